@@ -1,0 +1,53 @@
+//! Admin frames: what operators ask of a store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Refusal;
+use crate::ids::{ClusterId, ReplicaId, StoreId};
+use crate::meta::{ReplicaRecord, StoreRecord};
+use crate::store::StoreStatus;
+
+/// Operator → store.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum AdminRequest {
+    /// Makes a cluster of the named stores (this one among them), with `groups` data groups. Nothing else ever
+    /// initialises one. Repeating it on the same stores completes what was begun.
+    InitCluster {
+        /// addresses of all stores, `host:port`
+        stores: Vec<String>,
+        /// data groups
+        groups: u32,
+    },
+    /// Store → store, while a cluster is made: take this identity and bear the replica of group 0.
+    /// Refused by a store that has another one.
+    Adopt {
+        /// the new cluster
+        cluster: ClusterId,
+        /// the id that this store takes
+        store: StoreId,
+        /// its replica of group 0
+        replica: ReplicaId,
+        /// all stores of group 0
+        stores: Vec<StoreRecord>,
+        /// all replicas of group 0
+        replicas: Vec<ReplicaRecord>,
+    },
+    /// What this store is and does.
+    Status,
+}
+
+/// Store → operator.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum AdminResponse {
+    /// `InitCluster`
+    Initialised {
+        /// the cluster
+        cluster: ClusterId,
+    },
+    /// `Adopt`
+    Adopted,
+    /// `Status`
+    Status(StoreStatus),
+    /// why not
+    Refused(Refusal),
+}

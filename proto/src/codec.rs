@@ -1,0 +1,51 @@
+//! Codec: how values that we alone read are written: one format version byte, then postcard
+//! (<https://postcard.jamesmunns.com/wire-format>).
+//!
+//! Rules that keep old bytes readable: enum variants are only appended, structs never change; a changed struct is
+//! a new variant or a new version byte. Trailing bytes are an error, so that no two readers disagree.
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Version of everything written by [`encode`].
+pub const VERSION: u8 = 1;
+
+/// Why bytes are no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// Nothing at all.
+    #[error("no bytes")]
+    Empty,
+    /// Written by another version of this program.
+    #[error("format version {found}, this program reads {VERSION}")]
+    Version {
+        /// version byte found
+        found: u8,
+    },
+    /// Not a value of this type.
+    #[error("malformed value: {0}")]
+    Malformed(postcard::Error),
+    /// More bytes than the value has.
+    #[error("{0} bytes behind the value")]
+    Trailing(usize),
+}
+
+/// Writes a value. Cannot fail: our types have no unsized sequences and the buffer grows.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![VERSION]).expect("values of our own types serialise into a growing buffer")
+}
+
+/// As [`encode`], as shareable bytes.
+pub fn encode_bytes<T: Serialize>(value: &T) -> Bytes {
+    Bytes::from(encode(value))
+}
+
+/// Reads a value that [`encode`] wrote.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (version, rest) = bytes.split_first().ok_or(CodecError::Empty)?;
+    if *version != VERSION {
+        return Err(CodecError::Version { found: *version });
+    }
+    let (value, rest) = postcard::take_from_bytes(rest).map_err(CodecError::Malformed)?;
+    if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing(rest.len())) }
+}

@@ -1,0 +1,489 @@
+//! Commands: everything that is replicated, and what apply answers.
+//!
+//! A Raft entry is a `Vec<Command>` written by [`crate::codec`]; each command has its own outcome, at the same place.
+//! Variants are only appended. Seqs inside are given by the holder and checked by apply.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    BodyHash, ConversationId, DeviceId, Epoch, Fence, Generation, LeaseId, MessageId, Namespace, NodeId, Seq, SlotId,
+    TenantId, UserId,
+};
+use crate::meta::{MetaCommand, MetaOutcome};
+
+/// Slots `[first, end)`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub struct SlotRange {
+    /// first slot of the range
+    pub first: SlotId,
+    /// first slot behind the range
+    pub end: SlotId,
+}
+
+impl SlotRange {
+    /// Is the slot inside?
+    pub fn contains(self, slot: SlotId) -> bool {
+        self.first <= slot && slot < self.end
+    }
+}
+
+/// One replicated command.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Command {
+    /// The group's first leader makes it owner of its slots. Idempotent by content.
+    Own {
+        /// generation of the group
+        generation: Generation,
+        /// slots of its `CreateGroup` record
+        slots: Vec<SlotRange>,
+    },
+    /// A logic node opens its session with this group.
+    OpenLease {
+        /// who
+        node: NodeId,
+    },
+    /// The group's leader ends a lease that was not renewed; bound to its leadership.
+    ExpireLease {
+        /// which
+        lease: LeaseId,
+    },
+    /// A logic node ends its own lease when it stops.
+    CloseLease {
+        /// which
+        lease: LeaseId,
+    },
+    /// A logic node claims a slot (design.md §3.2).
+    Claim {
+        /// what
+        slot: SlotId,
+        /// under which lease
+        lease: LeaseId,
+        /// the epoch that it saw
+        seen: Epoch,
+    },
+    /// A holder's write.
+    Held {
+        /// under which claim, and the how-many-th
+        fence: Fence,
+        /// what
+        op: HolderOp,
+    },
+    /// Group 0 only.
+    Meta(MetaCommand),
+}
+
+/// What a holder may write. All namespaces concerned live in the fence's slot.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum HolderOp {
+    /// Gives the slot back. The last command under its epoch.
+    Release {
+        /// who should claim it at once
+        heir: Option<NodeId>,
+    },
+    /// Raises ceilings: one segment for each namespace.
+    Reserve {
+        /// at most `limits::RESERVE_NAMESPACES_MAX`, each namespace once
+        wants: Vec<Want>,
+    },
+    /// Writes an entry of a conversation, and the inbox entries of members in the same slot.
+    Append(Append),
+    /// Writes inbox entries: deliveries from conversations of other slots.
+    Deliver {
+        /// each with an outcome of its own
+        deliveries: Vec<Delivery>,
+    },
+    /// Writes delivery cursors of idle conversations.
+    Delivered {
+        /// at most one per conversation
+        records: Vec<DeliveredRecord>,
+    },
+    /// Raises device cursors.
+    SetCursors {
+        /// each with an outcome of its own
+        cursors: Vec<CursorWrite>,
+    },
+}
+
+/// A reservation: raise the ceiling of `namespace` to `ceiling`.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Want {
+    /// whose
+    pub namespace: Namespace,
+    /// how many seqs
+    pub seqs: u32,
+}
+
+/// Where entries go: seqs from a segment, or an open append.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Place {
+    /// At this seq (and those that follow, for several entries).
+    At(Seq),
+    /// Apply assigns the ceiling, and reserves `segment` further seqs behind.
+    Open {
+        /// seqs reserved behind the entry, 0 for none
+        segment: u32,
+    },
+}
+
+/// An entry for a conversation.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Append {
+    /// from the verified token
+    pub tenant: TenantId,
+    /// where to
+    pub conversation: ConversationId,
+    /// from the verified token
+    pub sender: UserId,
+    /// idempotency key of the sender
+    pub message_id: MessageId,
+    /// the conversation's tail that the device had before its first try, `None` for none
+    pub known: Option<Seq>,
+    /// a message of the same sender that must be settled before
+    pub follows: Option<MessageId>,
+    /// what
+    pub content: Content,
+    /// where in the conversation
+    pub place: Place,
+    /// the holder's wall clock in Unix ms; apply raises it to the predecessor's
+    pub at_ms: u64,
+    /// places for members whose inbox lives in the same slot; others are delivered to
+    pub local: Vec<LocalInbox>,
+    /// the conversation's delivery cursors as the holder knows them, if they moved
+    pub delivered: Option<DeliveryRecord>,
+}
+
+/// What an entry says. Edits, recalls, reactions, pins and pointers come as further variants.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Content {
+    /// Opaque bytes.
+    Message {
+        /// made by the sender's SDK, the same on every attempt
+        salt: Bytes,
+        /// at most `limits::MESSAGE_BYTES_MAX`
+        body: Bytes,
+    },
+    /// The first entry of a group conversation: the sender and `members` join.
+    Create {
+        /// besides the sender
+        members: Vec<UserId>,
+    },
+    /// Members come and go. The joining and the leaving entry belong to the stay.
+    Members {
+        /// who joins
+        add: Vec<UserId>,
+        /// who leaves
+        remove: Vec<UserId>,
+    },
+}
+
+/// The kind of an entry, in logs, inboxes and on the wire. Numbers are stable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub enum Kind {
+    /// a message; counted by `ordinal`
+    Message,
+    /// a group was created
+    Create,
+    /// members changed
+    Members,
+}
+
+impl Content {
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Content::Message { .. } => Kind::Message,
+            Content::Create { .. } => Kind::Create,
+            Content::Members { .. } => Kind::Members,
+        }
+    }
+    /// `H(salt, body)`; for membership, over the encoded content, so that another content is a conflict.
+    pub fn hash(&self) -> BodyHash {
+        match self {
+            Content::Message { salt, body } => crate::chain::body_hash(salt, body),
+            Content::Create { .. } | Content::Members { .. } => crate::chain::body_hash(&[], &crate::codec::encode(self)),
+        }
+    }
+}
+
+/// Where the inbox entry of a co-located member goes.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct LocalInbox {
+    /// the member
+    pub user: UserId,
+    /// where in his inbox
+    pub place: Place,
+}
+
+/// All that one member was owed in `(after, upto]` of one conversation.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Delivery {
+    /// whose
+    pub tenant: TenantId,
+    /// the member
+    pub user: UserId,
+    /// from where
+    pub conversation: ConversationId,
+    /// last entry before the range that the member was owed, `None` for none
+    pub after: Option<Seq>,
+    /// last entry that the source read
+    pub upto: Seq,
+    /// the entries, rising by seq, all in `(after, upto]`
+    pub entries: Vec<EntryRef>,
+    /// first inbox seq; the entries take consecutive ones
+    pub place: Place,
+}
+
+/// What an inbox keeps of an entry: a reference and the permission to read it.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct EntryRef {
+    /// place in the conversation
+    pub seq: Seq,
+    /// what it is
+    pub kind: Kind,
+    /// who wrote it
+    pub sender: UserId,
+    /// his idempotency key
+    pub message_id: MessageId,
+    /// `H(salt, body)`
+    pub body_hash: BodyHash,
+    /// Unix ms, never below the predecessor's in its conversation
+    pub at_ms: u64,
+}
+
+/// A conversation's delivery cursors: everything up to `all` is delivered, but for the slots that are behind.
+/// All positions are seqs of entries, inclusive; `None` is before the first.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct DeliveryRecord {
+    /// for all other target slots
+    pub all: Option<Seq>,
+    /// target slots behind `all`, rising, at most `limits::DELIVERY_SLOTS_BEHIND_MAX`
+    pub behind: Vec<(SlotId, Option<Seq>)>,
+}
+
+/// A conversation's delivery cursors, when idle.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct DeliveredRecord {
+    /// whose
+    pub tenant: TenantId,
+    /// which
+    pub conversation: ConversationId,
+    /// where its deliveries are
+    pub record: DeliveryRecord,
+}
+
+/// A device's cursor: everything below `cursor` is acknowledged.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct CursorWrite {
+    /// whose
+    pub tenant: TenantId,
+    /// whose
+    pub user: UserId,
+    /// which device
+    pub device: DeviceId,
+    /// exclusive
+    pub cursor: Seq,
+}
+
+/// The deterministic result of a command.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Outcome {
+    /// `Own`
+    Owned,
+    /// `OpenLease`
+    Leased(LeaseId),
+    /// `ExpireLease`, `CloseLease`; also when it was gone already
+    LeaseEnded,
+    /// `Claim`, first time or repeated
+    Claimed {
+        /// the new epoch
+        epoch: Epoch,
+    },
+    /// `Release`
+    Released,
+    /// `Reserve`: one segment per want, in order
+    Reserved(Vec<Segment>),
+    /// `Append`
+    Appended(Appended),
+    /// `Deliver`: one per delivery, in order
+    Delivered(Vec<DeliveryOutcome>),
+    /// `Delivered`
+    Recorded,
+    /// `SetCursors`: one per write, in order
+    CursorsSet(Vec<CursorOutcome>),
+    /// group 0
+    Meta(MetaOutcome),
+    /// a deterministic no
+    Rejected(Reject),
+}
+
+/// Seqs `[lo, hi)` reserved under an epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Segment {
+    /// a holder drops what belongs to another epoch
+    pub epoch: Epoch,
+    /// first reserved
+    pub lo: Seq,
+    /// first not reserved
+    pub hi: Seq,
+}
+
+/// An entry is in its conversation.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Appended {
+    /// its place; an earlier attempt's place when `duplicate`
+    pub seq: Seq,
+    /// an earlier attempt of the same message id had done it; nothing was written
+    pub duplicate: bool,
+    /// what inboxes will keep, `None` when `duplicate`
+    pub entry: Option<EntryRef>,
+    /// entry before it in the conversation
+    pub prev_seq: Option<Seq>,
+    /// segment that an open place asked for
+    pub segment: Option<Segment>,
+    /// for each of `Append::local`, what was written to that inbox
+    pub local: Vec<LocalOutcome>,
+}
+
+/// What happened to one co-located inbox.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct LocalOutcome {
+    /// the inbox entry, `None` if it must be delivered (not a member, or behind)
+    pub written: Option<InboxWritten>,
+    /// segment that an open place asked for; its seqs are reserved even if nothing was written
+    pub segment: Option<Segment>,
+}
+
+/// One new inbox entry, as a push carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct InboxWritten {
+    /// place in the inbox
+    pub seq: Seq,
+    /// entry before it in the inbox
+    pub prev_seq: Option<Seq>,
+    /// messages of the inbox up to and with this entry
+    pub ordinal: u64,
+    /// seq of the entry in its conversation
+    pub conversation_seq: Seq,
+}
+
+/// What an inbox says to a delivery.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum DeliveryOutcome {
+    /// Everything up to `last` is in the inbox, now or before.
+    Accepted {
+        /// new `last` of the conversation in this inbox
+        last: Seq,
+        /// what this command wrote, rising; entries that were there already are not in it
+        written: Vec<InboxWritten>,
+        /// segment that an open place asked for
+        segment: Option<Segment>,
+    },
+    /// Something before the range is missing: the source goes back to `last`.
+    Jump {
+        /// `None`: from the beginning
+        last: Option<Seq>,
+        /// segment that an open place asked for
+        segment: Option<Segment>,
+    },
+    /// The seqs are not what the inbox can take; a holder's defect, never silent.
+    SeqRefused,
+}
+
+/// What became of a cursor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum CursorOutcome {
+    /// The durable cursor now; at least what was asked.
+    At(Seq),
+    /// Above the inbox's tail, which is given.
+    Ahead {
+        /// the inbox's tail
+        tail: Seq,
+    },
+    /// The user has as many devices as he may have.
+    DevicesFull,
+}
+
+/// A deterministic no. The first four consume no `n`; every other consumes its own.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, thiserror::Error)]
+pub enum Reject {
+    /// The group does not own the slot (or the command is not for this kind of group).
+    #[error("the group does not own slot {0:?}")]
+    WrongGroup(SlotId),
+    /// Another epoch rules the slot, or none.
+    #[error("fenced: the slot is under epoch {current:?}")]
+    Fenced {
+        /// the slot's epoch
+        current: Epoch,
+    },
+    /// A command before this one is missing.
+    #[error("expected command {n}")]
+    Expected {
+        /// what comes next
+        n: u64,
+    },
+    /// The command was applied before; what became of it must be read.
+    #[error("the command was applied before")]
+    Passed,
+    /// No such lease.
+    #[error("the lease is gone")]
+    LeaseGone,
+    /// The slot has another epoch than seen, or a live holder.
+    #[error("the claim was refused: epoch {epoch:?}")]
+    ClaimRefused {
+        /// the slot's epoch
+        epoch: Epoch,
+        /// the node whose live lease holds it
+        holder: Option<NodeId>,
+    },
+    /// Another body under this message id.
+    #[error("another body under this message id")]
+    Conflict,
+    /// Older than dedupe still knows.
+    #[error("the message id is older than what is still kept")]
+    Expired,
+    /// The message that it follows is not settled.
+    #[error("the message that it follows is not settled")]
+    OutOfOrder,
+    /// No such conversation, or the sender is not in it.
+    #[error("no such conversation, or not yours")]
+    NotFound,
+    /// The group exists.
+    #[error("the conversation exists")]
+    AlreadyExists,
+    /// More members than allowed.
+    #[error("too many members")]
+    MembersTooMany,
+    /// A seq outside what the row can take.
+    #[error("seq refused")]
+    SeqRefused,
+    /// The generation has no seqs left.
+    #[error("the generation's seqs are used up")]
+    GenerationExhausted,
+    /// A command that no correct holder makes; nothing was written.
+    #[error("malformed command")]
+    Malformed,
+}
+
+impl Reject {
+    /// Does the command keep its `n`, to be sent again?
+    pub fn consumes_n(&self) -> bool {
+        !matches!(self, Reject::WrongGroup(_) | Reject::Fenced { .. } | Reject::Expected { .. } | Reject::Passed)
+    }
+    /// The code for those outside.
+    pub fn code(&self) -> crate::error::ErrorCode {
+        use crate::error::ErrorCode;
+        match self {
+            Reject::WrongGroup(_) => ErrorCode::WrongGroup,
+            Reject::Fenced { .. } | Reject::LeaseGone | Reject::ClaimRefused { .. } => ErrorCode::NotHolder,
+            Reject::Expected { .. } | Reject::Passed => ErrorCode::Unavailable,
+            Reject::Conflict => ErrorCode::Conflict,
+            Reject::Expired => ErrorCode::Expired,
+            Reject::OutOfOrder => ErrorCode::OutOfOrder,
+            Reject::NotFound => ErrorCode::NotFound,
+            Reject::AlreadyExists => ErrorCode::AlreadyExists,
+            Reject::MembersTooMany => ErrorCode::MembersTooMany,
+            Reject::SeqRefused | Reject::GenerationExhausted | Reject::Malformed => ErrorCode::Internal,
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Logic frames: what gateways and logic nodes, and logic nodes among themselves, say on one gRPC stream.
+//!
+//! Tenant, user and device come from the verified token of the session; no frame names its own sender.
+//! Frames are written by [`crate::codec`] into `Packet::frames`, several per packet.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Delivery, DeliveryOutcome};
+use crate::error::Refusal;
+use crate::ids::{
+    Chain, ClusterId, ConversationId, DeviceId, Generation, MessageId, NodeId, Seq, SlotId, TenantId, UserId,
+};
+use crate::store::{HolderRow, InboxEntry, NamespaceState};
+
+/// Gateway → logic node. Any logic node takes any call; one that must be served by a slot's holder is refused with
+/// `NotHolder` elsewhere, and the gateway sends it to the holder that its table or the refusal names.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum GatewayRequest {
+    /// Must come first.
+    Hello {
+        /// `None`: whichever
+        cluster: Option<ClusterId>,
+    },
+    /// Names a session for what follows on this stream. The token is verified again here.
+    Open {
+        /// chosen by the gateway, unique on this stream
+        session: u64,
+        /// as the device sent it
+        token: String,
+        /// as the device named it
+        device: DeviceId,
+    },
+    /// Forgets a session and its registration.
+    Close {
+        /// which
+        session: u64,
+    },
+    /// A request of a session.
+    Call {
+        /// chosen by the gateway
+        id: u64,
+        /// whose
+        session: u64,
+        /// what
+        call: Call,
+    },
+    /// The session's device wants what comes into its inbox. Served by the holder of the inbox's slot.
+    Register {
+        /// chosen by the gateway
+        id: u64,
+        /// whose
+        session: u64,
+        /// first seq that was not given to the device
+        position: Seq,
+    },
+    /// Once a second, all registrations of this gateway at this node, with their positions.
+    Renew {
+        /// session and first seq not given to its device
+        positions: Vec<(u64, Seq)>,
+    },
+}
+
+/// A request of a session.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum Call {
+    /// At the holder of the conversation's slot → `Reply::Committed`.
+    Send {
+        /// where to
+        conversation: ConversationId,
+        /// idempotency key
+        message_id: MessageId,
+        /// the conversation's tail that the device knew, `None` for none
+        known: Option<Seq>,
+        /// must be settled before
+        follows: Option<MessageId>,
+        /// the same on every attempt
+        salt: Bytes,
+        /// checked against the limit by both sides
+        body: Bytes,
+    },
+    /// At the holder → `Reply::Committed`.
+    CreateGroup {
+        /// `ConversationId::Group`
+        conversation: ConversationId,
+        /// idempotency key
+        message_id: MessageId,
+        /// besides the sender
+        members: Vec<UserId>,
+    },
+    /// At the holder → `Reply::Committed`.
+    ChangeMembers {
+        /// which
+        conversation: ConversationId,
+        /// idempotency key
+        message_id: MessageId,
+        /// the conversation's tail that the device knew
+        known: Option<Seq>,
+        /// who joins
+        add: Vec<UserId>,
+        /// who leaves
+        remove: Vec<UserId>,
+    },
+    /// Anywhere → `Reply::SendStatus`.
+    QuerySend {
+        /// where to
+        conversation: ConversationId,
+        /// of the send
+        message_id: MessageId,
+        /// of the send
+        known: Option<Seq>,
+    },
+    /// At the holder of the inbox's slot → `Reply::Acked` once durable.
+    Ack {
+        /// exclusive
+        cursor: Seq,
+    },
+    /// Anywhere → `Reply::Sync`.
+    Sync {
+        /// first seq that the device does not have; `None` from the trim
+        from: Option<Seq>,
+        /// most entries
+        limit: u32,
+    },
+    /// Anywhere → `Reply::History`.
+    History {
+        /// which
+        conversation: ConversationId,
+        /// first seq
+        from: Option<Seq>,
+        /// most entries
+        limit: u32,
+    },
+    /// Anywhere → `Reply::Status`.
+    Status,
+}
+
+/// Logic node → gateway.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum GatewayResponse {
+    /// The answer to `Hello`.
+    Welcome {
+        /// who answers, or why not
+        result: Result<LogicWelcome, Refusal>,
+    },
+    /// The answer to `Open`.
+    Opened {
+        /// of the request
+        session: u64,
+        /// who the token is for, or why not
+        result: Result<Identity, Refusal>,
+    },
+    /// The answer to `Call`.
+    Reply {
+        /// of the request
+        id: u64,
+        /// or why not; `NotHolder` names the holder in [`CallError`]
+        result: Result<Reply, CallError>,
+    },
+    /// The answer to `Register`. Pushes from `tail` on follow; what lies between the position and `tail` must be synced.
+    Registered {
+        /// of the request
+        id: u64,
+        /// the inbox's tail at registration, `Seq::FIRST` for an empty one; or why not
+        result: Result<Seq, CallError>,
+    },
+    /// New entries of one inbox, for sessions registered on this stream.
+    Push {
+        /// for whom
+        sessions: Vec<u64>,
+        /// rising by inbox seq
+        entries: Vec<PushEntry>,
+    },
+    /// The answer to `Renew`: sessions whose inbox reaches above their position, and its tail.
+    Lagging {
+        /// session, tail
+        sessions: Vec<(u64, Seq)>,
+    },
+    /// The answer to `Renew`: sessions that this node does not serve (any more): register again.
+    Unregistered {
+        /// which
+        sessions: Vec<u64>,
+    },
+    /// What changed in the holder table and among the logic nodes; the whole of both first.
+    Table(HolderTable),
+}
+
+/// Who answers.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct LogicWelcome {
+    /// which cluster
+    pub cluster: ClusterId,
+    /// which node
+    pub node: NodeId,
+    /// the generation
+    pub generation: Generation,
+}
+
+/// Slots, holders and how to reach them. Rows only ever replace rows of a lower or the same epoch.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct HolderTable {
+    /// rows that changed
+    pub rows: Vec<HolderRow>,
+    /// all live logic nodes, `None` if unchanged
+    pub nodes: Option<Vec<(NodeId, String)>>,
+}
+
+/// Who a session speaks for, from its token.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub struct Identity {
+    /// which tenant
+    pub tenant: TenantId,
+    /// which user
+    pub user: UserId,
+    /// which device
+    pub device: DeviceId,
+    /// when the token ends, Unix seconds
+    pub expires_at_s: u64,
+}
+
+/// The answer to a call.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum Reply {
+    /// fsynced on a majority and applied
+    Committed {
+        /// place in the conversation
+        seq: Seq,
+        /// an earlier attempt had done it
+        duplicate: bool,
+    },
+    /// `QuerySend`
+    SendStatus(SendState),
+    /// the durable cursor
+    Acked(Seq),
+    /// `Sync`
+    Sync(SyncPage),
+    /// `History`
+    History {
+        /// with bodies
+        entries: Vec<HistoryEntry>,
+        /// the next `from`
+        upto: Seq,
+        /// there is more
+        more: bool,
+    },
+    /// `Status`
+    Status {
+        /// `None`: nothing ever arrived
+        inbox: Option<NamespaceState>,
+        /// all devices with a cursor
+        devices: Vec<(DeviceId, Seq)>,
+    },
+}
+
+/// What became of a send.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum SendState {
+    /// in the conversation
+    Committed(Seq),
+    /// settled: it will never be
+    Cancelled,
+    /// too old for dedupe to know
+    Expired,
+    /// no verdict
+    NotYet,
+}
+
+/// A page of an inbox.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SyncPage {
+    /// rising by seq
+    pub entries: Vec<SyncEntry>,
+    /// nothing below it is missing
+    pub upto: Seq,
+    /// there is more behind
+    pub more: bool,
+    /// entries from `from` on were trimmed
+    pub too_long: bool,
+    /// first kept
+    pub trim: Seq,
+    /// the inbox's tail when it was read
+    pub tail: Seq,
+    /// chain at the last entry below `upto`
+    pub chain: Chain,
+}
+
+/// An inbox entry with what is known of its body.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SyncEntry {
+    /// the reference
+    pub entry: InboxEntry,
+    /// its body
+    pub body: Body,
+}
+
+/// A body, or why it is not there.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum Body {
+    /// message: salt and body. Membership: an empty salt and the encoded `Content`
+    Here {
+        /// of the hash
+        salt: Bytes,
+        /// opaque
+        body: Bytes,
+    },
+    /// erased on request or by expiry
+    Erased,
+    /// below the conversation's trim
+    Trimmed,
+    /// no answer from where it lies
+    Unavailable,
+}
+
+/// An entry of a conversation with its body.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct HistoryEntry {
+    /// the stored entry
+    pub message: crate::store::StoredMessage,
+}
+
+/// A pushed entry: what it is, where it is, and its body.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct PushEntry {
+    /// place in the inbox
+    pub seq: Seq,
+    /// entry before it in the inbox
+    pub prev_seq: Option<Seq>,
+    /// messages up to and with it
+    pub ordinal: u64,
+    /// from where
+    pub conversation: ConversationId,
+    /// what
+    pub entry: crate::command::EntryRef,
+    /// as in [`Body::Here`]
+    pub salt: Bytes,
+    /// as in [`Body::Here`]
+    pub body: Bytes,
+}
+
+/// A call's no.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, thiserror::Error)]
+pub enum CallError {
+    /// Another node holds the slot; nothing happened.
+    #[error("another node holds slot {slot}")]
+    NotHolder {
+        /// which slot
+        slot: SlotId,
+        /// its row as this node knows it
+        row: Option<HolderRow>,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Refused(Refusal),
+}
+
+/// Logic node → logic node.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum PeerRequest {
+    /// Must come first.
+    Hello {
+        /// the same on both sides
+        cluster: ClusterId,
+        /// who calls
+        node: NodeId,
+    },
+    /// Deliveries of one source node for slots that the target holds.
+    Deliver {
+        /// chosen by the source
+        id: u64,
+        /// by target slot
+        slots: Vec<SlotDeliveries>,
+    },
+}
+
+/// Deliveries for one slot, with bodies for the push.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SlotDeliveries {
+    /// the target slot
+    pub slot: SlotId,
+    /// `place` inside is chosen by the target and ignored here
+    pub deliveries: Vec<Delivery>,
+    /// bodies of the entries named in `deliveries`, each once; a missing one is only pushed as a hint to sync
+    pub bodies: Vec<DeliveryBody>,
+}
+
+/// A body that travels with deliveries.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct DeliveryBody {
+    /// whose
+    pub tenant: TenantId,
+    /// from where
+    pub conversation: ConversationId,
+    /// which entry
+    pub seq: Seq,
+    /// as in [`Body::Here`]
+    pub salt: Bytes,
+    /// as in [`Body::Here`]
+    pub body: Bytes,
+}
+
+/// Logic node → logic node.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum PeerResponse {
+    /// The answer to `Hello`.
+    Welcome {
+        /// who answers, or why not
+        result: Result<NodeId, Refusal>,
+    },
+    /// The answer to `Deliver`: one result per slot, in order. An `Err` says nothing of what happened: send again.
+    Delivered {
+        /// of the request
+        id: u64,
+        /// one outcome per delivery, or why not
+        results: Vec<Result<Vec<DeliveryOutcome>, CallError>>,
+    },
+}
