@@ -1,0 +1,201 @@
+//! Row: the values of state.db. A changed struct is a new variant; variants are only appended.
+//!
+//! A row is written as `codec::encode(&Row)`, so each value names its own kind and a reader that finds another
+//! kind under a key knows that the store is broken.
+
+use seriatim_proto::command::{DeliveryRecord, SlotRange};
+use seriatim_proto::ids::{
+    BodyHash, Chain, ClusterId, Epoch, Generation, GroupId, LeaseId, NodeId, ReplicaId, Seq, SlotId, StoreId,
+};
+use seriatim_proto::meta::{GroupRecord, NodeRecord, StoreRecord};
+use seriatim_proto::store::{HolderRow, InboxEntry, NamespaceState, StoredMessage};
+use serde::{Deserialize, Serialize};
+
+/// The value of a row.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Row {
+    /// under `SlotItem::Holder`
+    Holder(SlotRow),
+    /// under `SlotItem::Pending`
+    Pending,
+    /// under `Item::Namespace` of an inbox or a counter
+    Namespace(NamespaceRow),
+    /// under `Item::Namespace` of a conversation
+    Conversation(ConversationRow),
+    /// under `Item::Cursor`
+    Cursor(Seq),
+    /// under `Item::Dedupe`
+    Dedupe(DedupeRow),
+    /// under `Item::Inbox`
+    Inbox(InboxEntry),
+    /// under `Item::Last`
+    Last(LastRow),
+    /// under `Item::Message`
+    Message(StoredMessage),
+    /// under `Item::Member`
+    Member(MemberRow),
+    /// under `GroupItem::Cluster`
+    Cluster(ClusterRow),
+    /// under `GroupItem::Group`
+    Group(GroupRecord),
+    /// under `GroupItem::Lease`
+    Lease(LeaseRow),
+    /// under `GroupItem::Node`
+    Node(NodeRecord),
+    /// under `GroupItem::Owned`
+    Owned(OwnedRow),
+    /// under `GroupItem::Store`
+    Store(StoreRecord),
+}
+
+/// A slot: who holds it. Written by `Own`, so that a slot with such a row naming the group is owned by it.
+///
+/// Invariant: I3: writes carry `epoch`, and `n` in order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct SlotRow {
+    /// the owner
+    pub group: GroupId,
+    /// of the group; in the high bits of what is given out here
+    pub generation: Generation,
+    /// of the last claim
+    pub epoch: Epoch,
+    /// of the last claim; `None` before the first and after a release
+    pub lease: Option<LeaseId>,
+    /// the `n` that the next command of the holder must carry
+    pub next_n: u64,
+    /// who should claim it at once, after a release
+    pub heir: Option<NodeId>,
+}
+
+impl SlotRow {
+    /// The row for readers; `holder` is the node of the lease if that is alive.
+    pub fn holder_row(&self, slot: SlotId, holder: Option<NodeId>) -> HolderRow {
+        let lease = if holder.is_some() { self.lease } else { None };
+        HolderRow { slot, epoch: self.epoch, holder, lease, heir: self.heir }
+    }
+}
+
+/// A sequence.
+///
+/// Invariant: I4: `trim <= tail <= ceiling` and `base <= ceiling`; the ceiling only grows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct NamespaceRow {
+    /// first kept
+    pub trim: Seq,
+    /// first unassigned
+    pub tail: Seq,
+    /// ceiling when `epoch` was set: nothing below may be given out under it
+    pub base: Seq,
+    /// end of everything reserved
+    pub ceiling: Seq,
+    /// epoch of the last reservation
+    pub epoch: Epoch,
+    /// last entry
+    pub last_seq: Option<Seq>,
+    /// messages so far
+    pub ordinal: u64,
+    /// chain at the last entry
+    pub chain: Chain,
+}
+
+impl NamespaceRow {
+    /// The row for readers.
+    pub fn state(&self) -> NamespaceState {
+        NamespaceState {
+            trim: self.trim,
+            tail: self.tail,
+            ceiling: self.ceiling,
+            epoch: self.epoch,
+            last_seq: self.last_seq,
+            ordinal: self.ordinal,
+            chain: self.chain,
+        }
+    }
+}
+
+/// A conversation. It exists once it has an entry; before, the row only remembers reservations.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct ConversationRow {
+    /// its sequence
+    pub namespace: NamespaceRow,
+    /// its first entry ever
+    pub first_seq: Option<Seq>,
+    /// time of its last entry
+    pub at_ms: u64,
+    /// members whose inbox lives in the same slot
+    pub members_here: u32,
+    /// members whose inbox lives in another slot
+    pub members_elsewhere: u32,
+    /// is it in the pending table?
+    pub pending: bool,
+    /// durable delivery cursors
+    pub delivered: DeliveryRecord,
+}
+
+/// What became of a message id. A cancelled send comes as a further variant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum DedupeRow {
+    /// It is in the conversation.
+    Committed {
+        /// its place
+        seq: Seq,
+        /// `H(salt, body)`
+        body_hash: BodyHash,
+    },
+}
+
+/// A conversation in a user's list. Lives as long as the user.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct LastRow {
+    /// everything up to this entry of the conversation is in the inbox. Invariant: only rises (I9).
+    pub last: Seq,
+    /// newest inbox entry of the conversation
+    pub inbox_seq: Option<Seq>,
+    /// messages of the conversation in this inbox
+    pub messages: u64,
+}
+
+/// The stays of a member, oldest first; only the last may be open.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct MemberRow {
+    /// `(joining entry, leaving entry)`, both included
+    pub stays: Vec<(Seq, Option<Seq>)>,
+}
+
+impl MemberRow {
+    /// Is he a member now?
+    pub fn is_member(&self) -> bool {
+        matches!(self.stays.last(), Some((_, None)))
+    }
+}
+
+/// Group 0: the cluster and the next ids. Ids are never reused (I15).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct ClusterRow {
+    /// which cluster
+    pub cluster: ClusterId,
+    /// generation
+    pub generation: Generation,
+    /// next store id
+    pub store_next: StoreId,
+    /// next replica id
+    pub replica_next: ReplicaId,
+    /// next node id
+    pub node_next: NodeId,
+}
+
+/// A live lease.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct LeaseRow {
+    /// whose
+    pub node: NodeId,
+}
+
+/// What a group owns.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct OwnedRow {
+    /// of the group
+    pub generation: Generation,
+    /// rising, without overlap
+    pub slots: Vec<SlotRange>,
+}
