@@ -17,6 +17,7 @@ pub mod ids;
 pub mod limits;
 pub mod logic;
 pub mod meta;
+pub mod playground;
 pub mod store;
 #[cfg(feature = "token")]
 pub mod token;

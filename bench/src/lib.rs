@@ -1,0 +1,13 @@
+//! Bench: real conversations through a real cluster, and an independent judge of what arrived.
+//!
+//! The replay ([`script`] says who says what where) drives devices through the public protocol; each device writes
+//! down what it received ([`record`]). The checker ([`check`]) reads the source file and those records, nothing else.
+//!
+//! # Reading order
+//! [`source`] → [`script`] → [`record`] → [`check`] → `bin/replay.rs`.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod record;
+pub mod script;
+pub mod source;

@@ -1,0 +1,27 @@
+# Sourced by the other scripts: where things are built and cached. Everything can be overridden from outside.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SERIATIM_CACHE=${SERIATIM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/seriatim}
+mkdir -p "$SERIATIM_CACHE"
+cd "$ROOT"
+
+# Outside the clone, so that a fresh clone on the same machine starts warm.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$SERIATIM_CACHE/target}
+BIN=$CARGO_TARGET_DIR/release
+
+say() { printf '%s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# bindgen reads RocksDB's headers with libclang.
+if [ -z "${LIBCLANG_PATH:-}" ]; then
+  for folder in /usr/lib/llvm-*/lib; do
+    if compgen -G "$folder/libclang*.so*" >/dev/null; then export LIBCLANG_PATH=$folder; fi
+  done
+fi
+
+# Links RocksDB from the cached archive; builds that first if this machine has none.
+use_rocksdb() {
+  ROCKSDB_LIB_DIR=${ROCKSDB_LIB_DIR:-$("$ROOT/scripts/rocksdb")}
+  export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
+}
