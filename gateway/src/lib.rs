@@ -1,1 +1,35 @@
+//! The gateway: the door for devices. QUIC and tokens on one side, gRPC streams to the logic nodes on the other.
+//!
+//! The rules of the protocol are in `seriatim-gateway-core`; this crate moves bytes. It keeps nothing durable and
+//! nothing that a device cannot get again: a device that loses its gateway goes on with the next one.
+//!
+//! ```text
+//! device ═ QUIC ═▶ transport: one driver task per connection, holding a Session
+//!                      │ calls, registrations        ▲ mailbox: replies, pushes
+//!                      ▼                             │
+//!                 hub: the Router behind one short lock
+//!                      │ outbox: frames in order     ▲ frames
+//!                      ▼                             │
+//!                 logic_link: one gRPC stream per logic node ═▶ logic
+//! ```
+//!
+//! # Failure
+//! A lost logic node: its calls are asked again elsewhere, its registrations made again. A crash of the gateway:
+//! devices reconnect and resume with their cursors.
+//!
+//! # Reading order
+//! [`GatewayServer::start`] → `transport` → `hub` → `logic_link`.
 #![forbid(unsafe_code)]
+
+mod config;
+pub mod dev_ca;
+mod hub;
+mod logic_link;
+mod mailbox;
+mod metrics;
+mod outbox;
+mod server;
+mod transport;
+
+pub use config::GatewayConfig;
+pub use server::{GatewayRunError, GatewayServer, GatewayStartError};

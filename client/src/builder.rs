@@ -1,0 +1,157 @@
+//! Builder: what a client must be told before it connects.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::{Instrument, debug_span};
+
+use crate::client::Client;
+use crate::endpoint::Endpoint;
+use crate::error::ConnectError;
+use crate::pilot;
+use crate::shared::Shared;
+
+/// Gives the token for the next connection.
+pub(crate) type TokenProvider = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What every connection of a client needs.
+pub(crate) struct Options {
+    /// Tried in turn.
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) server_name: String,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) token: TokenProvider,
+    /// The token never changes: an expired one is the end.
+    pub(crate) token_fixed: bool,
+    pub(crate) device: String,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// Builds a [`Client`].
+#[derive(Clone)]
+pub struct ClientBuilder {
+    addresses: Vec<SocketAddr>,
+    server_name: String,
+    endpoint: Option<Endpoint>,
+    ca_pem: Option<Vec<u8>>,
+    token: Option<TokenProvider>,
+    token_fixed: bool,
+    device: Option<String>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Tokens stay out of logs.
+        write!(f, "ClientBuilder({:?}, {:?})", self.addresses, self.device)
+    }
+}
+
+/// Time to the first session.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time of a request, retries and reconnects included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl ClientBuilder {
+    pub(crate) fn new(address: SocketAddr, server_name: &str) -> Self {
+        Self {
+            addresses: vec![address],
+            server_name: server_name.to_owned(),
+            endpoint: None,
+            ca_pem: None,
+            token: None,
+            token_fixed: false,
+            device: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
+        }
+    }
+
+    /// Another gateway, tried when the ones before do not answer.
+    #[must_use]
+    pub fn address(mut self, address: SocketAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Trusts this CA alone, through an endpoint of its own.
+    #[must_use]
+    pub fn ca_pem(mut self, pem: &[u8]) -> Self {
+        self.ca_pem = Some(pem.to_vec());
+        self
+    }
+
+    /// Uses an endpoint that other clients may share.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
+        self.endpoint = Some(endpoint.clone());
+        self
+    }
+
+    /// Uses this token for every connection.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        let token = token.into();
+        self.token = Some(Arc::new(move || token.clone()));
+        self.token_fixed = true;
+        self
+    }
+
+    /// Asks for a token before every connection.
+    #[must_use]
+    pub fn token_provider(mut self, provider: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.token = Some(Arc::new(provider));
+        self.token_fixed = false;
+        self
+    }
+
+    /// The name of this endpoint of the user; has its own cursor.
+    #[must_use]
+    pub fn device(mut self, device: impl Into<String>) -> Self {
+        self.device = Some(device.into());
+        self
+    }
+
+    /// Time to the first session; later connections are tried for ever.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Time of a request, retries and reconnects included.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// Connects. From then on the client reconnects by itself.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let endpoint = match (self.endpoint, self.ca_pem) {
+            (Some(endpoint), _) => endpoint,
+            (None, Some(pem)) => Endpoint::new(self.addresses[0], &pem)?,
+            (None, None) => return Err(ConnectError::Missing("CA certificate or endpoint")),
+        };
+        let options = Options {
+            addresses: self.addresses,
+            server_name: self.server_name,
+            endpoint,
+            token: self.token.ok_or(ConnectError::Missing("token"))?,
+            token_fixed: self.token_fixed,
+            device: self.device.ok_or(ConnectError::Missing("device"))?,
+            connect_timeout: self.connect_timeout,
+        };
+        let shared = Arc::new(Shared::new());
+        let client = Client::new(shared.clone(), self.request_timeout);
+        let (first, connected) = oneshot::channel();
+        let span = debug_span!("client", device = %options.device);
+        tokio::spawn(pilot::fly(shared, Arc::new(options), first).instrument(span));
+        connected.await.unwrap_or_else(|_| Err(ConnectError::Timeout("the client was closed".to_owned())))?;
+        Ok(client)
+    }
+}

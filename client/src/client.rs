@@ -1,0 +1,338 @@
+//! Client: the handle of a device: what it can ask.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::{ConversationKey, MessageId, Seq, UserId};
+use seriatim_proto::limits;
+use seriatim_proto::wire::v1::client_frame::Body as Asked;
+use seriatim_proto::wire::v1::server_frame::Body as Said;
+use seriatim_proto::wire::{self, v1};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::builder::ClientBuilder;
+use crate::entry::{Committed, Conversation, HistoryPage, Identity, SendStatus, StatusPage, SyncPage};
+use crate::error::{EntryError, RequestError};
+use crate::inbox::{InboxQueue, Subscription};
+use crate::requests::{NewRequest, SendPlace, Way};
+use crate::shared::{Shared, Wish};
+
+/// A device of a user. Cheap to clone; the connection ends with the last clone.
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    request_timeout: Duration,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({:?})", self.identity())
+    }
+}
+
+/// A message to send. The same value may be sent again after an unknown outcome: it stays the same message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SendRequest {
+    /// idempotency key, UUIDv7
+    pub message_id: MessageId,
+    /// where to
+    pub to: Conversation,
+    /// of the body's hash, at most 32 bytes
+    pub salt: Bytes,
+    /// opaque, at most 64 KiB
+    pub body: Bytes,
+    /// a message of this sender that must be settled before; by itself, the client names its last open send
+    pub follows: Option<MessageId>,
+    /// the conversation's tail known before the first attempt; see [`Client::prepare`]
+    pub known: Option<Seq>,
+}
+
+impl fmt::Debug for SendRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendRequest({} to {:?}, {} bytes)", self.message_id, self.to, self.body.len())
+    }
+}
+
+impl SendRequest {
+    /// A new message with an id and a salt of its own, from a device that knows nothing of the conversation.
+    pub fn new(to: Conversation, body: impl Into<Bytes>) -> Self {
+        let salt: [u8; 16] = rand::random();
+        Self {
+            message_id: new_message_id(),
+            to,
+            salt: Bytes::copy_from_slice(&salt),
+            body: body.into(),
+            follows: None,
+            known: None,
+        }
+    }
+}
+
+fn new_message_id() -> MessageId {
+    MessageId(Uuid::now_v7().into_bytes())
+}
+
+/// A send that is under way.
+#[derive(Debug)]
+pub struct Ticket {
+    answer: oneshot::Receiver<Result<Said, RequestError>>,
+    shared: Arc<Shared>,
+    conversation: Conversation,
+}
+
+impl Ticket {
+    /// Waits for its end.
+    pub async fn outcome(self) -> Result<Committed, RequestError> {
+        let committed = committed(wait(self.answer).await?)?;
+        self.shared.saw(std::iter::once((&self.conversation, committed.seq)));
+        Ok(committed)
+    }
+}
+
+impl Client {
+    /// A client of the gateway at `address`, whose certificate must be for `server_name`.
+    pub fn builder(address: SocketAddr, server_name: &str) -> ClientBuilder {
+        ClientBuilder::new(address, server_name)
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>, request_timeout: Duration) -> Self {
+        Self { handle: Arc::new(Handle { shared, request_timeout }) }
+    }
+
+    /// Who the gateway takes this client for.
+    pub fn identity(&self) -> Option<Identity> {
+        self.handle.shared.identity.lock().clone()
+    }
+
+    /// Connections made so far: 1 and one for each reconnect.
+    pub fn connections(&self) -> u64 {
+        self.handle.shared.connections()
+    }
+
+    /// Sends a new message, retrying under one message id.
+    pub async fn send(&self, to: Conversation, body: impl Into<Bytes>) -> Result<Committed, RequestError> {
+        self.send_request(self.prepare(to, body)).await
+    }
+
+    /// A new message that names what this client has seen of the conversation: what is needed to send it again
+    /// much later.
+    pub fn prepare(&self, to: Conversation, body: impl Into<Bytes>) -> SendRequest {
+        let known = self.handle.shared.known(&to);
+        SendRequest { known, ..SendRequest::new(to, body) }
+    }
+
+    /// Sends a message, retrying under its message id.
+    pub async fn send_request(&self, request: SendRequest) -> Result<Committed, RequestError> {
+        self.submit(request).await?.outcome().await
+    }
+
+    /// Puts a message on its way and does not wait for its end. Messages submitted one after another to the same
+    /// conversation take their places in this order. Waits while too many requests are open.
+    pub async fn submit(&self, request: SendRequest) -> Result<Ticket, RequestError> {
+        let SendRequest { message_id, to, salt, body, follows, known } = request;
+        if body.len() > limits::MESSAGE_BYTES_MAX as usize {
+            let text = format!("a body of {} bytes, at most {} are allowed", body.len(), limits::MESSAGE_BYTES_MAX);
+            return Err(RequestError::Rejected(Refusal::new(ErrorCode::MessageTooLarge, text)));
+        }
+        let send = v1::Send {
+            message_id: id_bytes(&message_id),
+            conversation: Some(to.to_wire()),
+            salt,
+            body,
+            known: wire::seq_to_wire(known),
+            follows: follows.as_ref().map_or_else(Bytes::new, id_bytes),
+        };
+        let place = SendPlace { conversation: to, message_id };
+        let answer = self.ask(Way::Lane, Asked::Send(send), Some(place.clone())).await?;
+        Ok(Ticket { answer, shared: self.handle.shared.clone(), conversation: place.conversation })
+    }
+
+    /// Creates a group of this user and `members`.
+    pub async fn create_group(
+        &self,
+        group: ConversationKey,
+        members: &[UserId],
+    ) -> Result<Committed, RequestError> {
+        self.create_group_as(new_message_id(), group, members).await
+    }
+
+    /// As [`Client::create_group`], under a message id of one's own: may be called again after an unknown outcome.
+    pub async fn create_group_as(
+        &self,
+        message_id: MessageId,
+        group: ConversationKey,
+        members: &[UserId],
+    ) -> Result<Committed, RequestError> {
+        let create = v1::CreateGroup {
+            message_id: id_bytes(&message_id),
+            group: Bytes::copy_from_slice(&group.0),
+            members: names(members),
+        };
+        committed(wait(self.ask(Way::Lane, Asked::CreateGroup(create), None).await?).await?)
+    }
+
+    /// Adds and removes members of a group.
+    pub async fn change_members(
+        &self,
+        group: ConversationKey,
+        add: &[UserId],
+        remove: &[UserId],
+    ) -> Result<Committed, RequestError> {
+        let change = v1::ChangeMembers {
+            message_id: id_bytes(&new_message_id()),
+            conversation: Some(Conversation::Group(group).to_wire()),
+            add: names(add),
+            remove: names(remove),
+            known: 0,
+        };
+        committed(wait(self.ask(Way::Lane, Asked::ChangeMembers(change), None).await?).await?)
+    }
+
+    /// What became of a send.
+    pub async fn query_send(
+        &self,
+        to: &Conversation,
+        message_id: MessageId,
+        known: Option<Seq>,
+    ) -> Result<SendStatus, RequestError> {
+        let query = v1::QuerySend {
+            message_id: id_bytes(&message_id),
+            conversation: Some(to.to_wire()),
+            known: wire::seq_to_wire(known),
+        };
+        match wait(self.ask(Way::Lane, Asked::QuerySend(query), None).await?).await? {
+            Said::SendStatus(status) => match status.state() {
+                v1::send_status::State::Committed => {
+                    Seq::new(status.seq).map(SendStatus::Committed).ok_or_else(|| broken(&EntryError("seq")))
+                }
+                v1::send_status::State::Cancelled => Ok(SendStatus::Cancelled),
+                v1::send_status::State::Expired => Ok(SendStatus::Expired),
+                v1::send_status::State::NotYet => Ok(SendStatus::NotYet),
+                v1::send_status::State::Unspecified => Err(broken(&EntryError("state"))),
+            },
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A page of the inbox from a position on, `None` from the first kept entry; `limit` 0 takes the server's.
+    pub async fn sync(&self, from: Option<Seq>, limit: u32) -> Result<SyncPage, RequestError> {
+        let sync = v1::Sync { from: wire::seq_to_wire(from), limit };
+        match wait(self.ask(Way::Call, Asked::Sync(sync), None).await?).await? {
+            Said::SyncPage(page) => SyncPage::from_wire(page).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A page of a conversation from a position on.
+    pub async fn history(
+        &self,
+        conversation: &Conversation,
+        from: Option<Seq>,
+        limit: u32,
+    ) -> Result<HistoryPage, RequestError> {
+        let history =
+            v1::History { conversation: Some(conversation.to_wire()), from: wire::seq_to_wire(from), limit };
+        match wait(self.ask(Way::Call, Asked::History(history), None).await?).await? {
+            Said::HistoryPage(page) => HistoryPage::from_wire(page).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Where the inbox and its devices stand.
+    pub async fn status(&self) -> Result<StatusPage, RequestError> {
+        match wait(self.ask(Way::Call, Asked::Status(v1::Status {}), None).await?).await? {
+            Said::StatusPage(page) => StatusPage::from_wire(page).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Says that everything below `cursor` is stored on this device; answers the durable cursor.
+    pub async fn ack(&self, cursor: Seq) -> Result<Seq, RequestError> {
+        let ack = v1::Ack { cursor: cursor.get() };
+        match wait(self.ask(Way::Control, Asked::Ack(ack), None).await?).await? {
+            Said::Acked(acked) => Seq::new(acked.cursor).ok_or_else(|| broken(&EntryError("cursor"))),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The inbox's entries from `from` on, each exactly once, in order. `cursor`: what this device has acknowledged.
+    /// A client has one subscription: a new one ends the one before.
+    pub fn subscribe(&self, from: Seq, cursor: Option<Seq>) -> Subscription {
+        let queue = Arc::new(InboxQueue::new(from, cursor));
+        self.handle.shared.put(Wish::Subscribe(queue.clone()));
+        Subscription::new(queue, &self.handle.shared)
+    }
+
+    /// Ends the connection; open requests end as rejected or unknown.
+    pub fn close(&self) {
+        self.handle.shared.close();
+    }
+
+    fn ask(
+        &self,
+        way: Way,
+        body: Asked,
+        place: Option<SendPlace>,
+    ) -> impl Future<Output = Result<oneshot::Receiver<Result<Said, RequestError>>, RequestError>> + Send + 'static {
+        let shared = self.handle.shared.clone();
+        let request_timeout = self.handle.request_timeout;
+        async move {
+            let permit = shared.permits.clone().acquire_owned().await.map_err(|_| gone())?;
+            let (answer, receiver) = oneshot::channel();
+            let deadline = Instant::now() + request_timeout;
+            shared.put(Wish::Request(NewRequest { way, body, place, deadline, answer, permit }));
+            Ok(receiver)
+        }
+    }
+}
+
+async fn wait(answer: oneshot::Receiver<Result<Said, RequestError>>) -> Result<Said, RequestError> {
+    answer.await.unwrap_or_else(|_| Err(gone()))
+}
+
+fn committed(said: Said) -> Result<Committed, RequestError> {
+    match said {
+        Said::Committed(v1::Committed { seq, duplicate }) => {
+            let seq = Seq::new(seq).ok_or_else(|| broken(&EntryError("seq")))?;
+            Ok(Committed { seq, duplicate })
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+fn id_bytes(id: &MessageId) -> Bytes {
+    Bytes::copy_from_slice(&id.0)
+}
+
+fn names(users: &[UserId]) -> Vec<String> {
+    users.iter().map(|user| user.as_str().to_owned()).collect()
+}
+
+/// The client's task is gone: whatever was asked may have happened.
+fn gone() -> RequestError {
+    RequestError::Unknown(Refusal::new(ErrorCode::Shutdown, "the client is closed"))
+}
+
+fn unexpected() -> RequestError {
+    RequestError::Unknown(Refusal::new(ErrorCode::Internal, "the gateway gave another answer than asked for"))
+}
+
+fn broken(error: &EntryError) -> RequestError {
+    RequestError::Unknown(Refusal::new(ErrorCode::Internal, format!("the gateway sent {error}")))
+}

@@ -1,0 +1,119 @@
+//! Endpoint: one UDP socket and TLS setup, shared by any number of clients.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, EndpointConfig, TransportConfig, VarInt};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use seriatim_proto::{limits, wire};
+
+/// Why there is no endpoint.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The socket.
+    #[error("bind a UDP socket: {0}")]
+    Bind(String),
+    /// The CA's certificate.
+    #[error("read the CA certificate: {0}")]
+    Ca(String),
+    /// TLS.
+    #[error("set up TLS: {0}")]
+    Tls(String),
+}
+
+impl SetupError {
+    fn bind(error: &io::Error) -> Self {
+        Self::Bind(error.to_string())
+    }
+}
+
+/// A dead gateway is noticed after this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Keeps the session and the paths of middleboxes alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// A gateway may send this much of one stream before it is read.
+const STREAM_RECEIVE_BYTES: u32 = 1 << 20;
+/// A gateway may send this much before it is read.
+const RECEIVE_BYTES: u32 = 4 << 20;
+const SEND_BYTES: u64 = 1 << 20;
+/// Room for datagrams that arrive in one burst: all clients share one socket.
+const SOCKET_BYTES: usize = 8 << 20;
+
+const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX);
+
+/// A UDP socket and whom it trusts. Cheap to clone.
+#[derive(Clone)]
+pub struct Endpoint {
+    inner: quinn::Endpoint,
+    config: ClientConfig,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Endpoint")
+    }
+}
+
+impl Endpoint {
+    /// Binds a socket that reaches gateways of the same family as `remote`, and trusts the CA alone.
+    /// Must be called within a tokio runtime.
+    pub fn new(remote: SocketAddr, ca_pem: &[u8]) -> Result<Self, SetupError> {
+        let local: SocketAddr =
+            if remote.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = UdpSocket::bind(local).map_err(|error| SetupError::bind(&error))?;
+        widen(&socket);
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let inner = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+            .map_err(|error| SetupError::bind(&error))?;
+        Ok(Self { inner, config: client_config(ca_pem)? })
+    }
+
+    pub(crate) fn connect(&self, address: SocketAddr, name: &str) -> Result<quinn::Connecting, quinn::ConnectError> {
+        self.inner.connect_with(self.config.clone(), address, name)
+    }
+}
+
+fn client_config(ca_pem: &[u8]) -> Result<ClientConfig, SetupError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem) {
+        let certificate = certificate.map_err(|error| SetupError::Ca(error.to_string()))?;
+        roots.add(certificate).map_err(|error| SetupError::Ca(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(SetupError::Ca("no certificate in it".to_owned()));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| SetupError::Tls(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![wire::ALPN.to_vec()];
+    let crypto = QuicClientConfig::try_from(tls).map_err(|error| SetupError::Tls(error.to_string()))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(4))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("ten seconds fit QUIC's idle timeout")))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_BYTES))
+        .receive_window(VarInt::from_u32(RECEIVE_BYTES))
+        .send_window(SEND_BYTES);
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// Larger socket buffers, as far as the system allows; without them it only loses more in bursts.
+fn widen(socket: &UdpSocket) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_socket_recv_buffer_size_force(socket, SOCKET_BYTES)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, SOCKET_BYTES));
+    let _ = sockopt::set_socket_send_buffer_size(socket, SOCKET_BYTES);
+}

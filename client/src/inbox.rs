@@ -1,0 +1,267 @@
+//! Inbox: the subscription of a client: exactly once, in order, over everything that may happen between.
+//!
+//! An entry is taken if it joins on: `prev_seq < position <= seq`. One below the position was taken before; one that
+//! does not join on, `Lagging`, and a new connection are repaired alike: by sync from the position, then a new
+//! subscription from there. The queue to the reader is bounded by the credit that the gateway gets.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::Seq;
+
+use crate::entry::{Entry, SyncPage};
+use crate::error::SubscriptionError;
+use crate::shared::Shared;
+
+/// Entries that may wait for the reader.
+pub(crate) const WINDOW: u64 = 2_048;
+/// Taken entries after which the gateway gets new credit.
+const CREDIT_STEP: u64 = WINDOW / 4;
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<Entry>,
+    ended: Option<SubscriptionError>,
+    /// The reader was told the end.
+    told: bool,
+    /// Taken by the reader and not yet given back as credit.
+    taken: u64,
+}
+
+/// Between the task and the reader.
+#[derive(Debug)]
+pub(crate) struct InboxQueue {
+    pub(crate) from: Seq,
+    pub(crate) cursor: Option<Seq>,
+    queue: Mutex<Queue>,
+    reader: AtomicWaker,
+}
+
+impl InboxQueue {
+    pub(crate) fn new(from: Seq, cursor: Option<Seq>) -> Self {
+        Self { from, cursor, queue: Mutex::default(), reader: AtomicWaker::new() }
+    }
+
+    fn put(&self, entries: impl IntoIterator<Item = Entry>) {
+        self.queue.lock().entries.extend(entries);
+        self.reader.wake();
+    }
+
+    fn end(&self, error: SubscriptionError) {
+        self.queue.lock().ended.get_or_insert(error);
+        self.reader.wake();
+    }
+
+    fn len(&self) -> u64 {
+        self.queue.lock().entries.len() as u64
+    }
+
+    /// Credit to give, once it is worth a frame.
+    fn take_credit(&self) -> Option<u64> {
+        let mut queue = self.queue.lock();
+        (queue.taken >= CREDIT_STEP).then(|| std::mem::take(&mut queue.taken))
+    }
+
+    fn forget_credit(&self) {
+        self.queue.lock().taken = 0;
+    }
+}
+
+/// The inbox's entries from a position on: each exactly once, in order. A new subscription of the same client ends
+/// this one.
+#[derive(Debug)]
+pub struct Subscription {
+    queue: Arc<InboxQueue>,
+    shared: Weak<Shared>,
+}
+
+impl Subscription {
+    pub(crate) fn new(queue: Arc<InboxQueue>, shared: &Arc<Shared>) -> Self {
+        Self { queue, shared: Arc::downgrade(shared) }
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Entry, SubscriptionError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.queue.reader.register(cx.waker());
+        let mut queue = self.queue.queue.lock();
+        if let Some(entry) = queue.entries.pop_front() {
+            queue.taken += 1;
+            let wake = queue.taken.is_multiple_of(CREDIT_STEP);
+            drop(queue);
+            if wake && let Some(shared) = self.shared.upgrade() {
+                shared.wake();
+            }
+            return Poll::Ready(Some(Ok(entry)));
+        }
+        match queue.ended.clone() {
+            Some(_) if queue.told => Poll::Ready(None),
+            Some(error) => {
+                queue.told = true;
+                Poll::Ready(Some(Err(error)))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.wake();
+        }
+    }
+}
+
+/// What the task must do for the subscription.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Need {
+    /// ask for a page
+    Page { from: Seq },
+    /// subscribe on this connection
+    Subscribe { from: Seq, cursor: Option<Seq>, credit: u64 },
+    /// give credit
+    Credit { entries: u64 },
+    /// the reader is gone
+    Unsubscribe,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Not subscribed on this connection.
+    Fresh,
+    Live,
+    /// Pages are missing; one is asked for, or the queue is full.
+    Behind { asked: bool },
+    Over,
+}
+
+/// The task's side of a subscription.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queue: Arc<InboxQueue>,
+    /// First seq that was not given to the reader.
+    position: Seq,
+    state: State,
+}
+
+impl Inbox {
+    pub(crate) fn new(queue: Arc<InboxQueue>) -> Self {
+        let position = queue.from;
+        Self { queue, position, state: State::Fresh }
+    }
+
+    /// Another subscription takes this one's place.
+    pub(crate) fn replace(self) {
+        self.queue.end(SubscriptionError::Refused(Refusal::new(ErrorCode::Kicked, "another subscription began")));
+    }
+
+    /// There will be nothing more.
+    pub(crate) fn end(&mut self, refusal: &Refusal) {
+        self.state = State::Over;
+        self.queue.end(SubscriptionError::Refused(refusal.clone()));
+    }
+
+    /// A connection is gone: subscribe on the next one from the position.
+    pub(crate) fn handle_lost(&mut self) {
+        if self.state == State::Live {
+            self.state = State::Fresh;
+        }
+    }
+
+    /// Pushed entries.
+    pub(crate) fn handle_entries(&mut self, entries: Vec<Entry>) {
+        let mut joined = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if entry.seq < self.position {
+                continue;
+            }
+            if entry.prev_seq.is_some_and(|previous| previous >= self.position) {
+                self.fall_behind();
+                break;
+            }
+            self.position = entry.seq.next();
+            joined.push(entry);
+        }
+        if !joined.is_empty() {
+            self.queue.put(joined);
+        }
+    }
+
+    /// The gateway stopped pushing at the position, and the inbox reaches further.
+    pub(crate) fn handle_lagging(&mut self, upto: Seq) {
+        if upto > self.position {
+            self.fall_behind();
+        }
+    }
+
+    /// The inbox stream ended without the connection.
+    pub(crate) fn handle_stream_end(&mut self) {
+        self.fall_behind();
+    }
+
+    /// A page that was needed.
+    pub(crate) fn handle_page(&mut self, page: SyncPage) {
+        if self.state == State::Over {
+            return;
+        }
+        if page.too_long {
+            self.state = State::Over;
+            return self.queue.end(SubscriptionError::TooLong { trim: page.trim });
+        }
+        let position = self.position;
+        self.queue.put(page.entries.into_iter().filter(|entry| entry.seq >= position));
+        self.position = self.position.max(page.upto);
+        self.state = if page.more { State::Behind { asked: false } } else { State::Fresh };
+    }
+
+    /// The page was refused.
+    pub(crate) fn handle_page_refused(&mut self, refusal: &Refusal) {
+        match refusal.code {
+            ErrorCode::CursorAhead | ErrorCode::AuthExpired | ErrorCode::AuthFailed => self.end(refusal),
+            _ if self.state == State::Over => {}
+            _ => self.state = State::Behind { asked: false },
+        }
+    }
+
+    /// What to do now; `connected`: on a connection with a session.
+    /// `pushed`: its stream is there, so that credit can be given.
+    pub(crate) fn need(&mut self, connected: bool, pushed: bool) -> Option<Need> {
+        if Arc::strong_count(&self.queue) == 1 && self.state != State::Over {
+            self.state = State::Over;
+            return Some(Need::Unsubscribe);
+        }
+        match self.state {
+            State::Fresh if connected => {
+                self.state = State::Live;
+                self.queue.forget_credit();
+                let credit = WINDOW.saturating_sub(self.queue.len()).max(CREDIT_STEP);
+                Some(Need::Subscribe { from: self.position, cursor: self.queue.cursor, credit })
+            }
+            State::Live if pushed => self.queue.take_credit().map(|entries| Need::Credit { entries }),
+            State::Behind { asked: false } if self.queue.len() < WINDOW => {
+                self.state = State::Behind { asked: true };
+                Some(Need::Page { from: self.position })
+            }
+            State::Fresh | State::Live | State::Behind { .. } | State::Over => None,
+        }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    fn fall_behind(&mut self) {
+        if self.state == State::Live {
+            self.state = State::Behind { asked: false };
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Requests: what was asked and not yet answered, and what to do with each refusal.
+//!
+//! A request keeps its frame and is sent again as it is, after a lost connection and after a refusal that allows it.
+//! Sends of one conversation that are under way at the same time name their predecessor (`follows`), so that a
+//! retry of one cannot be overtaken by the next.
+//!
+//! ```text
+//! ready ─▶ sent ─▶ answered
+//!   ▲       │ refused, may be repeated ─▶ paused until … ─▶ ready
+//!   │       │ OUT_OF_ORDER ─▶ parked until the predecessor is settled ─▶ ready
+//!   └───────┴ connection lost                     time over ─▶ rejected or unknown
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::{MessageId, Seq};
+use seriatim_proto::wire::v1::client_frame::Body as Asked;
+use seriatim_proto::wire::v1::server_frame::Body as Said;
+use seriatim_proto::wire::{self, v1};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::entry::Conversation;
+use crate::error::RequestError;
+
+/// The stream that a request goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    Control,
+    Lane,
+    Call,
+}
+
+/// A send's place among the others.
+#[derive(Clone, Debug)]
+pub(crate) struct SendPlace {
+    pub(crate) conversation: Conversation,
+    pub(crate) message_id: MessageId,
+}
+
+/// A request from a handle.
+#[derive(Debug)]
+pub(crate) struct NewRequest {
+    pub(crate) way: Way,
+    pub(crate) body: Asked,
+    pub(crate) place: Option<SendPlace>,
+    pub(crate) deadline: Instant,
+    pub(crate) answer: oneshot::Sender<Result<Said, RequestError>>,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum AnswerTo {
+    Handle { answer: oneshot::Sender<Result<Said, RequestError>>, _permit: OwnedSemaphorePermit },
+    Repair,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Ready,
+    Sent,
+    Paused,
+    Parked,
+}
+
+#[derive(Debug)]
+struct Request {
+    way: Way,
+    frame: v1::ClientFrame,
+    place: Option<SendPlace>,
+    state: State,
+    deadline: Instant,
+    /// Its entry in `timers`.
+    due: Instant,
+    attempts: u32,
+    /// An attempt may have happened.
+    uncertain: bool,
+    refusal: Option<Refusal>,
+    answer: AnswerTo,
+}
+
+/// A page for the subscription.
+pub(crate) type Repair = Result<v1::SyncPage, Refusal>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    requests: BTreeMap<u64, Request>,
+    ready: BTreeSet<u64>,
+    parked: BTreeSet<u64>,
+    timers: BTreeSet<(Instant, u64)>,
+    /// The last send of a conversation that is under way.
+    last_sends: HashMap<Conversation, MessageId>,
+    id_last: u64,
+    repairs: VecDeque<Repair>,
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+impl Requests {
+    /// Takes a request from a handle.
+    pub(crate) fn add(&mut self, new: NewRequest) {
+        let NewRequest { way, mut body, place, deadline, answer, permit } = new;
+        if let (Asked::Send(send), Some(place)) = (&mut body, &place) {
+            let last = self.last_sends.insert(place.conversation.clone(), place.message_id);
+            if let Some(last) = last.filter(|last| send.follows.is_empty() && *last != place.message_id) {
+                send.follows = Bytes::copy_from_slice(&last.0);
+            }
+        }
+        self.insert(way, body, place, deadline, AnswerTo::Handle { answer, _permit: permit });
+    }
+
+    /// Asks for a page for the subscription.
+    pub(crate) fn add_repair(&mut self, from: Seq, deadline: Instant) {
+        let body = Asked::Sync(v1::Sync { from: from.get(), limit: 0 });
+        self.insert(Way::Call, body, None, deadline, AnswerTo::Repair);
+    }
+
+    fn insert(&mut self, way: Way, body: Asked, place: Option<SendPlace>, deadline: Instant, answer: AnswerTo) {
+        self.id_last += 1;
+        let id = self.id_last;
+        let frame = v1::ClientFrame { request_id: id, body: Some(body), ..Default::default() };
+        let request = Request {
+            way,
+            frame,
+            place,
+            state: State::Ready,
+            deadline,
+            due: deadline,
+            attempts: 0,
+            uncertain: false,
+            refusal: None,
+            answer,
+        };
+        self.requests.insert(id, request);
+        self.ready.insert(id);
+        self.timers.insert((deadline, id));
+    }
+
+    /// The ready requests' ids, oldest first.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = u64> + '_ {
+        self.ready.iter().copied()
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Where a request goes, and its frame.
+    pub(crate) fn frame(&self, id: u64) -> Option<(Way, &v1::ClientFrame)> {
+        self.requests.get(&id).map(|request| (request.way, &request.frame))
+    }
+
+    pub(crate) fn sent(&mut self, id: u64) {
+        self.ready.remove(&id);
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.state = State::Sent;
+            request.attempts += 1;
+        }
+    }
+
+    /// The connection is gone: what was sent may have happened, and is sent again.
+    pub(crate) fn handle_lost(&mut self) {
+        for (id, request) in &mut self.requests {
+            if request.state == State::Sent {
+                request.state = State::Ready;
+                request.uncertain = true;
+                self.ready.insert(*id);
+            }
+        }
+    }
+
+    /// An answer of the gateway.
+    pub(crate) fn handle_answer(&mut self, now: Instant, id: u64, said: Said) {
+        if self.requests.get(&id).is_none_or(|request| request.state != State::Sent) {
+            return;
+        }
+        let Said::Error(error) = said else { return self.settle(id, Ok(said)) };
+        let refusal = wire::error_from_wire(&error);
+        if refusal.code == ErrorCode::OutOfOrder && self.follows_open(id) {
+            return self.park(id);
+        }
+        if error.retry {
+            return self.pause(now, id, refusal, error.unknown);
+        }
+        let uncertain = error.unknown;
+        self.settle(id, Err(if uncertain { RequestError::Unknown(refusal) } else { RequestError::Rejected(refusal) }));
+    }
+
+    /// A stream of a call broke without an answer.
+    pub(crate) fn handle_broken(&mut self, now: Instant, id: u64) {
+        if self.requests.get(&id).is_some_and(|request| request.state == State::Sent) {
+            self.pause(now, id, Refusal::new(ErrorCode::Unavailable, "the stream broke"), true);
+        }
+    }
+
+    /// When [`Requests::handle_timeout`] must be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            let Some(request) = self.requests.get_mut(&id) else {
+                self.timers.remove(&(at, id));
+                continue;
+            };
+            if request.deadline <= now {
+                let happened = request.uncertain || request.state == State::Sent;
+                let refusal = Refusal::new(ErrorCode::Timeout, "no answer in time");
+                let error = match request.refusal.take() {
+                    _ if happened => RequestError::Unknown(refusal),
+                    Some(last) => RequestError::Rejected(last),
+                    // Never sent: no connection in all that time.
+                    None => RequestError::Rejected(refusal),
+                };
+                self.settle(id, Err(error));
+                continue;
+            }
+            request.state = State::Ready;
+            let deadline = request.deadline;
+            self.ready.insert(id);
+            self.set_due(id, deadline);
+        }
+    }
+
+    /// This client will never be connected again.
+    pub(crate) fn handle_end(&mut self, refusal: &Refusal) {
+        let ids: Vec<_> = self.requests.keys().copied().collect();
+        for id in ids {
+            let happened = self.requests[&id].uncertain || self.requests[&id].state == State::Sent;
+            let refusal = refusal.clone();
+            let error = if happened { RequestError::Unknown(refusal) } else { RequestError::Rejected(refusal) };
+            self.settle(id, Err(error));
+        }
+    }
+
+    /// Pages that came for the subscription.
+    pub(crate) fn next_repair(&mut self) -> Option<Repair> {
+        self.repairs.pop_front()
+    }
+
+    // ---- steps ----
+
+    /// Is the send that this one follows still open here?
+    fn follows_open(&self, id: u64) -> bool {
+        let Some(Asked::Send(send)) = self.requests.get(&id).and_then(|request| request.frame.body.as_ref()) else {
+            return false;
+        };
+        self.requests.values().any(|other| {
+            other.place.as_ref().is_some_and(|place| place.message_id.0 == send.follows[..])
+        })
+    }
+
+    fn follows(&self, id: u64, message_id: &MessageId) -> bool {
+        let body = self.requests.get(&id).and_then(|request| request.frame.body.as_ref());
+        matches!(body, Some(Asked::Send(send)) if send.follows[..] == message_id.0)
+    }
+
+    fn park(&mut self, id: u64) {
+        self.parked.insert(id);
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.state = State::Parked;
+        }
+    }
+
+    fn pause(&mut self, now: Instant, id: u64, refusal: Refusal, uncertain: bool) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        let doubled = PAUSE_MIN * 2u32.saturating_pow(request.attempts.saturating_sub(1).min(8));
+        let pause = doubled.min(PAUSE_MAX).mul_f64(rand::random_range(0.5..1.0));
+        let pause = pause.max(Duration::from_millis(u64::from(refusal.retry_after_ms)));
+        request.uncertain |= uncertain;
+        request.refusal = Some(refusal);
+        request.state = State::Paused;
+        let due = (now + pause).min(request.deadline);
+        self.set_due(id, due);
+    }
+
+    fn set_due(&mut self, id: u64, due: Instant) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            self.timers.remove(&(request.due, id));
+            request.due = due;
+            self.timers.insert((due, id));
+        }
+    }
+
+    fn settle(&mut self, id: u64, result: Result<Said, RequestError>) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        self.timers.remove(&(request.due, id));
+        self.ready.remove(&id);
+        self.parked.remove(&id);
+        if let Some(place) = &request.place {
+            self.settle_place(place, &request.frame, result.is_err());
+        }
+        match request.answer {
+            // A handle that no longer waits does not want to know.
+            AnswerTo::Handle { answer, .. } => drop(answer.send(result)),
+            AnswerTo::Repair => self.repairs.push_back(match result {
+                Ok(Said::SyncPage(page)) => Ok(page),
+                Ok(_) => Err(Refusal::new(ErrorCode::Malformed, "another answer than a page")),
+                Err(error) => Err(error.refusal().clone()),
+            }),
+        }
+    }
+
+    /// A send is settled: those behind it go on; if it failed, they follow whom it followed.
+    fn settle_place(&mut self, place: &SendPlace, frame: &v1::ClientFrame, failed: bool) {
+        if self.last_sends.get(&place.conversation) == Some(&place.message_id) {
+            self.last_sends.remove(&place.conversation);
+        }
+        let freed: Vec<_> = self.parked.iter().copied().filter(|id| self.follows(*id, &place.message_id)).collect();
+        if failed && let Some(Asked::Send(gone)) = &frame.body {
+            for request in self.requests.values_mut() {
+                if let Some(Asked::Send(send)) = &mut request.frame.body
+                    && send.follows == gone.message_id
+                {
+                    send.follows = gone.follows.clone();
+                }
+            }
+        }
+        for id in freed {
+            self.parked.remove(&id);
+            if let Some(request) = self.requests.get_mut(&id) {
+                request.state = State::Ready;
+                self.ready.insert(id);
+            }
+        }
+    }
+}

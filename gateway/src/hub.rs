@@ -1,0 +1,146 @@
+//! Hub: the router behind one lock, and the doors to what it speaks to: mailboxes of sessions, outboxes of links.
+//!
+//! The lock is held for a handful of map operations, never across I/O or an await. Drivers and links call
+//! [`Hub::with_router`]; whatever the router wants done is handed on before the lock is released, so that frames
+//! leave in the order in which the router decided.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use seriatim_gateway_core::{LinkId, Router, RouterEffect, RouterLimits};
+use tokio::sync::watch;
+
+use crate::mailbox::{Letter, Mailbox};
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+
+struct State {
+    router: Router,
+    mailboxes: HashMap<u64, Arc<Mailbox>>,
+    outboxes: HashMap<LinkId, Arc<Outbox>>,
+}
+
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    /// Addresses of logic nodes that should be linked, besides the configured ones.
+    nodes: watch::Sender<Vec<String>>,
+    session_last: AtomicU64,
+    link_last: AtomicU64,
+    pub(crate) metrics: Metrics,
+}
+
+impl Hub {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        let router = Router::new(RouterLimits::default());
+        Self {
+            state: Mutex::new(State { router, mailboxes: HashMap::new(), outboxes: HashMap::new() }),
+            nodes: watch::Sender::new(Vec::new()),
+            session_last: AtomicU64::new(0),
+            link_last: AtomicU64::new(0),
+            metrics,
+        }
+    }
+
+    /// Asks the router something, and does what it wants done.
+    pub(crate) fn with_router<R>(&self, ask: impl FnOnce(&mut Router) -> R) -> R {
+        let mut state = self.state.lock();
+        let answer = ask(&mut state.router);
+        while let Some(effect) = state.router.poll_effect() {
+            self.perform(&state, effect);
+        }
+        answer
+    }
+
+    fn perform(&self, state: &State, effect: RouterEffect) {
+        match effect {
+            RouterEffect::Send { link, frame } => {
+                if let Some(outbox) = state.outboxes.get(&link) {
+                    outbox.put(frame);
+                }
+            }
+            RouterEffect::Session { session, event } => {
+                if let Some(mailbox) = state.mailboxes.get(&session) {
+                    mailbox.put(Letter::Router(event));
+                }
+            }
+            RouterEffect::Nodes(addresses) => {
+                self.nodes.send_if_modified(|nodes| {
+                    let changed = *nodes != addresses;
+                    *nodes = addresses;
+                    changed
+                });
+            }
+            RouterEffect::Ready => {
+                for mailbox in state.mailboxes.values() {
+                    mailbox.put(Letter::Ready);
+                }
+            }
+        }
+    }
+
+    // ---- sessions ----
+
+    /// A new connection: its session's number and its mailbox.
+    pub(crate) fn enter(&self) -> (u64, Arc<Mailbox>) {
+        let session = self.session_last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mailbox = Arc::new(Mailbox::default());
+        let count = {
+            let mut state = self.state.lock();
+            state.mailboxes.insert(session, mailbox.clone());
+            state.mailboxes.len()
+        };
+        self.metrics.connections.set(count as i64);
+        (session, mailbox)
+    }
+
+    /// The connection is gone.
+    pub(crate) fn leave(&self, session: u64) {
+        self.with_router(|router| router.close_session(session));
+        let count = {
+            let mut state = self.state.lock();
+            state.mailboxes.remove(&session);
+            state.mailboxes.len()
+        };
+        self.metrics.connections.set(count as i64);
+    }
+
+    /// Connections now.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.lock().mailboxes.len()
+    }
+
+    /// Tells all devices to go elsewhere.
+    pub(crate) fn drain(&self, drain: Duration) {
+        for mailbox in self.state.lock().mailboxes.values() {
+            mailbox.put(Letter::Drain(drain));
+        }
+    }
+
+    // ---- links ----
+
+    /// A new link, not yet up: its number, and the outbox that holds its `Hello`.
+    pub(crate) fn begin_link(&self) -> (LinkId, Arc<Outbox>) {
+        let link = LinkId(self.link_last.fetch_add(1, Ordering::Relaxed) + 1);
+        let outbox = Arc::new(Outbox::default());
+        let mut state = self.state.lock();
+        outbox.put(state.router.hello());
+        state.outboxes.insert(link, outbox.clone());
+        (link, outbox)
+    }
+
+    /// The link is gone, whether it was up or not.
+    pub(crate) fn end_link(&self, link: LinkId) {
+        if let Some(outbox) = self.state.lock().outboxes.remove(&link) {
+            outbox.close();
+        }
+        self.with_router(|router| router.handle_link_down(std::time::Instant::now(), link));
+    }
+
+    /// Which logic nodes should be linked; changes as they come and go.
+    pub(crate) fn nodes(&self) -> watch::Receiver<Vec<String>> {
+        self.nodes.subscribe()
+    }
+}
