@@ -1,1 +1,41 @@
-fn main() {}
+//! raftctl: the operator's CLI. stdout is data, stderr is everything else.
+//!
+//! It asks stores over gRPC (their own view, linearizable and stale reads) and gateways over the public protocol, as a
+//! device would. `--playground` (or the last one started) answers where everything is.
+//!
+//! # Reading order
+//! [`cli`] → [`target`] → [`failure`] → [`commands`].
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod control;
+mod device;
+mod failure;
+mod output;
+mod store;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let format = cli.globals.output;
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failure::Failure::internal(format!("start the runtime: {error}")))
+        .and_then(|runtime| runtime.block_on(commands::run(cli)));
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print(format);
+            failure.exit.into()
+        }
+    }
+}

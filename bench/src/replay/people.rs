@@ -1,0 +1,239 @@
+//! People: everybody's devices: what they have, when they come online, and what they write down.
+//!
+//! | user, by first appearance | has |
+//! |---|---|
+//! | every | a phone, connected from the start |
+//! | every 5th | also a tablet; every other tablet comes online at the end and catches up on everything |
+//! | every 7th | a phone that is offline until its user's first own message is due; it catches up by sync, then subscribes |
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use seriatim_client::{Client, Endpoint, Entry, EntryBody, Kind};
+use seriatim_proto::ids::{Seq, UserId};
+use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinHandle;
+
+use super::control::Control;
+use super::ledger::Ledger;
+use crate::record::{Received, Recorder, body_text};
+use crate::script::Script;
+
+/// Name in the gateways' certificate.
+const GATEWAY_NAME: &str = "localhost";
+/// A request is repeated under one id for so long. Longer than any fault here, so that no send ends unknown while
+/// the one behind it goes on.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How devices connect and where they write.
+pub(crate) struct Setup {
+    pub(crate) control: Arc<Control>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) folder: PathBuf,
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) gateways: Vec<SocketAddr>,
+    pub(crate) endpoint: Endpoint,
+}
+
+/// One user.
+pub(crate) struct Person {
+    pub(crate) user: UserId,
+    place: usize,
+    /// entries that each of his devices gets in the end
+    expected: u64,
+    phone: OnceCell<Device>,
+}
+
+/// A connected device.
+pub(crate) struct Device {
+    pub(crate) client: Client,
+    name: String,
+    expected: u64,
+    seen: Arc<AtomicU64>,
+    receiver: JoinHandle<anyhow::Result<()>>,
+}
+
+/// How a device begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// subscribes from the first entry
+    Subscribe,
+    /// reads what is there page by page, then subscribes
+    CatchUp,
+}
+
+impl Person {
+    /// Everybody in the script.
+    pub(crate) fn all(script: &Script) -> Vec<Person> {
+        let mut expected = vec![0u64; script.users.len()];
+        for talk in &script.talks {
+            for member in &talk.members {
+                expected[*member] += talk.lines.len() as u64 + u64::from(talk.is_group());
+            }
+        }
+        let people = script.users.iter().zip(expected).enumerate();
+        people
+            .map(|(place, (user, expected))| Person { user: user.clone(), place, expected, phone: OnceCell::new() })
+            .collect()
+    }
+
+    /// Is his phone offline at first?
+    pub(crate) fn comes_late(&self) -> bool {
+        self.place % 7 == 6
+    }
+
+    /// Has he a tablet that is connected from the start?
+    pub(crate) fn has_tablet(&self) -> bool {
+        self.place % 10 == 4
+    }
+
+    /// Has he a tablet that is switched on at the end?
+    pub(crate) fn has_late_tablet(&self) -> bool {
+        self.place % 10 == 9
+    }
+
+    /// Is his phone connected?
+    pub(crate) fn is_online(&self) -> bool {
+        self.phone.initialized()
+    }
+
+    /// His phone; connects it if it is not.
+    pub(crate) async fn phone(&self, setup: &Setup) -> anyhow::Result<&Device> {
+        let begin = if self.comes_late() { Begin::CatchUp } else { Begin::Subscribe };
+        self.phone.get_or_try_init(|| self.connect(setup, "phone", begin, true)).await
+    }
+
+    /// His tablet, now.
+    pub(crate) async fn tablet(&self, setup: &Setup) -> anyhow::Result<Device> {
+        let begin = if self.has_late_tablet() { Begin::CatchUp } else { Begin::Subscribe };
+        self.connect(setup, "tablet", begin, false).await
+    }
+
+    /// Gives his phone away, to be closed.
+    pub(crate) fn take_phone(&mut self) -> Option<Device> {
+        self.phone.take()
+    }
+
+    async fn connect(&self, setup: &Setup, name: &str, begin: Begin, counts: bool) -> anyhow::Result<Device> {
+        let gateway = setup.gateways[self.place % setup.gateways.len()];
+        let client = Client::builder(gateway, GATEWAY_NAME)
+            .endpoint(&setup.endpoint)
+            .token(setup.control.token(&self.user)?)
+            .device(name)
+            .request_timeout(PATIENCE)
+            .connect_timeout(CONNECT_PATIENCE)
+            .connect()
+            .await
+            .with_context(|| format!("failed to connect {}/{name}", self.user))?;
+        let seen = Arc::new(AtomicU64::new(0));
+        let notebook = Notebook {
+            user: self.user.clone(),
+            device: name.to_owned(),
+            recorder: Recorder::new(setup.folder.join(format!("{:05}-{name}.jsonl", self.place))),
+            ledger: Arc::clone(&setup.ledger),
+            counts,
+            seen: Arc::clone(&seen),
+            position: Seq::FIRST,
+        };
+        let receiver = tokio::spawn(receive(client.clone(), notebook, begin, setup.stop.clone()));
+        Ok(Device { client, name: format!("{}/{name}", self.user), expected: self.expected, seen, receiver })
+    }
+}
+
+impl Device {
+    /// Has it everything?
+    pub(crate) fn is_complete(&self) -> bool {
+        self.seen.load(Ordering::Relaxed) >= self.expected
+    }
+
+    /// Waits until it wrote everything down, after the stop.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        self.receiver.await.context("a device's task ended")?.with_context(|| format!("device {}", self.name))
+    }
+}
+
+/// What a device writes down.
+struct Notebook {
+    user: UserId,
+    device: String,
+    recorder: Recorder,
+    ledger: Arc<Ledger>,
+    /// does a message count as delivered to the user when this device has it?
+    counts: bool,
+    seen: Arc<AtomicU64>,
+    /// behind the last entry
+    position: Seq,
+}
+
+/// Receives until the stop; then acknowledges what it has.
+async fn receive(client: Client, mut notebook: Notebook, begin: Begin, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let mut from = Seq::FIRST;
+    if begin == Begin::CatchUp {
+        loop {
+            let page = client.sync(Some(from), 0).await.context("failed to sync")?;
+            for entry in &page.entries {
+                notebook.write(entry, "sync")?;
+            }
+            from = page.upto;
+            if !page.more {
+                break;
+            }
+        }
+    }
+    let mut inbox = client.subscribe(from, None);
+    loop {
+        tokio::select! {
+            entry = inbox.next() => {
+                let entry = entry.context("the subscription ended")?.context("failed to receive")?;
+                notebook.write(&entry, "push")?;
+            }
+            _ = stop.changed() => break,
+        }
+    }
+    notebook.recorder.flush()?;
+    if notebook.position > Seq::FIRST {
+        client.ack(notebook.position).await.context("failed to ack")?;
+    }
+    client.close();
+    Ok(())
+}
+
+impl Notebook {
+    fn write(&mut self, entry: &Entry, via: &str) -> anyhow::Result<()> {
+        self.recorder.push(&Received {
+            user: self.user.to_string(),
+            device: self.device.clone(),
+            seq: entry.seq.get(),
+            prev_seq: entry.prev_seq.map_or(0, Seq::get),
+            conversation: entry.conversation.id_for(&self.user).to_string(),
+            conversation_seq: entry.conversation_seq.get(),
+            kind: match entry.kind {
+                Kind::Message => "message",
+                Kind::Create => "create",
+                Kind::Members => "members",
+            }
+            .to_owned(),
+            sender: entry.sender.to_string(),
+            message_id: entry.message_id.to_string(),
+            body: match &entry.body {
+                EntryBody::Here { body, .. } => Some(body_text(body)),
+                EntryBody::Erased | EntryBody::Trimmed | EntryBody::Unavailable => None,
+            },
+            via: via.to_owned(),
+        })?;
+        self.position = self.position.max(entry.seq.next());
+        self.seen.fetch_add(1, Ordering::Relaxed);
+        self.ledger.entries.fetch_add(1, Ordering::Relaxed);
+        if self.counts {
+            self.ledger.arrived(&entry.message_id);
+        }
+        Ok(())
+    }
+}

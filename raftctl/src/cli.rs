@@ -1,0 +1,217 @@
+//! Cli: every group, verb and flag on one screen.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The operator's view of a Seriatim cluster.
+#[derive(Debug, Parser)]
+#[command(name = "raftctl", version, infer_subcommands = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) group: Group,
+}
+
+/// What every verb has.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// how to print data
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// host:port of stores, comma-separated
+    #[arg(short, long, global = true, value_delimiter = ',', env = "RAFTCTL_ENDPOINTS")]
+    pub(crate) endpoints: Vec<String>,
+    /// host:port of a gateway (QUIC)
+    #[arg(long, global = true, env = "RAFTCTL_GATEWAY")]
+    pub(crate) gateway: Option<String>,
+    /// PEM file of the CA that signed the gateway's certificate
+    #[arg(long, global = true, env = "RAFTCTL_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// file with a token; `-` is stdin
+    #[arg(long, global = true, env = "RAFTCTL_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// PEM file of a development signing key: mints a token for the user in question
+    #[arg(long, global = true, env = "RAFTCTL_DEV_KEY")]
+    pub(crate) dev_key: Option<PathBuf>,
+    /// data folder of a playground: answers all of the above; the last one started if none is named
+    #[arg(long, global = true, env = "RAFTCTL_PLAYGROUND")]
+    pub(crate) playground: Option<PathBuf>,
+    /// which tenant
+    #[arg(long, global = true)]
+    pub(crate) tenant: Option<u32>,
+    /// longest wait for one answer, such as 5s or 500ms
+    #[arg(long, global = true, default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// for people
+    Table,
+    /// for programs: a versioned contract
+    Json,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Group {
+    /// the cluster as a whole
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Raft groups and their replicas
+    #[command(subcommand)]
+    Raft(Raft),
+    /// stores, logic nodes and gateways
+    #[command(subcommand, visible_alias = "nodes")]
+    Node(Node),
+    /// a user's inbox
+    #[command(subcommand, visible_alias = "users")]
+    User(User),
+    /// send a message as a user, through the gateway
+    Send(Send),
+    /// the processes of a playground
+    #[command(subcommand)]
+    Playground(Playground),
+    /// help on a topic or a command
+    Help {
+        /// `exit-codes`, or a command
+        topic: Vec<String>,
+    },
+}
+
+/// `raftctl cluster`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// make a cluster of the stores named by --endpoints
+    Init {
+        /// data groups
+        #[arg(long, default_value_t = seriatim_proto::limits::GROUPS_DEFAULT)]
+        groups: u32,
+    },
+    /// every store and how it is; exits 10 if the cluster is not healthy
+    Status,
+}
+
+/// `raftctl raft`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Raft {
+    /// every replica of every group; exits 10 if a group has no leader
+    Groups,
+}
+
+/// `raftctl node`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// all nodes that the cluster knows
+    #[command(alias = "list")]
+    Ls,
+}
+
+/// `raftctl user`
+#[derive(Debug, Subcommand)]
+pub(crate) enum User {
+    /// where an inbox lives, its numbers, its devices' cursors
+    #[command(alias = "describe")]
+    Show {
+        /// whose
+        user: String,
+    },
+    /// the last entries of an inbox
+    Tail {
+        /// whose
+        user: String,
+        /// go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// how many
+        #[arg(short, long, default_value_t = 10)]
+        lines: usize,
+        /// all entries from this seq on
+        #[arg(long, conflicts_with = "lines")]
+        from: Option<u64>,
+    },
+    /// read an inbox again, from all replicas, and prove that nothing is missing, doubled or out of order;
+    /// exits 12 if something is
+    Verify {
+        /// whose
+        user: String,
+    },
+}
+
+/// `raftctl send`
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// the other user of a direct conversation
+    #[arg(long, required_unless_present = "group", conflicts_with = "group")]
+    pub(crate) to: Option<String>,
+    /// a group's id, 32 hexadecimal digits
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+    /// who sends; needed with a signing key, and known from a token
+    #[arg(long = "as")]
+    pub(crate) sender: Option<String>,
+    /// send under this message id, 32 hexadecimal digits: repeats nothing that is committed already
+    #[arg(long)]
+    pub(crate) message_id: Option<String>,
+    /// what to say
+    pub(crate) text: String,
+}
+
+/// `raftctl playground`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Playground {
+    /// start one here (the same as `seriatim playground`)
+    Up {
+        /// flags of `seriatim playground`, such as --data DIR
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// all processes and whether they run
+    Status,
+    /// SIGKILL a process
+    Kill {
+        /// its name, such as store-2
+        node: String,
+    },
+    /// start a process again
+    Start {
+        /// its name
+        node: String,
+    },
+    /// stop everything
+    Stop,
+}
+
+/// `5s`, `500ms`, or whole seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = if let Some(ms) = text.strip_suffix("ms") {
+        ms.parse().map(Duration::from_millis)
+    } else {
+        text.strip_suffix('s').unwrap_or(text).parse().map(Duration::from_secs)
+    };
+    parsed.map_err(|_| format!("`{text}` is no duration; say 5s or 500ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        assert!(duration("soon").is_err());
+    }
+}

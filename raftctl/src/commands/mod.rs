@@ -1,0 +1,52 @@
+//! Commands: one file per noun; here only the match.
+
+mod cluster;
+mod node;
+mod playground;
+mod raft;
+mod send;
+mod tail;
+mod user;
+mod verify;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Cluster, Group, Node, Raft, User};
+use crate::failure::{EXIT_CODES, Exit, Failure};
+use crate::output::print_text;
+use crate::target::Target;
+
+/// Does what was asked.
+pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let globals = &cli.globals;
+    let target = || Target::new(globals);
+    match cli.group {
+        Group::Cluster(Cluster::Init { groups }) => cluster::init(&target()?, groups).await,
+        Group::Cluster(Cluster::Status) => cluster::status(&target()?).await,
+        Group::Raft(Raft::Groups) => raft::groups(&target()?).await,
+        Group::Node(Node::Ls) => node::ls(&target()?).await,
+        Group::User(User::Show { user }) => user::show(&target()?, &user).await,
+        Group::User(User::Tail { user, follow, lines, from }) => {
+            tail::tail(&target()?, &user, tail::Wanted { follow, lines, from }).await
+        }
+        Group::User(User::Verify { user }) => verify::verify(&target()?, &user).await,
+        Group::Send(send) => send::send(&target()?, &send).await,
+        Group::Playground(verb) => playground::run(globals, verb).await,
+        Group::Help { topic } => help(&topic),
+    }
+}
+
+fn help(topic: &[String]) -> Result<Exit, Failure> {
+    if topic.first().is_some_and(|word| word == "exit-codes") {
+        return print_text(EXIT_CODES).map(|()| Exit::Ok);
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut found = &mut command;
+    for word in topic {
+        found = found
+            .find_subcommand_mut(word)
+            .ok_or_else(|| Failure::usage(format!("no help on `{word}`")).hint("raftctl help, raftctl help exit-codes"))?;
+    }
+    print_text(&found.render_long_help().to_string()).map(|()| Exit::Ok)
+}

@@ -1,0 +1,137 @@
+//! Target: where the cluster is and as whom to speak: flag over environment over playground.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use seriatim_proto::ids::{TenantId, UserId};
+use seriatim_proto::playground::{FILE, Playground, PlaygroundRole};
+use seriatim_proto::token::Minter;
+
+use crate::cli::{Format, Globals};
+use crate::failure::Failure;
+
+/// How long a minted token lives.
+const TOKEN_SECONDS: u64 = 24 * 3600;
+
+/// What was said, by flags, environment and playground.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// of stores
+    pub(crate) endpoints: Vec<String>,
+    /// whose
+    pub(crate) tenant: TenantId,
+    /// longest wait for one answer
+    pub(crate) timeout: Duration,
+    /// how to print
+    pub(crate) output: Format,
+    gateway: Option<String>,
+    ca: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+    signing_key: Option<PathBuf>,
+}
+
+impl Target {
+    /// Fills what the flags leave open from the playground, if there is one.
+    pub(crate) fn new(globals: &Globals) -> Result<Target, Failure> {
+        let playground = match &globals.playground {
+            Some(folder) => Some(read_playground(folder)?),
+            // Nobody asked for one: no complaint if there is none.
+            None => playground_folder(globals).ok().and_then(|folder| read_playground(&folder).ok()),
+        };
+        let from_playground = |role| {
+            let nodes = playground.iter().flat_map(|found| &found.nodes);
+            nodes.filter(move |node| node.role == role).map(|node| node.address.clone()).collect::<Vec<_>>()
+        };
+        let own_cluster = !globals.endpoints.is_empty() || globals.gateway.is_some();
+        let playground = playground.as_ref().filter(|_| !own_cluster || globals.playground.is_some());
+        Ok(Target {
+            endpoints: if globals.endpoints.is_empty() && !own_cluster {
+                from_playground(PlaygroundRole::Store)
+            } else {
+                globals.endpoints.clone()
+            },
+            tenant: TenantId(globals.tenant.or(playground.map(|found| found.tenant)).unwrap_or(1)),
+            timeout: globals.timeout,
+            output: globals.output,
+            gateway: globals.gateway.clone().or_else(|| {
+                (!own_cluster).then(|| from_playground(PlaygroundRole::Gateway).into_iter().next()).flatten()
+            }),
+            ca: globals.ca.clone().or_else(|| playground.map(|found| PathBuf::from(&found.ca_certificate))),
+            token_file: globals.token_file.clone(),
+            signing_key: globals.dev_key.clone().or_else(|| playground.map(|found| PathBuf::from(&found.token_private_key))),
+        })
+    }
+
+    /// Stores to ask.
+    pub(crate) fn stores(&self) -> Result<&[String], Failure> {
+        if self.endpoints.is_empty() {
+            return Err(nowhere("no store is named: --endpoints is missing"));
+        }
+        Ok(&self.endpoints)
+    }
+
+    /// The gateway to speak to.
+    pub(crate) fn gateway(&self) -> Result<&str, Failure> {
+        self.gateway.as_deref().ok_or_else(|| nowhere("no gateway is named: --gateway is missing"))
+    }
+
+    /// Certificate of the CA, PEM.
+    pub(crate) fn ca_pem(&self) -> Result<Vec<u8>, Failure> {
+        let path = self.ca.as_deref().ok_or_else(|| nowhere("the gateway's CA is not named: --ca is missing"))?;
+        read(path, "the CA certificate")
+    }
+
+    /// A token for `user`: minted with a signing key, else the one that was given.
+    pub(crate) fn token(&self, user: Option<&UserId>) -> Result<String, Failure> {
+        if let Some(path) = &self.token_file {
+            let bytes = if path == Path::new("-") {
+                std::io::read_to_string(std::io::stdin()).map(String::into_bytes).map_err(|error| {
+                    Failure::usage(format!("failed to read the token from stdin: {error}"))
+                })?
+            } else {
+                read(path, "the token")?
+            };
+            let text = String::from_utf8(bytes).map_err(|_| Failure::usage("the token is not text"))?;
+            return Ok(text.trim().to_owned());
+        }
+        let path = self.signing_key.as_deref().ok_or_else(|| {
+            Failure::usage("no token: neither --token-file nor --dev-key is given")
+                .hint("--token-file FILE, or --dev-key of a development cluster")
+        })?;
+        let user = user.ok_or_else(|| Failure::usage("whose message is it? --as USER is missing"))?;
+        let minter = Minter::from_private_pem(&read(path, "the signing key")?)
+            .map_err(|refusal| Failure::refused("failed to use the signing key", &refusal))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        minter
+            .mint(self.tenant, user, now + TOKEN_SECONDS)
+            .map_err(|refusal| Failure::refused("failed to mint a token", &refusal))
+    }
+}
+
+/// The playground in question: the one named, or the last one started.
+pub(crate) fn playground_folder(globals: &Globals) -> Result<PathBuf, Failure> {
+    if let Some(folder) = &globals.playground {
+        return Ok(folder.clone());
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let last = cache.and_then(|cache| std::fs::read_to_string(cache.join("seriatim/last-playground")).ok());
+    last.map(|text| PathBuf::from(text.trim())).ok_or_else(|| nowhere("no playground is named, and none was started here"))
+}
+
+fn read_playground(folder: &Path) -> Result<Playground, Failure> {
+    let path = folder.join(FILE);
+    let bytes = std::fs::read(&path)
+        .map_err(|error| nowhere(&format!("failed to read {}: {error}", path.display())))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::usage(format!("{} is no description of a playground: {error}", path.display())))
+}
+
+fn nowhere(message: &str) -> Failure {
+    Failure::usage(message)
+        .hint("--playground DIR of a running playground (`seriatim playground --data DIR`), or --endpoints and --gateway")
+}
+
+fn read(path: &Path, what: &str) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::usage(format!("failed to read {what} {}: {error}", path.display())))
+}

@@ -1,0 +1,218 @@
+//! Config: what each role can be told, by flags or by a TOML file of the same names (`--config`). A flag wins.
+//!
+//! Read once at start and turned into the role's checked config; nothing else reads flags, files or the environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use seriatim_gateway::GatewayConfig;
+use seriatim_logic::LogicConfig;
+use seriatim_proto::limits;
+use seriatim_store::StoreConfig;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// What every role has.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Common {
+    /// TOML file with the same names as the flags (dashes as underscores)
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// loopback address of /metrics and /healthz
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) metrics: SocketAddr,
+    /// end when stdin ends: the playground's children end with it
+    #[arg(long)]
+    pub(crate) exit_with_parent: bool,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self { config: None, metrics: SocketAddr::from(([127, 0, 0, 1], 0)), exit_with_parent: false }
+    }
+}
+
+/// `seriatim store`
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StoreOptions {
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) common: Common,
+    /// folder of this store's data
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// address to listen on
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// host:port by which others reach this store, if not the address it listens on
+    #[arg(long)]
+    advertise: Option<String>,
+    /// development only: no TLS between our own processes
+    #[arg(long)]
+    insecure_plaintext: bool,
+    /// free bytes of the file system below which writes are refused
+    #[arg(long)]
+    disk_reserve_bytes: Option<u64>,
+}
+
+/// `seriatim logic`
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogicOptions {
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) common: Common,
+    /// address to listen on
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// host:port by which others reach this node, if not the address it listens on
+    #[arg(long)]
+    advertise: Option<String>,
+    /// host:port of stores, comma-separated; one that answers is enough
+    #[arg(long, value_delimiter = ',')]
+    stores: Vec<String>,
+    /// PEM file of the public key that tokens are signed with
+    #[arg(long)]
+    token_public_key: Option<PathBuf>,
+    /// development only: no TLS between our own processes
+    #[arg(long)]
+    insecure_plaintext: bool,
+}
+
+/// `seriatim gateway`
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GatewayOptions {
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) common: Common,
+    /// UDP address to listen on
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// host:port of logic nodes, comma-separated; one that answers is enough
+    #[arg(long, value_delimiter = ',')]
+    logic: Vec<String>,
+    /// PEM file of this gateway's certificate chain
+    #[arg(long)]
+    certificate_chain: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long)]
+    private_key: Option<PathBuf>,
+    /// PEM file of the public key that tokens are signed with
+    #[arg(long)]
+    token_public_key: Option<PathBuf>,
+    /// development only: no TLS between our own processes
+    #[arg(long)]
+    insecure_plaintext: bool,
+}
+
+impl StoreOptions {
+    /// Flags over file over defaults.
+    pub(crate) fn checked(self) -> anyhow::Result<StoreConfig> {
+        let file: StoreOptions = read_file(self.common.config.as_deref())?;
+        Ok(StoreConfig {
+            data_dir: wanted("data-dir", self.data_dir.or(file.data_dir))?,
+            listen: wanted("listen", self.listen.or(file.listen))?,
+            advertise: self.advertise.or(file.advertise),
+            insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
+            disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes).unwrap_or(limits::DISK_RESERVE_BYTES),
+        })
+    }
+}
+
+impl LogicOptions {
+    /// Flags over file over defaults.
+    pub(crate) fn checked(self) -> anyhow::Result<LogicConfig> {
+        let file: LogicOptions = read_file(self.common.config.as_deref())?;
+        Ok(LogicConfig {
+            listen: wanted("listen", self.listen.or(file.listen))?,
+            advertise: self.advertise.or(file.advertise),
+            stores: wanted_list("stores", self.stores, file.stores)?,
+            token_public_key_pem: read_pem("token-public-key", self.token_public_key.or(file.token_public_key))?,
+            insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
+        })
+    }
+}
+
+impl GatewayOptions {
+    /// Flags over file over defaults.
+    pub(crate) fn checked(self) -> anyhow::Result<GatewayConfig> {
+        let file: GatewayOptions = read_file(self.common.config.as_deref())?;
+        Ok(GatewayConfig {
+            listen: wanted("listen", self.listen.or(file.listen))?,
+            logic: wanted_list("logic", self.logic, file.logic)?,
+            certificate_chain_pem: read_pem("certificate-chain", self.certificate_chain.or(file.certificate_chain))?,
+            private_key_pem: read_pem("private-key", self.private_key.or(file.private_key))?,
+            token_public_key_pem: read_pem("token-public-key", self.token_public_key.or(file.token_public_key))?,
+            insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
+        })
+    }
+}
+
+fn read_file<T: DeserializeOwned + Default>(path: Option<&Path>) -> anyhow::Result<T> {
+    let Some(path) = path else { return Ok(T::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read the config file {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("understand the config file {}", path.display()))
+}
+
+fn wanted<T>(name: &str, value: Option<T>) -> anyhow::Result<T> {
+    value.with_context(|| format!("start: --{name} is missing (or `{}` in the config file)", name.replace('-', "_")))
+}
+
+fn wanted_list(name: &str, flags: Vec<String>, file: Vec<String>) -> anyhow::Result<Vec<String>> {
+    let list = if flags.is_empty() { file } else { flags };
+    wanted(name, (!list.is_empty()).then_some(list))
+}
+
+fn read_pem(name: &str, path: Option<PathBuf>) -> anyhow::Result<Vec<u8>> {
+    let path = wanted(name, path)?;
+    std::fs::read(&path).with_context(|| format!("read --{name} {}", path.display()))
+}
+
+fn plaintext(allowed: bool) -> anyhow::Result<bool> {
+    anyhow::ensure!(
+        allowed,
+        "start: traffic between our own processes has no TLS yet (mTLS comes later); \
+         say --insecure-plaintext to run like this, on a machine or network that you trust"
+    );
+    Ok(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_in_a_config_file_is_refused() {
+        let error = toml::from_str::<StoreOptions>("data_dir = \"x\"\nlisten_on = \"y\"").unwrap_err();
+        assert!(error.to_string().contains("listen_on"), "{error}");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.toml");
+        std::fs::write(&path, "data_dir = \"a\"\nlisten = \"127.0.0.1:1\"\ninsecure_plaintext = true\n").unwrap();
+        let options = StoreOptions {
+            common: Common { config: Some(path), ..Common::default() },
+            data_dir: Some("b".into()),
+            ..StoreOptions::default()
+        };
+        let config = options.checked().unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("b"));
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.disk_reserve_bytes, limits::DISK_RESERVE_BYTES);
+    }
+
+    #[test]
+    fn plaintext_must_be_asked_for() {
+        let options = StoreOptions {
+            data_dir: Some("b".into()),
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            ..StoreOptions::default()
+        };
+        assert!(options.checked().err().unwrap().to_string().contains("--insecure-plaintext"));
+    }
+}

@@ -1,0 +1,119 @@
+//! Playground: a whole cluster on this machine, as real processes: for trying things, for the replay, for killing.
+//!
+//! It makes a development CA and a signing key, picks ports once and keeps them, starts the processes, makes the
+//! cluster, waits until every slot is held, and then does only what its control socket says. It restarts nobody by
+//! itself. Its children hold a pipe from it and end when it does, however it ends.
+//!
+//! # Reading order
+//! [`run`] → [`layout`] → [`node`] → [`control`].
+
+mod card;
+mod control;
+mod layout;
+mod node;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use seriatim_proto::limits;
+use seriatim_proto::playground::PlaygroundRole;
+
+use crate::{admin, ops, stop};
+use control::Control;
+use layout::Layout;
+use node::Nodes;
+
+/// Longest wait until everything serves.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `seriatim playground`
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PlaygroundOptions {
+    /// folder of everything: data, keys, logs, control socket; used again if it is there
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// stores
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) stores: u32,
+    /// logic nodes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) logic: u32,
+    /// gateways
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) gateways: u32,
+    /// data groups
+    #[arg(long, default_value_t = limits::GROUPS_DEFAULT)]
+    pub(crate) groups: u32,
+    /// end when stdin ends
+    #[arg(long)]
+    pub(crate) exit_with_parent: bool,
+}
+
+/// Runs a playground until it is told to stop.
+pub(crate) async fn run(options: PlaygroundOptions) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let stop = stop::wait(options.exit_with_parent);
+    let mut layout = Layout::open(&options)?;
+    let nodes = Arc::new(Nodes::new(&layout));
+    let control = Control::bind(&layout.data, Arc::clone(&nodes))?;
+    tokio::pin!(stop);
+    let started = tokio::select! {
+        started = start(&mut layout, &nodes) => started,
+        () = &mut stop => { nodes.stop_all().await; return Ok(()) }
+    };
+    if let Err(error) = started {
+        nodes.stop_all().await;
+        return Err(error);
+    }
+    layout.remember_as_last();
+    if std::io::stdout().is_terminal() {
+        ops::print_line(&card::text(&layout, began.elapsed()))?;
+    } else {
+        ops::print_line(&card::ready_line(&layout)?)?;
+    }
+    tokio::select! {
+        result = control.run() => result?,
+        () = nodes.watch() => {}
+        () = &mut stop => {}
+    }
+    nodes.stop_all().await;
+    Ok(())
+}
+
+/// Stores first, then the cluster, then the rest.
+async fn start(layout: &mut Layout, nodes: &Nodes) -> anyhow::Result<()> {
+    nodes.start_all(PlaygroundRole::Store).await?;
+    let stores = layout.addresses(PlaygroundRole::Store);
+    let cluster = admin::init_cluster(&stores, layout.file.groups).await?;
+    layout.save_cluster(cluster)?;
+    nodes.start_all(PlaygroundRole::Logic).await?;
+    nodes.start_all(PlaygroundRole::Gateway).await?;
+    wait_until_held(&stores, layout.file.groups).await
+}
+
+/// Waits until every slot has a holder, as the stores have applied it.
+async fn wait_until_held(stores: &[String], groups: u32) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut held = 0;
+        let mut last_error = None;
+        for store in stores {
+            match admin::slots_held(store, groups).await {
+                Ok(slots) => held = held.max(slots.values().filter(|held| **held).count()),
+                Err(error) => last_error = Some(error),
+            }
+        }
+        if held == usize::from(limits::SLOTS) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let waited = format!("bring all slots under a holder: {held} of {} after {PATIENCE:?}", limits::SLOTS);
+            return Err(last_error.map_or_else(|| anyhow::anyhow!("no store refused")
+                .context(waited.clone()), |error| error.context(waited.clone()))).context("start the playground");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

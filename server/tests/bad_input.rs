@@ -1,0 +1,174 @@
+//! Bad input: each kind has a clear code, and loses nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use common::{Cluster, SERIATIM, run, sibling};
+use seriatim_client::{Client, ConnectError, Conversation, RequestError, SendRequest};
+use seriatim_proto::error::ErrorCode;
+use seriatim_proto::ids::{ConversationKey, MessageId, Seq, UserId};
+use seriatim_proto::limits;
+use seriatim_proto::playground::PlaygroundRole;
+
+fn code<T: std::fmt::Debug>(result: Result<T, RequestError>) -> ErrorCode {
+    match result.unwrap_err() {
+        RequestError::Rejected(refusal) => refusal.code,
+        RequestError::Unknown(refusal) => panic!("the outcome is unknown: {refusal}"),
+    }
+}
+
+async fn entries(client: &Client) -> usize {
+    client.sync(None, 0).await.unwrap().entries.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_request_has_its_code_and_leaves_no_trace() {
+    let cluster = Cluster::start();
+    let (alice, bob, eve) = (
+        cluster.device("alice", "phone").await,
+        cluster.device("bob", "phone").await,
+        cluster.device("eve", "phone").await,
+    );
+    let key = ConversationKey([1; 16]);
+    alice.create_group(key, &[UserId::new("bob").unwrap()]).await.unwrap();
+    alice.send(Conversation::Group(key), "hello").await.unwrap();
+
+    // Somebody else's conversation, and one that does not exist: the same answer.
+    let (theirs, nowhere) = (Conversation::Group(key), Conversation::Group(ConversationKey([9; 16])));
+    assert_eq!(code(eve.send(theirs.clone(), "let me in").await), ErrorCode::NotFound);
+    assert_eq!(code(eve.send(nowhere.clone(), "anybody?").await), ErrorCode::NotFound);
+    assert_eq!(code(eve.history(&theirs, None, 0).await), code(eve.history(&nowhere, None, 0).await));
+    let join = eve.change_members(key, &[UserId::new("eve").unwrap()], &[]).await;
+    assert_eq!(code(join), ErrorCode::NotFound);
+
+    // Another body under one message id.
+    let id = MessageId([3; 16]);
+    let send = |text: &'static str| {
+        SendRequest { message_id: id, ..SendRequest::new(Conversation::Group(key), Bytes::from_static(text.as_bytes())) }
+    };
+    let first = alice.send_request(send("one")).await.unwrap();
+    assert_eq!(code(alice.send_request(send("two")).await), ErrorCode::Conflict);
+
+    // A body over the limit.
+    let long = Bytes::from(vec![b'x'; limits::MESSAGE_BYTES_MAX as usize + 1]);
+    let refused = alice.send_request(SendRequest::new(Conversation::Group(key), long)).await;
+    assert_eq!(code(refused), ErrorCode::MessageTooLarge);
+    let longest = Bytes::from(vec![b'x'; limits::MESSAGE_BYTES_MAX as usize]);
+    alice.send_request(SendRequest::new(Conversation::Group(key), longest)).await.unwrap();
+
+    // A cursor and a position from the future.
+    let tail = bob.sync(None, 0).await.unwrap().tail;
+    assert_eq!(code(bob.ack(tail.plus(1_000_000)).await), ErrorCode::CursorAhead);
+    assert_eq!(code(bob.sync(Some(tail.plus(1_000_000)), 0).await), ErrorCode::CursorAhead);
+
+    // Nothing was lost, and nothing of it left a trace.
+    common::wait_until_async("all inboxes have it", async || entries(&alice).await + entries(&bob).await >= 8).await;
+    assert_eq!((entries(&alice).await, entries(&bob).await, entries(&eve).await), (4, 4, 0));
+    let page = bob.sync(None, 0).await.unwrap();
+    assert!(page.entries.iter().any(|entry| entry.conversation_seq == first.seq && entry.body_matches()));
+    assert_eq!(bob.ack(tail).await.unwrap(), tail);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_or_expired_token_does_not_enter() {
+    let cluster = Cluster::start();
+    let good = cluster.token("alice", 3600);
+    let forged = Cluster::start().token("alice", 3600);
+    let mut cut = good.clone();
+    cut.truncate(good.len() - 4);
+    let cases = [
+        (cluster.token("alice", -60), ErrorCode::AuthExpired),
+        (forged, ErrorCode::AuthFailed),
+        (cut, ErrorCode::AuthFailed),
+        ("no token at all".to_owned(), ErrorCode::AuthFailed),
+    ];
+    for (token, expected) in cases {
+        match cluster.builder("phone").token(token).connect().await {
+            Err(ConnectError::Refused(refusal)) => assert_eq!(refusal.code, expected),
+            other => panic!("expected {expected}, got {other:?}"),
+        }
+    }
+    cluster.builder("phone").token(good).connect().await.unwrap();
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").display().to_string();
+    let arguments = ["store", "--data-dir", &data, "--listen", &address, "--insecure-plaintext"];
+    let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
+    assert_eq!(exit, Some(1));
+    assert!(stdout.is_empty() && stderr.contains(&address), "{stderr}");
+
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let cluster = Cluster::start();
+    let keys = cluster.data().join("keys");
+    let path = |name: &str| keys.join(name).display().to_string();
+    let (chain, key, public) = (path("gateway.pem"), path("gateway-key.pem"), path("token-public.pem"));
+    let logic = cluster.nodes(PlaygroundRole::Logic).join(",");
+    let arguments = [
+        "gateway", "--listen", &address, "--logic", &logic, "--certificate-chain", &chain, "--private-key", &key,
+        "--token-public-key", &public, "--insecure-plaintext",
+    ];
+    let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
+    assert_eq!(exit, Some(1));
+    assert!(stdout.is_empty() && stderr.contains(&address), "{stderr}");
+}
+
+#[test]
+fn plaintext_must_be_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().display().to_string();
+    let (exit, _, stderr) = run(Path::new(SERIATIM), &["store", "--data-dir", &data, "--listen", "127.0.0.1:0"]);
+    assert_eq!(exit, Some(1));
+    assert!(stderr.contains("--insecure-plaintext"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_folder_of_another_store_or_cluster_is_refused() {
+    let (mut ours, theirs) = (Cluster::start(), Cluster::start());
+    let alice = ours.device("alice", "phone").await;
+    alice.send(Conversation::peer("bob").unwrap(), "kept").await.unwrap();
+    drop(alice);
+
+    // One store's folder is locked while it runs.
+    let data = ours.data().join("store-1").display().to_string();
+    let arguments = ["store", "--data-dir", &data, "--listen", "127.0.0.1:0", "--insecure-plaintext"];
+    let (exit, _, stderr) = run(Path::new(SERIATIM), &arguments);
+    assert_eq!(exit, Some(1), "{stderr}");
+
+    // A store of another cluster under our store's address: nobody listens to it, and it takes nothing over.
+    ours.kill("store-3");
+    theirs.kill("store-3");
+    let (mine, strange) = (ours.data().join("store-3"), theirs.data().join("store-3"));
+    std::fs::rename(&mine, ours.data().join("mine")).unwrap();
+    std::fs::rename(&strange, &mine).unwrap();
+    ours.start_node("store-3");
+    let raftctl = sibling("raftctl");
+    let playground = ours.data().display().to_string();
+    common::wait_until("raftctl says that a store is not of this cluster", || {
+        let (exit, _, stderr) = run(&raftctl, &["--playground", &playground, "cluster", "status"]);
+        exit == Some(10) && stderr.contains("not of one cluster")
+    });
+    let bob = ours.device("bob", "phone").await;
+    common::wait_until_async("bob has it", async || entries(&bob).await == 1).await;
+    bob.send(Conversation::peer("alice").unwrap(), "still here").await.unwrap();
+
+    // With its own folder back it is one of us again.
+    ours.kill("store-3");
+    std::fs::remove_dir_all(&mine).unwrap();
+    std::fs::rename(ours.data().join("mine"), &mine).unwrap();
+    ours.restart();
+    let bob = ours.device("bob", "phone").await;
+    common::wait_until_async("bob has both", async || {
+        bob.sync(Some(Seq::FIRST), 0).await.unwrap().entries.len() == 2
+    })
+    .await;
+}

@@ -1,0 +1,184 @@
+//! A real cluster under a test: a playground of real processes in a folder of its own.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part, and fails by panicking")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use seriatim_client::{Client, ClientBuilder};
+use seriatim_proto::ids::{TenantId, UserId};
+use seriatim_proto::playground::{
+    ControlRequest, ControlResponse, FILE, NodeState, Playground, PlaygroundRole, SOCKET,
+};
+use seriatim_proto::token::Minter;
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub const SERIATIM: &str = env!("CARGO_BIN_EXE_seriatim");
+
+/// A running playground; ends with the test.
+pub struct Cluster {
+    folder: PathBuf,
+    /// `None`: the folder is somebody else's
+    _own: Option<tempfile::TempDir>,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    pub about: Playground,
+    minter: Minter,
+}
+
+impl Cluster {
+    /// Starts one and waits until it serves.
+    pub fn start() -> Cluster {
+        let own = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start_in(own.path().to_owned());
+        cluster._own = Some(own);
+        cluster
+    }
+
+    /// In this folder.
+    pub fn start_in(folder: PathBuf) -> Cluster {
+        let (child, stdin) = spawn(&folder);
+        let about: Playground = serde_json::from_slice(&std::fs::read(folder.join(FILE)).unwrap()).unwrap();
+        let minter = Minter::from_private_pem(&std::fs::read(&about.token_private_key).unwrap()).unwrap();
+        Cluster { folder, _own: None, child, stdin: Some(stdin), about, minter }
+    }
+
+    /// Stops everything in order and starts it again on the same data.
+    pub fn restart(&mut self) {
+        drop(self.stdin.take());
+        wait_until("the playground ends", || self.child.try_wait().unwrap().is_some());
+        let (child, stdin) = spawn(&self.folder);
+        (self.child, self.stdin) = (child, Some(stdin));
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A token for `user`, good for `seconds` (negative: it ended so long ago).
+    pub fn token(&self, user: &str, seconds: i64) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let end = now.checked_add_signed(seconds).unwrap();
+        self.minter.mint(TenantId(1), &UserId::new(user).unwrap(), end).unwrap()
+    }
+
+    pub fn gateway(&self) -> SocketAddr {
+        self.nodes(PlaygroundRole::Gateway)[0].parse().unwrap()
+    }
+
+    /// Addresses of a role.
+    pub fn nodes(&self, role: PlaygroundRole) -> Vec<String> {
+        self.about.nodes.iter().filter(|node| node.role == role).map(|node| node.address.clone()).collect()
+    }
+
+    /// A device's builder, with everything but the token.
+    pub fn builder(&self, device: &str) -> ClientBuilder {
+        Client::builder(self.gateway(), "localhost")
+            .ca_pem(&std::fs::read(&self.about.ca_certificate).unwrap())
+            .device(device)
+            .connect_timeout(PATIENCE)
+            .request_timeout(PATIENCE)
+    }
+
+    /// A connected device.
+    pub async fn device(&self, user: &str, device: &str) -> Client {
+        self.builder(device).token(self.token(user, 3600)).connect().await.unwrap()
+    }
+
+    pub fn kill(&self, node: &str) {
+        self.ask(&ControlRequest::Kill { node: node.to_owned() });
+    }
+
+    pub fn start_node(&self, node: &str) {
+        self.ask(&ControlRequest::Start { node: node.to_owned() });
+    }
+
+    pub fn status(&self) -> Vec<NodeState> {
+        self.ask(&ControlRequest::Status).nodes
+    }
+
+    fn ask(&self, request: &ControlRequest) -> ControlResponse {
+        let mut stream = UnixStream::connect(self.data().join(SOCKET)).unwrap();
+        writeln!(stream, "{}", serde_json::to_string(request).unwrap()).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        let answer: ControlResponse = serde_json::from_str(&line).unwrap();
+        assert!(answer.ok, "{request:?}: {:?}", answer.error);
+        answer
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Its end of stdin ends the playground, and with it all its children.
+        drop(self.stdin.take());
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            for node in &self.about.nodes {
+                let log = self.folder.join("logs").join(format!("{}.log", node.name));
+                let text = std::fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("--- {}\n{}", node.name, lines[lines.len().saturating_sub(15)..].join("\n"));
+            }
+        }
+    }
+}
+
+fn spawn(folder: &Path) -> (Child, ChildStdin) {
+    let mut child = Command::new(SERIATIM)
+        .args(["playground", "--exit-with-parent", "--data"])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("\"ready\":true"), "the playground is ready: {line:?}");
+    let stdin = child.stdin.take().unwrap();
+    (child, stdin)
+}
+
+/// Waits on a condition, with a deadline.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a program of this build with a deadline; its exit code, stdout and stderr.
+pub fn run(program: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A program beside the one under test; `cargo build --release --bins` makes it.
+pub fn sibling(name: &str) -> PathBuf {
+    let path = Path::new(SERIATIM).with_file_name(name);
+    assert!(path.exists(), "{} is missing: cargo build --release --workspace --bins", path.display());
+    path
+}
+
+/// As [`wait_until`], for conditions that must be asked for.
+pub async fn wait_until_async(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

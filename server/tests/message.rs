@@ -1,0 +1,164 @@
+//! The way of a message through a real cluster.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use common::{Cluster, PATIENCE};
+use futures_util::{Stream, StreamExt};
+use seriatim_client::{Client, Conversation, Entry, EntryBody, Kind, SendRequest, SubscriptionError, verify_page};
+use seriatim_proto::ids::{Chain, ConversationKey, Seq, UserId};
+use seriatim_proto::playground::PlaygroundRole;
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn body(entry: &Entry) -> String {
+    match &entry.body {
+        EntryBody::Here { body, .. } => String::from_utf8(body.to_vec()).unwrap(),
+        other => panic!("the body is {other:?}"),
+    }
+}
+
+/// The next entries of a subscription.
+async fn take(inbox: &mut (impl Stream<Item = Result<Entry, SubscriptionError>> + Unpin), count: usize) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    while entries.len() < count {
+        let next = tokio::time::timeout(PATIENCE, inbox.next()).await;
+        let next = next.unwrap_or_else(|_| panic!("{} of {count} entries came", entries.len()));
+        entries.push(next.unwrap().unwrap());
+    }
+    entries
+}
+
+/// Everything by sync, its chain verified.
+async fn read_all(client: &Client, name: &str) -> Vec<Entry> {
+    let (mut entries, mut from, mut chain) = (Vec::new(), None, Chain::default());
+    loop {
+        let page = client.sync(from, 7).await.unwrap();
+        chain = verify_page(&user(name), chain, &page).unwrap();
+        entries.extend(page.entries);
+        if !page.more {
+            return entries;
+        }
+        from = Some(page.upto);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_reaches_every_device_once_and_in_order() {
+    let mut cluster = Cluster::start();
+    let (alice, bob) = (cluster.device("alice", "phone").await, cluster.device("bob", "phone").await);
+    let tablet = cluster.device("bob", "tablet").await;
+    let (mut at_alice, mut at_bob) = (alice.subscribe(Seq::FIRST, None), bob.subscribe(Seq::FIRST, None));
+    let mut at_tablet = tablet.subscribe(Seq::FIRST, None);
+
+    // Direct, both ways.
+    for number in 0..20 {
+        let (from, to) = if number % 2 == 0 { (&alice, "bob") } else { (&bob, "alice") };
+        from.send(Conversation::peer(to).unwrap(), format!("direct {number}")).await.unwrap();
+    }
+    // A group, and somebody who joins and leaves.
+    let key = ConversationKey([7; 16]);
+    let carol = cluster.device("carol", "phone").await;
+    alice.create_group(key, &[user("bob")]).await.unwrap();
+    alice.send(Conversation::Group(key), "before carol").await.unwrap();
+    alice.change_members(key, &[user("carol")], &[]).await.unwrap();
+    bob.send(Conversation::Group(key), "with carol").await.unwrap();
+    alice.change_members(key, &[], &[user("carol")]).await.unwrap();
+    alice.send(Conversation::Group(key), "after carol").await.unwrap();
+
+    let expected = 20 + 6;
+    let (seen, other, third) =
+        (take(&mut at_alice, expected).await, take(&mut at_bob, expected).await, take(&mut at_tablet, expected).await);
+    let places = |entries: &[Entry], own: &str| -> Vec<_> {
+        entries.iter().map(|entry| (entry.conversation.id_for(&user(own)), entry.conversation_seq, entry.message_id)).collect()
+    };
+    let of = |entries: &[Entry], own: &str, group: bool| -> Vec<_> {
+        let mut found = places(entries, own);
+        found.retain(|(id, ..)| (*id == Conversation::Group(key).id_for(&user(own))) == group);
+        found
+    };
+    assert_eq!(third, other, "both devices of a user see the same");
+    for group in [false, true] {
+        let (one, two) = (of(&seen, "alice", group), of(&other, "bob", group));
+        assert_eq!(one, two, "members see one order");
+        assert!(one.windows(2).all(|pair| pair[0].1 < pair[1].1), "conversation seqs rise");
+    }
+    let ids: HashSet<_> = seen.iter().map(|entry| entry.message_id).collect();
+    assert_eq!(ids.len(), expected, "nothing twice");
+
+    // Carol has her stay, joining and leaving entry included, and nothing else.
+    let mut at_carol = carol.subscribe(Seq::FIRST, None);
+    let stay = take(&mut at_carol, 3).await;
+    let kinds: Vec<_> = stay.iter().map(|entry| entry.kind).collect();
+    assert_eq!(kinds, [Kind::Members, Kind::Message, Kind::Members]);
+    assert_eq!(body(&stay[1]), "with carol");
+
+    // Sync says the same as the push, and the chain holds.
+    let synced = read_all(&bob, "bob").await;
+    assert_eq!(places(&synced, "bob"), places(&other, "bob"));
+    assert_eq!(read_all(&carol, "carol").await.len(), 3);
+
+    // A cursor is kept.
+    let cursor = synced.last().unwrap().seq.next();
+    assert_eq!(bob.ack(cursor).await.unwrap(), cursor);
+    let status = bob.status().await.unwrap();
+    assert!(status.devices.iter().any(|(device, at)| device.as_str() == "phone" && *at == cursor), "{status:?}");
+
+    // All of it survives a restart of everything.
+    drop((alice, carol, tablet));
+    cluster.restart();
+    let bob = cluster.device("bob", "phone").await;
+    assert_eq!(places(&read_all(&bob, "bob").await, "bob"), places(&synced, "bob"));
+    assert_eq!(bob.status().await.unwrap().devices, status.devices);
+    let next = bob.send(Conversation::peer("alice").unwrap(), "again").await.unwrap();
+    assert!(next.seq > other.iter().filter(|entry| entry.conversation == Conversation::peer("alice").unwrap()).map(|entry| entry.conversation_seq).max().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_under_the_same_id_makes_no_second_message() {
+    let cluster = Cluster::start();
+    let (alice, bob) = (cluster.device("alice", "phone").await, cluster.device("bob", "phone").await);
+    let request = SendRequest::new(Conversation::peer("bob").unwrap(), Bytes::from_static(b"once"));
+    let first = alice.send_request(request.clone()).await.unwrap();
+    let second = alice.send_request(request.clone()).await.unwrap();
+    assert_eq!((first.seq, first.duplicate), (second.seq, false));
+    assert!(second.duplicate);
+    // Also over a kill of the holder's process: whoever serves it next knows.
+    cluster.kill("logic-1");
+    let third = alice.send_request(request).await.unwrap();
+    assert_eq!((third.seq, third.duplicate), (first.seq, true));
+    cluster.start_node("logic-1");
+    let mut inbox = bob.subscribe(Seq::FIRST, None);
+    take(&mut inbox, 1).await;
+    assert_eq!(read_all(&bob, "bob").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minority_of_stores_down_is_not_felt_for_long() {
+    let cluster = Cluster::start();
+    let (alice, bob) = (cluster.device("alice", "phone").await, cluster.device("bob", "phone").await);
+    let mut inbox = bob.subscribe(Seq::FIRST, None);
+    for store in 1..=cluster.nodes(PlaygroundRole::Store).len() {
+        let name = format!("store-{store}");
+        cluster.kill(&name);
+        for number in 0..5 {
+            alice.send(Conversation::peer("bob").unwrap(), format!("{number} without {name}")).await.unwrap();
+        }
+        let entries = take(&mut inbox, 5).await;
+        assert_eq!(body(&entries[4]), format!("4 without {name}"));
+        cluster.start_node(&name);
+        // The next kill must leave a majority that is up to date.
+        common::wait_until("every store leads or follows again", || {
+            let stores = cluster.status();
+            let leads: usize = stores.iter().filter_map(|node| node.leads.as_ref().map(Vec::len)).sum();
+            leads == 5 && stores.iter().all(|node| node.pid.is_some())
+        });
+    }
+    assert_eq!(read_all(&bob, "bob").await.len(), 15);
+}
