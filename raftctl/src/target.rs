@@ -50,7 +50,7 @@ impl Target {
             } else {
                 globals.endpoints.clone()
             },
-            tenant: TenantId(globals.tenant.or(playground.map(|found| found.tenant)).unwrap_or(1)),
+            tenant: TenantId(globals.tenant.unwrap_or_else(|| playground.map_or(1, |found| found.tenant))),
             timeout: globals.timeout,
             output: globals.output,
             gateway: globals.gateway.clone().or_else(|| {

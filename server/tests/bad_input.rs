@@ -144,13 +144,25 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     let (exit, _, stderr) = run(Path::new(SERIATIM), &arguments);
     assert_eq!(exit, Some(1), "{stderr}");
 
-    // A store of another cluster under our store's address: nobody listens to it, and it takes nothing over.
+    // A folder of another store, of ours or of another cluster: it was known under another address.
+    for strange in [ours.data().join("store-2"), theirs.data().join("store-3")] {
+        let name = strange.file_name().unwrap().to_str().unwrap().to_owned();
+        if strange.starts_with(ours.data()) { ours.kill(&name) } else { theirs.kill(&name) }
+        let (data, address) = (strange.display().to_string(), "127.0.0.1:19999");
+        let arguments = ["store", "--data-dir", &data, "--listen", address, "--insecure-plaintext"];
+        let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
+        assert!(exit == Some(1) && stdout.is_empty() && stderr.contains(address), "{stderr}");
+        if strange.starts_with(ours.data()) { ours.start_node(&name) } else { theirs.start_node(&name) }
+    }
+
+    // A store of another cluster under our store's very address: nobody listens to it, and it takes nothing over.
     ours.kill("store-3");
-    theirs.kill("store-3");
-    let (mine, strange) = (ours.data().join("store-3"), theirs.data().join("store-3"));
-    std::fs::rename(&mine, ours.data().join("mine")).unwrap();
-    std::fs::rename(&strange, &mine).unwrap();
+    let (mine, kept) = (ours.data().join("store-3"), ours.data().join("kept"));
+    std::fs::rename(&mine, &kept).unwrap();
     ours.start_node("store-3");
+    let address = ours.nodes(PlaygroundRole::Store)[2].clone();
+    let (exit, stdout, stderr) = run(Path::new(SERIATIM), &["init", "--stores", &address, "--groups", "1"]);
+    assert!(exit == Some(0) && stdout.contains("initialised"), "{stderr}");
     let raftctl = sibling("raftctl");
     let playground = ours.data().display().to_string();
     common::wait_until("raftctl says that a store is not of this cluster", || {
@@ -160,11 +172,12 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     let bob = ours.device("bob", "phone").await;
     common::wait_until_async("bob has it", async || entries(&bob).await == 1).await;
     bob.send(Conversation::peer("alice").unwrap(), "still here").await.unwrap();
+    drop(bob);
 
     // With its own folder back it is one of us again.
     ours.kill("store-3");
     std::fs::remove_dir_all(&mine).unwrap();
-    std::fs::rename(ours.data().join("mine"), &mine).unwrap();
+    std::fs::rename(&kept, &mine).unwrap();
     ours.restart();
     let bob = ours.device("bob", "phone").await;
     common::wait_until_async("bob has both", async || {

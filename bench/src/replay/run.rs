@@ -27,6 +27,9 @@ const CONNECTING: usize = 32;
 /// How long devices may stand still at the end before the run is judged as it is.
 const STILL: Duration = Duration::from_secs(30);
 
+/// Longest wait for the last kill's restart when everything is said.
+const FAULTS_PATIENCE: Duration = Duration::from_secs(90);
+
 /// How a replay goes.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -81,8 +84,11 @@ pub async fn run(script: Script, options: &Options) -> anyhow::Result<()> {
     let kills = options.faults.then(|| tokio::spawn(faults::inject(Arc::clone(&control), Arc::clone(&ledger), messages)));
     let refused = talk(&stage, options.window).await;
     let kills = match kills {
-        // If talks ended early, the second kill may never become due.
-        Some(kills) if refused.is_empty() => kills.await.context("the faults' task ended")??,
+        // If talks ended early or deliveries do not come, the second kill may never become due.
+        Some(kills) if refused.is_empty() => {
+            let done = tokio::time::timeout(FAULTS_PATIENCE, kills).await.context("the kills did not come in time")?;
+            done.context("the faults' task ended")??
+        }
         Some(kills) => {
             kills.abort();
             Vec::new()

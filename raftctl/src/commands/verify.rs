@@ -165,10 +165,10 @@ fn compare(synced: &[InboxEntry], replica: &[InboxEntry], report: &mut Report) {
 fn check_body(entry: &InboxEntry, body: &Body, report: &mut Report) {
     let at = format!("entry {} ({} seq {})", entry.seq, entry.conversation, entry.entry.seq);
     match body {
-        Body::Here { salt, body } if entry.entry.kind == Kind::Message => {
-            if body_hash(salt, body) != entry.entry.body_hash {
-                report.find(format!("{at}: the body does not have the hash of its reference"));
-            }
+        Body::Here { salt, body }
+            if entry.entry.kind == Kind::Message && body_hash(salt, body) != entry.entry.body_hash =>
+        {
+            report.find(format!("{at}: the body does not have the hash of its reference"));
         }
         Body::Missing(why) if entry.entry.kind == Kind::Message => report.find(format!("{at}: the body is {why}")),
         _ => {}
@@ -239,7 +239,7 @@ mod tests {
                     at_ms: number,
                 },
             };
-            entry.chain = entry.link_from(entries.last().map_or(Chain::default(), |last| last.chain));
+            entry.chain = entry.link_from(entries.last().map_or_else(Chain::default, |last| last.chain));
             entries.push(entry);
         }
         entries
