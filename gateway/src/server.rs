@@ -120,9 +120,9 @@ impl GatewayServer {
             }
         }
         transport::close(&self.endpoint).await;
-        self.accept.abort();
-        self.links.abort();
-        self.ticks.abort();
+        for task in [self.accept, self.links, self.ticks] {
+            task.abort();
+        }
         ended.map_or(Ok(()), |part| Err(GatewayRunError::Ended(part)))
     }
 }
