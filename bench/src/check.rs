@@ -58,7 +58,11 @@ pub struct Verdict {
 impl Verdict {
     /// Nothing lost, duplicated or reordered, and everything acked.
     pub fn is_good(&self) -> bool {
-        self.lost == 0 && self.duplicated == 0 && self.reordered == 0 && self.committed == self.sent && self.received == self.sent
+        self.lost == 0
+            && self.duplicated == 0
+            && self.reordered == 0
+            && self.committed == self.sent
+            && self.received == self.sent
     }
 }
 

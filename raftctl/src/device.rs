@@ -40,7 +40,8 @@ impl Device {
     /// Enters as `user`; with a token, as whomever it names.
     pub(crate) async fn connect(target: &Target, user: Option<&UserId>) -> Result<Device, Failure> {
         let gateway = target.gateway()?;
-        let (host, _) = gateway.rsplit_once(':').ok_or_else(|| Failure::usage(format!("`{gateway}` is no host:port")))?;
+        let (host, _) =
+            gateway.rsplit_once(':').ok_or_else(|| Failure::usage(format!("`{gateway}` is no host:port")))?;
         let client = Client::builder(resolve(gateway)?, host)
             .ca_pem(&target.ca_pem()?)
             .token(target.token(user)?)
@@ -111,5 +112,9 @@ fn connect_failure(gateway: &str, error: &ConnectError) -> Failure {
 pub(crate) fn request_failure(act: &str, error: &RequestError) -> Failure {
     let refusal: &Refusal = error.refusal();
     let failure = Failure::refused(act, refusal);
-    if error.is_unknown() { failure.hint("perhaps it happened: repeat it under the same --message-id") } else { failure }
+    if error.is_unknown() {
+        failure.hint("perhaps it happened: repeat it under the same --message-id")
+    } else {
+        failure
+    }
 }

@@ -11,9 +11,7 @@ use seriatim_proto::grpc::store_client::StoreClient;
 use seriatim_proto::ids::{GroupId, SlotId};
 use seriatim_proto::limits::INTERNAL_FRAME_BYTES_MAX;
 use seriatim_proto::meta::Directory;
-use seriatim_proto::store::{
-    Freshness, Read, ReadOutcome, StoreRefusal, StoreRequest, StoreResponse, StoreStatus,
-};
+use seriatim_proto::store::{Freshness, Read, ReadOutcome, StoreRefusal, StoreRequest, StoreResponse, StoreStatus};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -29,7 +27,8 @@ pub(crate) async fn admin(store: &str, request: &AdminRequest, timeout: Duration
     let channel = connect(store, timeout).await?;
     let mut client = AdminClient::new(channel).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let packet = Packet { frames: vec![codec::encode_bytes(request)] };
-    let answer = client.call(packet).await.map_err(|status| Failure::unreachable(format!("{act}: {}", status.message())))?;
+    let answer =
+        client.call(packet).await.map_err(|status| Failure::unreachable(format!("{act}: {}", status.message())))?;
     let frames = answer.into_inner().frames;
     let frame = frames.first().ok_or_else(|| Failure::internal(format!("{act}: it answered nothing")))?;
     match codec::decode(frame).map_err(|error| Failure::internal(format!("{act}: {error}")))? {
@@ -60,7 +59,9 @@ pub(crate) async fn read_at_leader(
             match read(store, group, Freshness::Linearizable, reads.to_vec(), timeout).await {
                 Ok(Ok(outcomes)) => return Ok(outcomes),
                 Ok(Err(StoreRefusal::NotLeader { .. })) => {}
-                Ok(Err(StoreRefusal::Refused(refusal))) => last = Failure::refused(&format!("failed to read from group {group}"), &refusal),
+                Ok(Err(StoreRefusal::Refused(refusal))) => {
+                    last = Failure::refused(&format!("failed to read from group {group}"), &refusal)
+                }
                 Err(failure) => last = failure,
             }
         }
@@ -144,6 +145,9 @@ async fn connect(store: &str, timeout: Duration) -> Result<Channel, Failure> {
         .await
         .map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            Failure::unreachable(format!("failed to reach the store at {store}: {}", cause.unwrap_or_else(|| error.to_string())))
+            Failure::unreachable(format!(
+                "failed to reach the store at {store}: {}",
+                cause.unwrap_or_else(|| error.to_string())
+            ))
         })
 }

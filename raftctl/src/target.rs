@@ -33,32 +33,31 @@ pub(crate) struct Target {
 impl Target {
     /// Fills what the flags leave open from the playground, if there is one.
     pub(crate) fn new(globals: &Globals) -> Result<Target, Failure> {
+        let elsewhere = !globals.endpoints.is_empty() || globals.gateway.is_some();
         let playground = match &globals.playground {
             Some(folder) => Some(read_playground(folder)?),
+            None if elsewhere => None,
             // Nobody asked for one: no complaint if there is none.
             None => playground_folder(globals).ok().and_then(|folder| read_playground(&folder).ok()),
         };
-        let from_playground = |role| {
-            let nodes = playground.iter().flat_map(|found| &found.nodes);
-            nodes.filter(move |node| node.role == role).map(|node| node.address.clone()).collect::<Vec<_>>()
+        let found = playground.as_ref();
+        let addresses = |role| -> Vec<String> {
+            let nodes = found.iter().flat_map(|found| &found.nodes).filter(|node| node.role == role);
+            nodes.map(|node| node.address.clone()).collect()
         };
-        let own_cluster = !globals.endpoints.is_empty() || globals.gateway.is_some();
-        let playground = playground.as_ref().filter(|_| !own_cluster || globals.playground.is_some());
         Ok(Target {
-            endpoints: if globals.endpoints.is_empty() && !own_cluster {
-                from_playground(PlaygroundRole::Store)
+            endpoints: if globals.endpoints.is_empty() {
+                addresses(PlaygroundRole::Store)
             } else {
                 globals.endpoints.clone()
             },
-            tenant: TenantId(globals.tenant.unwrap_or_else(|| playground.map_or(1, |found| found.tenant))),
+            tenant: TenantId(globals.tenant.unwrap_or_else(|| found.map_or(1, |found| found.tenant))),
             timeout: globals.timeout,
             output: globals.output,
-            gateway: globals.gateway.clone().or_else(|| {
-                (!own_cluster).then(|| from_playground(PlaygroundRole::Gateway).into_iter().next()).flatten()
-            }),
-            ca: globals.ca.clone().or_else(|| playground.map(|found| PathBuf::from(&found.ca_certificate))),
+            gateway: globals.gateway.clone().or_else(|| addresses(PlaygroundRole::Gateway).into_iter().next()),
+            ca: globals.ca.clone().or_else(|| found.map(|found| PathBuf::from(&found.ca_certificate))),
             token_file: globals.token_file.clone(),
-            signing_key: globals.dev_key.clone().or_else(|| playground.map(|found| PathBuf::from(&found.token_private_key))),
+            signing_key: globals.dev_key.clone().or_else(|| found.map(|found| PathBuf::from(&found.token_private_key))),
         })
     }
 
@@ -85,9 +84,9 @@ impl Target {
     pub(crate) fn token(&self, user: Option<&UserId>) -> Result<String, Failure> {
         if let Some(path) = &self.token_file {
             let bytes = if path == Path::new("-") {
-                std::io::read_to_string(std::io::stdin()).map(String::into_bytes).map_err(|error| {
-                    Failure::usage(format!("failed to read the token from stdin: {error}"))
-                })?
+                std::io::read_to_string(std::io::stdin())
+                    .map(String::into_bytes)
+                    .map_err(|error| Failure::usage(format!("failed to read the token from stdin: {error}")))?
             } else {
                 read(path, "the token")?
             };
@@ -116,20 +115,22 @@ pub(crate) fn playground_folder(globals: &Globals) -> Result<PathBuf, Failure> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let last = cache.and_then(|cache| std::fs::read_to_string(cache.join("seriatim/last-playground")).ok());
-    last.map(|text| PathBuf::from(text.trim())).ok_or_else(|| nowhere("no playground is named, and none was started here"))
+    last.map(|text| PathBuf::from(text.trim()))
+        .ok_or_else(|| nowhere("no playground is named, and none was started here"))
 }
 
 fn read_playground(folder: &Path) -> Result<Playground, Failure> {
     let path = folder.join(FILE);
-    let bytes = std::fs::read(&path)
-        .map_err(|error| nowhere(&format!("failed to read {}: {error}", path.display())))?;
+    let bytes =
+        std::fs::read(&path).map_err(|error| nowhere(&format!("failed to read {}: {error}", path.display())))?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Failure::usage(format!("{} is no description of a playground: {error}", path.display())))
 }
 
 fn nowhere(message: &str) -> Failure {
-    Failure::usage(message)
-        .hint("--playground DIR of a running playground (`seriatim playground --data DIR`), or --endpoints and --gateway")
+    Failure::usage(message).hint(
+        "--playground DIR of a running playground (`seriatim playground --data DIR`), or --endpoints and --gateway",
+    )
 }
 
 fn read(path: &Path, what: &str) -> Result<Vec<u8>, Failure> {

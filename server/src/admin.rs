@@ -40,14 +40,13 @@ pub(crate) async fn status(store: &str) -> anyhow::Result<StoreStatus> {
 
 /// Slots of each group that this store has seen held, as far as its replicas have applied.
 pub(crate) async fn slots_held(store: &str, groups: u32) -> anyhow::Result<BTreeMap<SlotId, bool>> {
-    let requests = std::iter::once(StoreRequest::Hello { cluster: None }).chain((1..=groups).map(|group| {
-        StoreRequest::Read {
+    let requests =
+        std::iter::once(StoreRequest::Hello { cluster: None }).chain((1..=groups).map(|group| StoreRequest::Read {
             id: u64::from(group),
             group: GroupId(group),
             freshness: Freshness::Stale,
             reads: vec![Read::Holders],
-        }
-    }));
+        }));
     let packet = Packet { frames: requests.map(|request| codec::encode_bytes(&request)).collect() };
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     sender.send(packet).await.context("ask for the holders")?;
@@ -55,7 +54,8 @@ pub(crate) async fn slots_held(store: &str, groups: u32) -> anyhow::Result<BTree
     let mut client = StoreClient::new(connect(store).await?)
         .max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
-    let mut incoming = client.channel(outgoing).await.with_context(|| format!("open a channel to {store}"))?.into_inner();
+    let mut incoming =
+        client.channel(outgoing).await.with_context(|| format!("open a channel to {store}"))?.into_inner();
     let mut held = BTreeMap::new();
     let mut answers = 0;
     while answers < groups {
@@ -76,7 +76,8 @@ pub(crate) async fn slots_held(store: &str, groups: u32) -> anyhow::Result<BTree
 }
 
 async fn call(store: &str, request: &AdminRequest) -> anyhow::Result<AdminResponse> {
-    let mut client = AdminClient::new(connect(store).await?).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
+    let mut client =
+        AdminClient::new(connect(store).await?).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let packet = Packet { frames: vec![codec::encode_bytes(request)] };
     let answer = client.call(packet).await.with_context(|| format!("ask the store at {store}"))?.into_inner();
     let frame = answer.frames.first().with_context(|| format!("{store} answered nothing"))?;

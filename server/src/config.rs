@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use seriatim_gateway::GatewayConfig;
 use seriatim_logic::LogicConfig;
 use seriatim_proto::limits;
 use seriatim_store::StoreConfig;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 /// What every role has.
 #[derive(Debug, Clone, clap::Args)]
@@ -117,7 +117,10 @@ impl StoreOptions {
             listen: wanted("listen", self.listen.or(file.listen))?,
             advertise: self.advertise.or(file.advertise),
             insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
-            disk_reserve_bytes: self.disk_reserve_bytes.or(file.disk_reserve_bytes).unwrap_or(limits::DISK_RESERVE_BYTES),
+            disk_reserve_bytes: self
+                .disk_reserve_bytes
+                .or(file.disk_reserve_bytes)
+                .unwrap_or(limits::DISK_RESERVE_BYTES),
         })
     }
 }

@@ -47,8 +47,9 @@ async fn a_refused_request_has_its_code_and_leaves_no_trace() {
 
     // Another body under one message id.
     let id = MessageId([3; 16]);
-    let send = |text: &'static str| {
-        SendRequest { message_id: id, ..SendRequest::new(Conversation::Group(key), Bytes::from_static(text.as_bytes())) }
+    let send = |text: &'static str| SendRequest {
+        message_id: id,
+        ..SendRequest::new(Conversation::Group(key), Bytes::from_static(text.as_bytes()))
     };
     let first = alice.send_request(send("one")).await.unwrap();
     assert_eq!(code(alice.send_request(send("two")).await), ErrorCode::Conflict);
@@ -114,8 +115,18 @@ fn a_port_in_use_is_named() {
     let (chain, key, public) = (path("gateway.pem"), path("gateway-key.pem"), path("token-public.pem"));
     let logic = cluster.nodes(PlaygroundRole::Logic).join(",");
     let arguments = [
-        "gateway", "--listen", &address, "--logic", &logic, "--certificate-chain", &chain, "--private-key", &key,
-        "--token-public-key", &public, "--insecure-plaintext",
+        "gateway",
+        "--listen",
+        &address,
+        "--logic",
+        &logic,
+        "--certificate-chain",
+        &chain,
+        "--private-key",
+        &key,
+        "--token-public-key",
+        &public,
+        "--insecure-plaintext",
     ];
     let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
     assert_eq!(exit, Some(1));
@@ -147,7 +158,11 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     // A folder of another store, of ours or of another cluster: it was known under another address.
     for strange in [ours.data().join("store-2"), theirs.data().join("store-3")] {
         let name = strange.file_name().unwrap().to_str().unwrap().to_owned();
-        if strange.starts_with(ours.data()) { ours.kill(&name) } else { theirs.kill(&name) }
+        if strange.starts_with(ours.data()) {
+            ours.kill(&name)
+        } else {
+            theirs.kill(&name)
+        }
         let (data, address) = (strange.display().to_string(), "127.0.0.1:19999");
         let arguments = ["store", "--data-dir", &data, "--listen", address, "--insecure-plaintext"];
         let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
@@ -180,8 +195,6 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     std::fs::rename(&kept, &mine).unwrap();
     ours.restart();
     let bob = ours.device("bob", "phone").await;
-    common::wait_until_async("bob has both", async || {
-        bob.sync(Some(Seq::FIRST), 0).await.unwrap().entries.len() == 2
-    })
-    .await;
+    common::wait_until_async("bob has both", async || bob.sync(Some(Seq::FIRST), 0).await.unwrap().entries.len() == 2)
+        .await;
 }

@@ -81,7 +81,8 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     disk.empty();
     alice.send(to_bob(), "after").await.unwrap();
     let bob = cluster.device("bob", "phone").await;
-    common::wait_until_async("bob has everything", async || bob.sync(None, 0).await.unwrap().entries.len() > acked).await;
+    common::wait_until_async("bob has everything", async || bob.sync(None, 0).await.unwrap().entries.len() > acked)
+        .await;
     assert_eq!(bob.sync(None, 0).await.unwrap().entries.len(), acked + 1);
     drop(cluster);
 }

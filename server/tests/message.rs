@@ -76,7 +76,10 @@ async fn a_message_reaches_every_device_once_and_in_order() {
     let (seen, other, third) =
         (take(&mut at_alice, expected).await, take(&mut at_bob, expected).await, take(&mut at_tablet, expected).await);
     let places = |entries: &[Entry], own: &str| -> Vec<_> {
-        entries.iter().map(|entry| (entry.conversation.id_for(&user(own)), entry.conversation_seq, entry.message_id)).collect()
+        entries
+            .iter()
+            .map(|entry| (entry.conversation.id_for(&user(own)), entry.conversation_seq, entry.message_id))
+            .collect()
     };
     let of = |entries: &[Entry], own: &str, group: bool| -> Vec<_> {
         let mut found = places(entries, own);
@@ -117,7 +120,15 @@ async fn a_message_reaches_every_device_once_and_in_order() {
     assert_eq!(places(&read_all(&bob, "bob").await, "bob"), places(&synced, "bob"));
     assert_eq!(bob.status().await.unwrap().devices, status.devices);
     let next = bob.send(Conversation::peer("alice").unwrap(), "again").await.unwrap();
-    assert!(next.seq > other.iter().filter(|entry| entry.conversation == Conversation::peer("alice").unwrap()).map(|entry| entry.conversation_seq).max().unwrap());
+    assert!(
+        next.seq
+            > other
+                .iter()
+                .filter(|entry| entry.conversation == Conversation::peer("alice").unwrap())
+                .map(|entry| entry.conversation_seq)
+                .max()
+                .unwrap()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -125,7 +125,10 @@ async fn bytes_that_are_no_protocol_end_that_connection_only() {
     let mut raw = Raw::connect(&cluster).await;
     raw.ask(1, Asked::Status(v1::Status {})).await;
     let code = raw.closed().await;
-    assert!([ErrorCode::WrongStream, ErrorCode::AuthFailed, ErrorCode::Malformed].map(close_code).contains(&code), "{code}");
+    assert!(
+        [ErrorCode::WrongStream, ErrorCode::AuthFailed, ErrorCode::Malformed].map(close_code).contains(&code),
+        "{code}"
+    );
 
     // Nobody else noticed.
     alice.send(Conversation::peer("bob").unwrap(), "after").await.unwrap();

@@ -61,7 +61,12 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 /// The checker beside this program: it knows nothing of this process.
-fn judge(source: &std::path::Path, messages: Amount, records: &std::path::Path, json: bool) -> anyhow::Result<ExitCode> {
+fn judge(
+    source: &std::path::Path,
+    messages: Amount,
+    records: &std::path::Path,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe()?.with_file_name("replay-check");
     let mut command = Command::new(&program);
     command.arg("--source").arg(source).args(["--messages", &messages.to_string()]).arg("--received").arg(records);

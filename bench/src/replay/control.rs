@@ -52,7 +52,8 @@ impl Control {
         stream.write_all(line.as_bytes()).await?;
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).await?;
-        let answer: ControlResponse = serde_json::from_str(&answer).context("failed to read the playground's answer")?;
+        let answer: ControlResponse =
+            serde_json::from_str(&answer).context("failed to read the playground's answer")?;
         if !answer.ok {
             bail!("the playground failed to {}", answer.error.unwrap_or_default());
         }

@@ -147,7 +147,12 @@ mod tests {
         (1..seconds * 1_000)
             .map(|ms| ms * 1_000)
             .filter(|us| !(from..to).contains(us))
-            .map(|us| Times { sent_us: us, committed_us: Some(us + 2_000), delivered_us: Some(us + 5_000), waited: false })
+            .map(|us| Times {
+                sent_us: us,
+                committed_us: Some(us + 2_000),
+                delivered_us: Some(us + 5_000),
+                waited: false,
+            })
             .collect()
     }
 
@@ -179,7 +184,12 @@ mod tests {
     fn a_rate_that_never_comes_back_is_a_window_to_the_end() {
         let kill = Kill { node: "store-1".to_owned(), at_us: 4_000_000, back_us: 6_000_000 };
         let mut times = steady(10, 4_000_000, 10_000_000);
-        times.push(Times { sent_us: 4_000_000, committed_us: Some(9_900_000), delivered_us: Some(9_900_000), waited: false });
+        times.push(Times {
+            sent_us: 4_000_000,
+            committed_us: Some(9_900_000),
+            delivered_us: Some(9_900_000),
+            waited: false,
+        });
         let measures = measure(&times, &[kill]);
         assert!(measures.faults[0].window_ms > 5_500, "{measures:?}");
         assert_eq!(measures.faults[0].slowest_commit_ms, 5_900);

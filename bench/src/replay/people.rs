@@ -173,7 +173,12 @@ struct Notebook {
 }
 
 /// Receives until the stop; then acknowledges what it has.
-async fn receive(client: Client, mut notebook: Notebook, begin: Begin, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn receive(
+    client: Client,
+    mut notebook: Notebook,
+    begin: Begin,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let mut from = Seq::FIRST;
     if begin == Begin::CatchUp {
         loop {

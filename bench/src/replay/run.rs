@@ -81,7 +81,8 @@ pub async fn run(script: Script, options: &Options) -> anyhow::Result<()> {
         began.elapsed().as_secs_f64()
     );
     let shown = tokio::spawn(progress::show(Arc::clone(&ledger), messages));
-    let kills = options.faults.then(|| tokio::spawn(faults::inject(Arc::clone(&control), Arc::clone(&ledger), messages)));
+    let kills =
+        options.faults.then(|| tokio::spawn(faults::inject(Arc::clone(&control), Arc::clone(&ledger), messages)));
     let refused = talk(&stage, options.window).await;
     let kills = match kills {
         // If talks ended early or deliveries do not come, the second kill may never become due.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
+use serde_json::json;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::ids::GroupId;
-use serde_json::json;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, List, number};

@@ -44,9 +44,9 @@ fn help(topic: &[String]) -> Result<Exit, Failure> {
     command.build();
     let mut found = &mut command;
     for word in topic {
-        found = found
-            .find_subcommand_mut(word)
-            .ok_or_else(|| Failure::usage(format!("no help on `{word}`")).hint("raftctl help, raftctl help exit-codes"))?;
+        found = found.find_subcommand_mut(word).ok_or_else(|| {
+            Failure::usage(format!("no help on `{word}`")).hint("raftctl help, raftctl help exit-codes")
+        })?;
     }
     print_text(&found.render_long_help().to_string()).map(|()| Exit::Ok)
 }

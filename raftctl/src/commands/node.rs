@@ -1,7 +1,7 @@
 //! `raftctl node ls`: all nodes, as group 0 knows them.
 
-use seriatim_proto::meta::NodeKind;
 use serde_json::json;
+use seriatim_proto::meta::NodeKind;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{List, number};

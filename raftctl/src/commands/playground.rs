@@ -1,7 +1,7 @@
 //! `raftctl playground`: orders to the processes of a playground.
 
-use seriatim_proto::playground::{ControlRequest, ControlResponse, PlaygroundRole};
 use serde_json::json;
+use seriatim_proto::playground::{ControlRequest, ControlResponse, PlaygroundRole};
 
 use crate::cli::{Globals, Playground};
 use crate::control;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use serde_json::json;
 use seriatim_proto::ids::{GroupId, StoreId};
 use seriatim_proto::store::GroupStatus;
-use serde_json::json;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, List, number};
@@ -36,12 +36,26 @@ pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
     }
     let mut list = List::new(
         "ReplicaList",
-        &["group", "store", "replica", "role", "term", "last", "committed", "applied", "purged", "slots", "leases", "lag"],
+        &[
+            "group",
+            "store",
+            "replica",
+            "role",
+            "term",
+            "last",
+            "committed",
+            "applied",
+            "purged",
+            "slots",
+            "leases",
+            "lag",
+        ],
     );
     let mut exit = Exit::Ok;
     for (group, mut found) in replicas {
         found.sort_by_key(|(store, _)| *store);
-        let leader = found.iter().filter(|(_, replica)| replica.role == "leader").max_by_key(|(_, replica)| replica.term);
+        let leader =
+            found.iter().filter(|(_, replica)| replica.role == "leader").max_by_key(|(_, replica)| replica.term);
         let committed = leader.map(|(_, replica)| replica.committed_index);
         if committed.is_none() {
             eprintln!("warning: no leader of group {group} answers");

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde_json::json;
 use seriatim_client::{Conversation, SendRequest};
 use seriatim_proto::ids::{ConversationKey, MessageId};
-use serde_json::json;
 
 use super::user::user_id;
 use crate::cli::Send;

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use futures_util::StreamExt;
+use serde_json::{Value, json};
 use seriatim_client::{Entry, EntryBody, Kind};
 use seriatim_proto::ids::Seq;
-use serde_json::{Value, json};
 
 use super::user::user_id;
 use crate::cli::Format;
@@ -83,7 +83,8 @@ fn row(entry: &Entry, device: &Device) -> Vec<String> {
 }
 
 fn item(entry: &Entry, device: &Device) -> Value {
-    let users = |users: &[seriatim_proto::ids::UserId]| users.iter().map(|user| json!(user.as_str())).collect::<Vec<_>>();
+    let users =
+        |users: &[seriatim_proto::ids::UserId]| users.iter().map(|user| json!(user.as_str())).collect::<Vec<_>>();
     let (state, body) = match &entry.body {
         EntryBody::Here { body, .. } => ("here", Some(String::from_utf8_lossy(body).into_owned())),
         EntryBody::Erased => ("erased", None),
@@ -117,7 +118,8 @@ fn kind(kind: Kind) -> &'static str {
 
 /// What an entry says, on one line and without control characters.
 fn what(entry: &Entry) -> String {
-    let names = |users: &[seriatim_proto::ids::UserId]| users.iter().map(|user| user.as_str()).collect::<Vec<_>>().join(", ");
+    let names =
+        |users: &[seriatim_proto::ids::UserId]| users.iter().map(|user| user.as_str()).collect::<Vec<_>>().join(", ");
     match (entry.kind, &entry.body) {
         (Kind::Message, EntryBody::Here { body, .. }) => {
             String::from_utf8_lossy(body).chars().map(|one| if one.is_control() { ' ' } else { one }).collect()

@@ -1,9 +1,9 @@
 //! `raftctl user show`: where an inbox lives, its numbers, its devices.
 
+use serde_json::json;
 use seriatim_proto::hash;
 use seriatim_proto::ids::{Namespace, UserId};
 use seriatim_proto::store::{Read, ReadOutcome};
-use serde_json::json;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{List, dash, maybe_number, number};
@@ -28,7 +28,8 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         Read::Holder(slot),
     ];
     let outcomes = store::read_at_leader(stores, group, &reads, target.timeout).await?;
-    let [ReadOutcome::Namespace(inbox), ReadOutcome::Cursors(devices), ReadOutcome::Holder(holder)] = &outcomes[..] else {
+    let [ReadOutcome::Namespace(inbox), ReadOutcome::Cursors(devices), ReadOutcome::Holder(holder)] = &outcomes[..]
+    else {
         return Err(Failure::internal(format!("group {group} answered something else than was asked")));
     };
     let Some(inbox) = inbox else {
@@ -42,7 +43,13 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         ("tenant", target.tenant.to_string()),
         ("slot", slot.to_string()),
         ("group", group.to_string()),
-        ("holder", holder.holder.map_or_else(|| "-".to_owned(), |id| format!("{id} ({}, epoch {})", dash(node.map(|node| &node.address)), holder.epoch))),
+        (
+            "holder",
+            holder.holder.map_or_else(
+                || "-".to_owned(),
+                |id| format!("{id} ({}, epoch {})", dash(node.map(|node| &node.address)), holder.epoch),
+            ),
+        ),
         ("trim", inbox.trim.to_string()),
         ("tail", inbox.tail.to_string()),
         ("ceiling", inbox.ceiling.to_string()),

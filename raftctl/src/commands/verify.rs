@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 
+use serde_json::json;
 use seriatim_proto::chain::body_hash;
 use seriatim_proto::command::Kind;
 use seriatim_proto::hash;
 use seriatim_proto::ids::{Chain, ConversationId, MessageId, Seq, UserId};
 use seriatim_proto::limits::READ_ROWS_MAX;
 use seriatim_proto::store::{Freshness, InboxEntry, Read, ReadOutcome};
-use serde_json::json;
 
 use super::user::user_id;
 use crate::device::{Body, Device, Page};
@@ -192,7 +192,8 @@ impl Walk {
             report.find(format!("{at}: out of order, it comes behind {}", self.last.unwrap_or(entry.seq)));
         }
         if entry.prev_seq != self.last {
-            report.find(format!("{at}: its link leads to {:?}, the entry before it is {:?}", entry.prev_seq, self.last));
+            report
+                .find(format!("{at}: its link leads to {:?}, the entry before it is {:?}", entry.prev_seq, self.last));
         }
         let ordinal = self.ordinal + u64::from(entry.entry.kind == Kind::Message);
         if entry.ordinal != ordinal {

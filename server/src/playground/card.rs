@@ -9,7 +9,8 @@ use super::layout::Layout;
 
 /// A dozen lines for a terminal.
 pub(crate) fn text(layout: &Layout, took: Duration) -> String {
-    let mut lines = vec![format!("Seriatim playground, up in {:.1} s. Data: {}", took.as_secs_f64(), layout.data.display())];
+    let mut lines =
+        vec![format!("Seriatim playground, up in {:.1} s. Data: {}", took.as_secs_f64(), layout.data.display())];
     for node in &layout.file.nodes {
         let what = match node.role {
             PlaygroundRole::Store | PlaygroundRole::Logic => "gRPC",

@@ -111,8 +111,11 @@ async fn wait_until_held(stores: &[String], groups: u32) -> anyhow::Result<()> {
         }
         if Instant::now() >= deadline {
             let waited = format!("bring all slots under a holder: {held} of {} after {PATIENCE:?}", limits::SLOTS);
-            return Err(last_error.map_or_else(|| anyhow::anyhow!("no store refused")
-                .context(waited.clone()), |error| error.context(waited.clone()))).context("start the playground");
+            return Err(last_error.map_or_else(
+                || anyhow::anyhow!("no store refused").context(waited.clone()),
+                |error| error.context(waited.clone()),
+            ))
+            .context("start the playground");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

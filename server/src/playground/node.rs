@@ -147,7 +147,11 @@ impl Node {
         let mut lines = BufReader::new(stdout).lines();
         match tokio::time::timeout(READY_PATIENCE, lines.next_line()).await {
             Ok(Ok(Some(_ready))) => {}
-            Ok(_) => bail!("start {name}: it ended at once; its log ({}) ends with:\n{}", self.log.display(), last_lines(&self.log)),
+            Ok(_) => bail!(
+                "start {name}: it ended at once; its log ({}) ends with:\n{}",
+                self.log.display(),
+                last_lines(&self.log)
+            ),
             Err(_) => bail!("start {name}: not ready after {READY_PATIENCE:?}; see {}", self.log.display()),
         }
         tracing::info!(node = name, pid = child.id(), address = %self.about.address, "ready");

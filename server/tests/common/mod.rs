@@ -1,6 +1,11 @@
 //! A real cluster under a test: a playground of real processes in a folder of its own.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part, and fails by panicking")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part, and fails by panicking"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
