@@ -1,0 +1,385 @@
+//! The holder against the real apply, one claim per test.
+
+mod world;
+
+use seriatim_logic_core::Event;
+use seriatim_proto::command::{Content, Outcome, Reject};
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::hash;
+use seriatim_proto::ids::*;
+use seriatim_proto::logic::{CallError, Reply};
+use world::*;
+
+fn direct(a: &str, b: &str) -> ConversationId {
+    ConversationId::direct(user(a), user(b))
+}
+fn seqs(world: &World, conversation: &ConversationId) -> Vec<Seq> {
+    world.log(conversation).iter().map(|message| message.entry.seq).collect()
+}
+/// A pair whose inboxes live in different slots.
+fn slot_of(name: &str) -> SlotId {
+    hash::inbox_slot(TENANT, &user(name))
+}
+fn with_slots(world: &mut World, names: &[&str]) {
+    for name in names {
+        world.claim(slot_of(name));
+    }
+}
+
+#[test]
+fn a_message_is_committed_and_in_both_inboxes_once() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    let requests: Vec<_> = (0..20).map(|id| world.send(send("alice", &conversation, id, message(&format!("m{id}"))))).collect();
+    world.run(3_000);
+    let log = seqs(&world, &conversation);
+    assert_eq!(requests.iter().map(|request| world.committed(*request).unwrap()).collect::<Vec<_>>(), log);
+    assert_eq!(log.len(), 20);
+    world.assert_inbox("alice", &conversation, &log);
+    world.assert_inbox("bob", &conversation, &log);
+    assert!(!world.is_pending(&conversation), "an idle conversation leaves the pending table");
+}
+
+#[test]
+fn a_retry_joins_the_pending_send_of_the_same_id() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let first = world.send(send("alice", &conversation, 1, message("hi")));
+    let second = world.send(send("alice", &conversation, 1, message("hi")));
+    assert_eq!(world.proposed.len(), 1);
+    world.run(100);
+    assert_eq!(world.committed(first), world.committed(second));
+    let third = world.send(send("alice", &conversation, 1, message("hi")));
+    world.run(100);
+    assert!(matches!(world.replies[&third], Ok(Reply::Committed { duplicate: true, .. })));
+    assert_eq!(seqs(&world, &conversation).len(), 1);
+}
+
+#[test]
+fn another_body_under_a_pending_id_is_a_conflict() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let first = world.send(send("alice", &conversation, 1, message("hi")));
+    let second = world.send(send("alice", &conversation, 1, message("ho")));
+    world.run(100);
+    assert!(world.committed(first).is_some());
+    assert!(matches!(&world.replies[&second], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Conflict));
+}
+
+#[test]
+fn a_stranger_cannot_write_and_takes_no_seq_from_others() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let stranger = world.send(send("mallory", &conversation, 1, message("hi")));
+    let alice = world.send(send("alice", &conversation, 2, message("hi")));
+    world.run(100);
+    assert!(matches!(&world.replies[&stranger], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::NotFound));
+    assert!(world.committed(alice).is_some());
+}
+
+#[test]
+fn commands_are_resent_byte_for_byte_from_the_first_unanswered_n() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let slot = hash::conversation_slot(TENANT, &conversation);
+    world.send(send("alice", &conversation, 0, message("warm")));
+    world.run(100);
+    let requests: Vec<_> = (1..4).map(|id| world.send(send("alice", &conversation, id, message("x")))).collect();
+    let before: Vec<_> = world.proposed.iter().filter(|(of, ..)| *of == slot).cloned().collect();
+    // The leader is lost with all three.
+    for wire in std::mem::take(&mut world.wires) {
+        world.step(wire, Fate::Lost);
+    }
+    let count = world.proposed.len();
+    world.run(500);
+    let after: Vec<_> = world.proposed[count..].iter().filter(|(of, ..)| *of == slot).cloned().collect();
+    assert_eq!(after[..3], before[before.len() - 3..]);
+    assert!(requests.iter().all(|request| world.committed(*request).is_some()));
+}
+
+#[test]
+fn passed_is_settled_by_reading() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 0, message("warm")));
+    world.run(100);
+    let committed = world.send(send("alice", &conversation, 1, message("x")));
+    let conflict = world.send(send("alice", &conversation, 0, message("other")));
+    let refused = world.send(send("mallory", &conversation, 2, message("x")));
+    for wire in std::mem::take(&mut world.wires) {
+        world.step(wire, Fate::AnswerLost);
+    }
+    let later = world.send(send("alice", &conversation, 3, message("y")));
+    world.run(5_000);
+    let log = seqs(&world, &conversation);
+    assert_eq!(log.len(), 3);
+    assert_eq!(world.committed(committed), Some(log[1]));
+    assert!(matches!(&world.replies[&conflict], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Conflict));
+    assert!(matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable));
+    assert_eq!(world.committed(later), Some(log[2]));
+    world.assert_inbox("alice", &conversation, &log);
+    world.assert_inbox("bob", &conversation, &log);
+    assert!(!world.is_pending(&conversation));
+}
+
+#[test]
+fn fenced_ends_the_holder_and_leaves_the_outcome_open() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let slot = hash::conversation_slot(TENANT, &conversation);
+    let request = world.send(send("alice", &conversation, 1, message("x")));
+    world.handle(slot, Event::Outcome { n: 0, outcome: Outcome::Rejected(Reject::Fenced { current: Epoch(9) }) });
+    assert_eq!(world.ended, [(slot, false)]);
+    assert!(matches!(&world.replies[&request], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable));
+}
+
+#[test]
+fn a_takeover_resumes_pending_deliveries() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let home = hash::conversation_slot(TENANT, &conversation);
+    // The other slot has no holder, so nothing gets there.
+    for id in 0..5 {
+        world.send(send("alice", &conversation, id, message("x")));
+    }
+    world.run(200);
+    assert!(world.is_pending(&conversation));
+    world.crash_all();
+    with_slots(&mut world, &["alice", "bob"]);
+    world.run(5_000);
+    let log = seqs(&world, &conversation);
+    assert_eq!(log.len(), 5);
+    world.assert_inbox("alice", &conversation, &log);
+    world.assert_inbox("bob", &conversation, &log);
+    assert!(!world.is_pending(&conversation));
+    assert!(world.holders.contains_key(&home));
+}
+
+#[test]
+fn a_dead_target_slot_holds_up_nobody_else() {
+    let mut world = World::new();
+    let conversation = ConversationId::Group(ConversationKey([7; 16]));
+    let names = ["alice", "bob", "carol", "dave"];
+    with_slots(&mut world, &["alice", "bob", "carol"]);
+    let members = names.iter().map(|name| user(name)).collect();
+    world.send(send("alice", &conversation, 0, Content::Create { members }));
+    for id in 1..10 {
+        world.send(send("alice", &conversation, id, message("x")));
+    }
+    world.run(1_000);
+    let log = seqs(&world, &conversation);
+    assert_eq!(log.len(), 10);
+    for name in &names[..3] {
+        world.assert_inbox(name, &conversation, &log);
+    }
+    assert!(world.inbox("dave").is_empty());
+    with_slots(&mut world, &["dave"]);
+    world.run(3_000);
+    world.assert_inbox("dave", &conversation, &log);
+    assert!(!world.is_pending(&conversation));
+}
+
+#[test]
+fn members_get_the_entries_of_their_stays_and_no_others() {
+    let mut world = World::new();
+    let conversation = ConversationId::Group(ConversationKey([8; 16]));
+    with_slots(&mut world, &["alice", "bob", "carol"]);
+    let change = |add: &[&str], remove: &[&str]| Content::Members {
+        add: add.iter().map(|name| user(name)).collect(),
+        remove: remove.iter().map(|name| user(name)).collect(),
+    };
+    world.send(send("alice", &conversation, 0, Content::Create { members: vec![user("bob")] }));
+    world.send(send("alice", &conversation, 1, message("1")));
+    world.send(send("alice", &conversation, 2, change(&["carol"], &["bob"])));
+    world.send(send("alice", &conversation, 3, message("3")));
+    world.send(send("alice", &conversation, 4, change(&["bob"], &[])));
+    world.send(send("alice", &conversation, 5, message("5")));
+    world.run(3_000);
+    let log = seqs(&world, &conversation);
+    world.assert_inbox("alice", &conversation, &log);
+    world.assert_inbox("bob", &conversation, &[log[0], log[1], log[2], log[4], log[5]]);
+    world.assert_inbox("carol", &conversation, &log[2..]);
+}
+
+#[test]
+fn what_memory_no_longer_has_is_read_again() {
+    let mut world = World::new();
+    world.limits.recent_bytes_max = 400;
+    let conversation = direct("alice", "bob");
+    for id in 0..50 {
+        world.send(send("alice", &conversation, id, message("some text")));
+    }
+    world.run(500);
+    with_slots(&mut world, &["alice", "bob"]);
+    world.run(3_000);
+    let log = seqs(&world, &conversation);
+    assert_eq!(log.len(), 50);
+    world.assert_inbox("alice", &conversation, &log);
+    world.assert_inbox("bob", &conversation, &log);
+}
+
+#[test]
+fn too_much_undelivered_is_backlogged_before_numbering_only_while_the_target_answers() {
+    let mut world = World::new();
+    world.limits.undelivered_max = 3;
+    let conversation = direct("alice", "bob");
+    // Nobody answers for the other slot: no limit.
+    for id in 0..10 {
+        world.send(send("alice", &conversation, id, message("x")));
+    }
+    world.run(100);
+    assert_eq!(seqs(&world, &conversation).len(), 10);
+    with_slots(&mut world, &["alice", "bob"]);
+    world.run(1_000);
+    // It has answered; what comes now is held back, so it counts.
+    let requests: Vec<_> = (10..20)
+        .map(|id| {
+            let request = world.send(send("alice", &conversation, id, message("x")));
+            let (held, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut world.wires).into_iter().partition(|wire| matches!(wire, Wire::Deliver { .. }));
+            world.wires = held;
+            for wire in rest {
+                world.step(wire, Fate::Arrives);
+            }
+            while let Some(place) = world.wires.iter().position(|wire| !matches!(wire, Wire::Deliver { .. })) {
+                let wire = world.wires.remove(place);
+                world.step(wire, Fate::Arrives);
+            }
+            request
+        })
+        .collect();
+    let refused = requests.iter().filter(|request| matches!(world.replies.get(request), Some(Err(CallError::Refused(refusal))) if refusal.code == ErrorCode::Backlogged)).count();
+    assert!(refused > 0);
+    world.run(3_000);
+    let log = seqs(&world, &conversation);
+    assert_eq!(log.len(), 20 - refused);
+    world.assert_inbox("bob", &conversation, &log);
+}
+
+#[test]
+fn a_registration_never_leaves_a_gap() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 0, message("before")));
+    world.run(200);
+    let session = seriatim_logic_core::SessionKey { stream: 1, session: 5 };
+    let request = world.request();
+    world.handle(slot_of("bob"), Event::Register { request, session, tenant: TENANT, user: user("bob"), position: Seq::FIRST });
+    for id in 1..30 {
+        world.send(send("alice", &conversation, id, message("during")));
+        if id % 3 == 0 && !world.wires.is_empty() {
+            let wire = world.wires.remove(0);
+            world.step(wire, Fate::Arrives);
+        }
+    }
+    world.run(1_000);
+    let tail = world.registered[&request].clone().unwrap();
+    let pushed: Vec<Seq> = world.pushes.iter().filter(|(sessions, _)| sessions.contains(&session)).flat_map(|(_, entries)| entries.iter().map(|entry| entry.seq)).collect();
+    let owed: Vec<Seq> = world.inbox("bob").into_iter().map(|entry| entry.seq).filter(|seq| *seq >= tail).collect();
+    assert!(!owed.is_empty());
+    assert_eq!(pushed.into_iter().filter(|seq| *seq >= tail).collect::<Vec<_>>(), owed);
+    // A device that did not get what lies below the tail is told so.
+    world.handle(slot_of("bob"), Event::Renew { session, tenant: TENANT, user: user("bob"), position: Seq::FIRST });
+    assert_eq!(world.lagging.last().unwrap().0, session);
+    // One that is not registered is told that.
+    let other = seriatim_logic_core::SessionKey { stream: 1, session: 6 };
+    world.handle(slot_of("bob"), Event::Renew { session: other, tenant: TENANT, user: user("bob"), position: Seq::FIRST });
+    assert_eq!(world.unregistered, [other]);
+}
+
+#[test]
+fn lost_outcomes_of_deliveries_make_registered_devices_lag() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    let target = if hash::conversation_slot(TENANT, &conversation) == slot_of("bob") { "alice" } else { "bob" };
+    let session = seriatim_logic_core::SessionKey { stream: 1, session: 5 };
+    let request = world.request();
+    world.handle(slot_of(target), Event::Register { request, session, tenant: TENANT, user: user(target), position: Seq::FIRST });
+    world.run(100);
+    world.send(send("alice", &conversation, 0, message("x")));
+    // The delivery is applied and its outcome lost.
+    while !world.wires.is_empty() {
+        let wire = world.wires.remove(0);
+        let fate = if matches!(&wire, Wire::Propose { slot, .. } if *slot == slot_of(target)) { Fate::AnswerLost } else { Fate::Arrives };
+        world.step(wire, fate);
+    }
+    world.run(1_000);
+    assert!(world.pushes.iter().all(|(sessions, _)| !sessions.contains(&session)));
+    let tail = world.inbox(target).last().unwrap().seq.next();
+    assert!(world.lagging.contains(&(session, tail)));
+    world.assert_inbox(target, &conversation, &seqs(&world, &conversation));
+}
+
+#[test]
+fn a_holder_whose_time_ran_out_answers_nothing_from_memory() {
+    let mut world = World::new();
+    with_slots(&mut world, &["bob"]);
+    world.lease_until_ms = world.now_ms;
+    let request = world.request();
+    let session = seriatim_logic_core::SessionKey { stream: 1, session: 5 };
+    world.handle(slot_of("bob"), Event::Register { request, session, tenant: TENANT, user: user("bob"), position: Seq::FIRST });
+    assert!(matches!(world.registered[&request], Err(CallError::NotHolder { .. })));
+}
+
+#[test]
+fn acks_are_answered_once_durable_and_written_once_a_second() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    for id in 0..10 {
+        world.send(send("alice", &conversation, id, message("x")));
+    }
+    world.run(200);
+    let slot = slot_of("bob");
+    let device = DeviceId::new("phone").unwrap();
+    let inbox = world.inbox("bob");
+    let ack = |world: &mut World, cursor: Seq| {
+        let request = world.request();
+        world.handle(slot, Event::Ack { request, tenant: TENANT, user: user("bob"), device: device.clone(), cursor });
+        request
+    };
+    let before = world.proposed.len();
+    let first = ack(&mut world, inbox[0].seq.next());
+    assert!(!world.replies.contains_key(&first), "not before it is durable");
+    let others: Vec<_> = inbox[1..].iter().map(|entry| ack(&mut world, entry.seq.next())).collect();
+    world.run(2_500);
+    assert!(matches!(world.replies[&first], Ok(Reply::Acked(_))));
+    assert!(others.iter().all(|request| matches!(world.replies[request], Ok(Reply::Acked(_)))));
+    let writes = world.proposed[before..].iter().filter(|(of, ..)| *of == slot).count();
+    assert!(writes <= 3, "{writes} commands");
+    let ahead = ack(&mut world, inbox[9].seq.plus(100));
+    world.run(2_500);
+    assert!(matches!(&world.replies[&ahead], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::CursorAhead));
+}
+
+#[test]
+fn a_release_waits_for_replies_and_refuses_the_rest() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    let slot = hash::conversation_slot(TENANT, &conversation);
+    let numbered = world.send(send("alice", &conversation, 0, message("x")));
+    let waiting = world.send(send("alice", &conversation, 1, message("waits for the open append")));
+    world.handle(slot, Event::Release { heir: Some(NodeId(9)) });
+    let late = world.send(send("alice", &conversation, 2, message("too late")));
+    world.run(1_000);
+    assert!(world.committed(numbered).is_some());
+    assert!(matches!(world.replies[&waiting], Err(CallError::NotHolder { .. })));
+    assert!(matches!(world.replies[&late], Err(CallError::NotHolder { .. })));
+    assert_eq!(world.ended, [(slot, true)]);
+}
+
+#[test]
+fn a_full_disk_refuses_new_requests_with_its_code() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let slot = hash::conversation_slot(TENANT, &conversation);
+    world.send(send("alice", &conversation, 0, message("x")));
+    world.wires.clear();
+    world.handle(slot, Event::ProposeFailed { n: 0, refusal: Refusal::new(ErrorCode::ReadOnly, "disk") });
+    let refused = world.send(send("alice", &conversation, 1, message("x")));
+    assert!(matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::ReadOnly));
+}
