@@ -177,7 +177,7 @@ pub enum Effect {
     Propose {
         /// of the command
         n: u64,
-        /// the command as `codec` writes it, without the version byte
+        /// the command, as `codec::encode_part` writes it
         command: Bytes,
     },
     /// Read linearizably from the slot's group. Exactly one `ReadDone` must follow.

@@ -36,6 +36,8 @@ const READ_RETRY_MS: u64 = 100;
 const RECORD_MS: u64 = 1_000;
 /// A conversation without an append for this long is idle.
 const IDLE_MS: u64 = 400;
+/// Rows of one read of the pending table: a takeover reads those of many slots at once.
+const PENDING_ROWS: u32 = 64;
 /// What was not used for this long is dropped from memory.
 const EVICT_MS: u64 = 60_000;
 
@@ -359,7 +361,7 @@ impl SlotHolder {
 
     pub(crate) fn read(&mut self, what: ReadFor) {
         let read = match &what {
-            ReadFor::Pending { after } => Read::Pending { slot: self.slot, after: after.clone(), limit: limits::READ_ROWS_MAX },
+            ReadFor::Pending { after } => Read::Pending { slot: self.slot, after: after.clone(), limit: PENDING_ROWS },
             ReadFor::Conversation((tenant, conversation)) => Read::Conversation { tenant: *tenant, conversation: conversation.clone() },
             ReadFor::Backlog { name, target } => {
                 let cursor = self.conversations.get(name).and_then(|conversation| conversation.targets.get(target)).and_then(|target| target.cursor);
@@ -396,7 +398,7 @@ impl SlotHolder {
                 self.wake(at);
             }
             (ReadFor::Pending { .. }, Some(ReadOutcome::Pending(names))) => {
-                if names.len() >= limits::READ_ROWS_MAX as usize {
+                if names.len() >= PENDING_ROWS as usize {
                     self.scan_pending(names.last().cloned());
                 }
                 for name in names {

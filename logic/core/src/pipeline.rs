@@ -105,8 +105,7 @@ impl Pipeline {
     pub(crate) fn submit(&mut self, op: HolderOp, note: Note) -> Effect {
         let n = self.first_n + self.sent.len() as u64;
         let command = Command::Held { fence: Fence { slot: self.slot, epoch: self.epoch, n }, op };
-        // The batch has one version byte for all its commands.
-        let bytes = codec::encode_bytes(&command).slice(1..);
+        let bytes = codec::encode_part(&command);
         let Command::Held { op, .. } = command else { unreachable!("made above") };
         self.sent.push_back(Sent { bytes: bytes.clone(), op, note, flying: true, verdict: None });
         self.flying += 1;
