@@ -164,11 +164,7 @@ impl Client {
     }
 
     /// Creates a group of this user and `members`.
-    pub async fn create_group(
-        &self,
-        group: ConversationKey,
-        members: &[UserId],
-    ) -> Result<Committed, RequestError> {
+    pub async fn create_group(&self, group: ConversationKey, members: &[UserId]) -> Result<Committed, RequestError> {
         self.create_group_as(new_message_id(), group, members).await
     }
 
@@ -246,8 +242,7 @@ impl Client {
         from: Option<Seq>,
         limit: u32,
     ) -> Result<HistoryPage, RequestError> {
-        let history =
-            v1::History { conversation: Some(conversation.to_wire()), from: wire::seq_to_wire(from), limit };
+        let history = v1::History { conversation: Some(conversation.to_wire()), from: wire::seq_to_wire(from), limit };
         match wait(self.ask(Way::Call, Asked::History(history), None).await?).await? {
             Said::HistoryPage(page) => HistoryPage::from_wire(page).map_err(|error| broken(&error)),
             _ => Err(unexpected()),
@@ -289,14 +284,16 @@ impl Client {
         way: Way,
         body: Asked,
         place: Option<SendPlace>,
-    ) -> impl Future<Output = Result<oneshot::Receiver<Result<Said, RequestError>>, RequestError>> + Send + 'static {
+    ) -> impl Future<Output = Result<oneshot::Receiver<Result<Said, RequestError>>, RequestError>> + Send + 'static
+    {
         let shared = self.handle.shared.clone();
         let request_timeout = self.handle.request_timeout;
         async move {
             let permit = shared.permits.clone().acquire_owned().await.map_err(|_| gone())?;
             let (answer, receiver) = oneshot::channel();
             let deadline = Instant::now() + request_timeout;
-            shared.put(Wish::Request(NewRequest { way, body, place, deadline, answer, permit }));
+            let request = NewRequest { way, body, place, deadline, answer, permit };
+            shared.put(Wish::Request(Box::new(request)));
             Ok(receiver)
         }
     }

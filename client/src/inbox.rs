@@ -30,6 +30,8 @@ struct Queue {
     ended: Option<SubscriptionError>,
     /// The reader was told the end.
     told: bool,
+    /// The reader is gone.
+    dropped: bool,
     /// Taken by the reader and not yet given back as credit.
     taken: u64,
 }
@@ -66,6 +68,10 @@ impl InboxQueue {
     fn take_credit(&self) -> Option<u64> {
         let mut queue = self.queue.lock();
         (queue.taken >= CREDIT_STEP).then(|| std::mem::take(&mut queue.taken))
+    }
+
+    fn is_dropped(&self) -> bool {
+        self.queue.lock().dropped
     }
 
     fn forget_credit(&self) {
@@ -115,6 +121,7 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.queue.queue.lock().dropped = true;
         if let Some(shared) = self.shared.upgrade() {
             shared.wake();
         }
@@ -140,7 +147,9 @@ enum State {
     Fresh,
     Live,
     /// Pages are missing; one is asked for, or the queue is full.
-    Behind { asked: bool },
+    Behind {
+        asked: bool,
+    },
     Over,
 }
 
@@ -235,7 +244,7 @@ impl Inbox {
     /// What to do now; `connected`: on a connection with a session.
     /// `pushed`: its stream is there, so that credit can be given.
     pub(crate) fn need(&mut self, connected: bool, pushed: bool) -> Option<Need> {
-        if Arc::strong_count(&self.queue) == 1 && self.state != State::Over {
+        if self.state != State::Over && self.queue.is_dropped() {
             self.state = State::Over;
             return Some(Need::Unsubscribe);
         }
@@ -263,5 +272,119 @@ impl Inbox {
         if self.state == State::Live {
             self.state = State::Behind { asked: false };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::{FutureExt, StreamExt};
+    use seriatim_proto::command::Kind;
+    use seriatim_proto::ids::{BodyHash, Chain, MessageId, UserId};
+
+    use super::*;
+    use crate::entry::{Conversation, EntryBody};
+
+    fn seq(value: u64) -> Seq {
+        Seq::new(value).unwrap()
+    }
+
+    fn entry(place: u64, previous: u64) -> Entry {
+        Entry {
+            seq: seq(place),
+            prev_seq: Seq::new(previous),
+            ordinal: place,
+            conversation: Conversation::peer("bob").unwrap(),
+            conversation_seq: seq(place),
+            kind: Kind::Message,
+            sender: UserId::new("bob").unwrap(),
+            message_id: MessageId([1; 16]),
+            at_ms: 0,
+            body_hash: BodyHash([0; 16]),
+            body: EntryBody::Here { salt: Bytes::new(), body: Bytes::new() },
+            added: vec![],
+            removed: vec![],
+            chain: None,
+        }
+    }
+
+    fn page(entries: Vec<Entry>, upto: u64, more: bool) -> SyncPage {
+        let (trim, tail, chain) = (Seq::FIRST, seq(upto), Chain::default());
+        SyncPage { entries, upto: seq(upto), more, too_long: false, trim, tail, chain }
+    }
+
+    fn subscribed() -> (Inbox, Subscription) {
+        let shared = Arc::new(Shared::new());
+        let queue = Arc::new(InboxQueue::new(Seq::FIRST, None));
+        let mut inbox = Inbox::new(queue.clone());
+        assert!(matches!(inbox.need(true, false), Some(Need::Subscribe { from: Seq::FIRST, .. })));
+        (inbox, Subscription::new(queue, &shared))
+    }
+
+    fn taken(reader: &mut Subscription) -> Vec<u64> {
+        std::iter::from_fn(|| reader.next().now_or_never().flatten()).map(|entry| entry.unwrap().seq.get()).collect()
+    }
+
+    #[test]
+    fn repetitions_are_dropped_and_a_gap_is_repaired() {
+        let (mut inbox, mut reader) = subscribed();
+        inbox.handle_entries(vec![entry(1, 0), entry(4, 1)]);
+        inbox.handle_entries(vec![entry(4, 1), entry(5, 4), entry(9, 8)]);
+        assert_eq!(taken(&mut reader), [1, 4, 5]);
+        assert_eq!(inbox.need(true, true), Some(Need::Page { from: seq(6) }));
+        assert_eq!(inbox.need(true, true), None, "asked once");
+        inbox.handle_page(page(vec![entry(8, 5)], 9, true));
+        assert_eq!(inbox.need(true, true), Some(Need::Page { from: seq(9) }));
+        inbox.handle_page(page(vec![entry(9, 8)], 12, false));
+        assert_eq!(taken(&mut reader), [8, 9]);
+        assert!(matches!(inbox.need(true, true), Some(Need::Subscribe { from, .. }) if from == seq(12)));
+    }
+
+    #[test]
+    fn a_lost_connection_goes_on_from_the_position() {
+        let (mut inbox, _reader) = subscribed();
+        inbox.handle_entries(vec![entry(1, 0)]);
+        inbox.handle_lost();
+        assert_eq!(inbox.need(false, false), None);
+        assert!(matches!(inbox.need(true, false), Some(Need::Subscribe { from, .. }) if from == seq(2)));
+    }
+
+    #[test]
+    fn credit_is_given_for_what_the_reader_took() {
+        let (mut inbox, mut reader) = subscribed();
+        inbox.handle_entries((1..=CREDIT_STEP).map(|place| entry(place, place - 1)).collect());
+        assert_eq!(inbox.need(true, true), None, "nothing was taken");
+        taken(&mut reader);
+        assert_eq!(inbox.need(true, false), None, "there is no stream to credit");
+        assert_eq!(inbox.need(true, true), Some(Need::Credit { entries: CREDIT_STEP }));
+    }
+
+    #[test]
+    fn no_page_is_asked_for_while_the_reader_is_full() {
+        let (mut inbox, mut reader) = subscribed();
+        inbox.handle_entries((1..=WINDOW).map(|place| entry(place, place - 1)).collect());
+        inbox.handle_lagging(seq(9_000));
+        assert_eq!(inbox.need(true, true), None);
+        taken(&mut reader);
+        assert_eq!(inbox.need(true, true), Some(Need::Page { from: seq(WINDOW + 1) }));
+    }
+
+    #[test]
+    fn an_end_is_said_once() {
+        let (mut inbox, mut reader) = subscribed();
+        inbox.handle_entries(vec![entry(1, 0)]);
+        inbox.handle_page(SyncPage { too_long: true, trim: seq(7), ..page(vec![], 9, false) });
+        assert!(reader.next().now_or_never().unwrap().unwrap().is_ok());
+        let end = reader.next().now_or_never().unwrap().unwrap();
+        assert_eq!(end.unwrap_err(), SubscriptionError::TooLong { trim: seq(7) });
+        assert!(reader.next().now_or_never().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_ends_it() {
+        let (mut inbox, reader) = subscribed();
+        drop(reader);
+        assert_eq!(inbox.need(true, true), Some(Need::Unsubscribe));
+        assert_eq!(inbox.need(true, true), None);
     }
 }

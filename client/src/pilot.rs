@@ -68,11 +68,7 @@ struct Pilot {
 }
 
 /// Serves a client until its handles are gone.
-pub(crate) async fn fly(
-    shared: Arc<Shared>,
-    options: Arc<Options>,
-    first: oneshot::Sender<Result<(), ConnectError>>,
-) {
+pub(crate) async fn fly(shared: Arc<Shared>, options: Arc<Options>, first: oneshot::Sender<Result<(), ConnectError>>) {
     let now = Instant::now();
     let mut pilot = Pilot {
         first_until: now + options.connect_timeout,
@@ -138,7 +134,7 @@ impl Pilot {
 
     fn handle_wish(&mut self, wish: Wish) {
         match wish {
-            Wish::Request(request) => self.requests.add(request),
+            Wish::Request(request) => self.requests.add(*request),
             Wish::Subscribe(queue) => {
                 if let Some(old) = self.inbox.replace(Inbox::new(queue)) {
                     old.replace();

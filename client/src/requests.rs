@@ -252,9 +252,9 @@ impl Requests {
         let Some(Asked::Send(send)) = self.requests.get(&id).and_then(|request| request.frame.body.as_ref()) else {
             return false;
         };
-        self.requests.values().any(|other| {
-            other.place.as_ref().is_some_and(|place| place.message_id.0 == send.follows[..])
-        })
+        self.requests
+            .values()
+            .any(|other| other.place.as_ref().is_some_and(|place| place.message_id.0 == send.follows[..]))
     }
 
     fn follows(&self, id: u64, message_id: &MessageId) -> bool {
@@ -330,5 +330,146 @@ impl Requests {
                 self.ready.insert(id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    struct Desk {
+        requests: Requests,
+        now: Instant,
+        permits: Arc<Semaphore>,
+    }
+
+    type Answer = oneshot::Receiver<Result<Said, RequestError>>;
+
+    fn id(number: u8) -> MessageId {
+        MessageId([number; 16])
+    }
+
+    fn refusal(code: ErrorCode) -> Said {
+        Said::Error(wire::error_to_wire(&Refusal::new(code, "no")))
+    }
+
+    fn committed(seq: u64) -> Said {
+        Said::Committed(v1::Committed { seq, duplicate: false })
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            Self { requests: Requests::default(), now: Instant::now(), permits: Arc::new(Semaphore::new(10)) }
+        }
+
+        fn send(&mut self, number: u8) -> Answer {
+            let conversation = Conversation::peer("bob").unwrap();
+            let message_id = id(number);
+            let body =
+                Asked::Send(v1::Send { message_id: Bytes::copy_from_slice(&message_id.0), ..Default::default() });
+            let (answer, receiver) = oneshot::channel();
+            let permit = self.permits.clone().try_acquire_owned().unwrap();
+            let deadline = self.now + Duration::from_secs(10);
+            let place = Some(SendPlace { conversation, message_id });
+            self.requests.add(NewRequest { way: Way::Lane, body, place, deadline, answer, permit });
+            receiver
+        }
+
+        /// Sends whatever is ready: request ids and whom they follow.
+        fn flush(&mut self) -> Vec<(u64, Option<u8>)> {
+            let ready: Vec<_> = self.requests.ready().collect();
+            let follows = |requests: &Requests, id| match requests.frame(id) {
+                Some((_, v1::ClientFrame { body: Some(Asked::Send(send)), .. })) => send.follows.first().copied(),
+                _ => None,
+            };
+            let sent = ready.iter().map(|id| (*id, follows(&self.requests, *id))).collect();
+            ready.into_iter().for_each(|id| self.requests.sent(id));
+            sent
+        }
+
+        fn say(&mut self, id: u64, said: Said) {
+            self.requests.handle_answer(self.now, id, said);
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+            self.requests.handle_timeout(self.now);
+        }
+    }
+
+    #[test]
+    fn sends_of_one_conversation_that_are_open_together_follow_each_other() {
+        let mut desk = Desk::new();
+        let _answers = [desk.send(1), desk.send(2), desk.send(3)];
+        assert_eq!(desk.flush(), [(1, None), (2, Some(1)), (3, Some(2))]);
+        for id in 1..=3 {
+            desk.say(id, committed(id));
+        }
+        let _answer = desk.send(4);
+        assert_eq!(desk.flush(), [(4, None)], "nothing is open any more");
+    }
+
+    #[test]
+    fn one_that_came_too_early_waits_for_the_one_before() {
+        let mut desk = Desk::new();
+        let _answers = [desk.send(1), desk.send(2)];
+        desk.flush();
+        desk.say(1, refusal(ErrorCode::Busy));
+        desk.say(2, refusal(ErrorCode::OutOfOrder));
+        desk.pass(Duration::from_millis(50));
+        assert_eq!(desk.flush(), [(1, None)]);
+        desk.say(1, committed(1));
+        assert_eq!(desk.flush(), [(2, Some(1))]);
+    }
+
+    #[test]
+    fn those_behind_a_rejected_one_follow_whom_it_followed() {
+        let mut desk = Desk::new();
+        let (_first, mut second, _third) = (desk.send(1), desk.send(2), desk.send(3));
+        desk.flush();
+        desk.say(3, refusal(ErrorCode::OutOfOrder));
+        desk.say(2, refusal(ErrorCode::Conflict));
+        assert!(matches!(second.try_recv().unwrap(), Err(RequestError::Rejected(_))));
+        assert_eq!(desk.flush(), [(3, Some(1))]);
+    }
+
+    #[test]
+    fn a_lost_connection_sends_everything_open_again_in_order() {
+        let mut desk = Desk::new();
+        let _answers = [desk.send(1), desk.send(2), desk.send(3)];
+        desk.flush();
+        desk.say(2, refusal(ErrorCode::Unavailable));
+        desk.requests.handle_lost();
+        assert_eq!(desk.flush().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 3]);
+        desk.pass(Duration::from_millis(50));
+        assert_eq!(desk.flush().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn an_end_without_an_answer_is_unknown_only_if_it_may_have_happened() {
+        let mut desk = Desk::new();
+        let (mut sent, mut refused) = (desk.send(1), desk.send(2));
+        desk.flush();
+        let mut never = desk.send(3);
+        desk.say(2, refusal(ErrorCode::Busy));
+        desk.pass(Duration::from_secs(10));
+        assert!(matches!(sent.try_recv().unwrap(), Err(RequestError::Unknown(_))));
+        assert!(matches!(refused.try_recv().unwrap(), Err(RequestError::Rejected(r)) if r.code == ErrorCode::Busy));
+        assert!(matches!(never.try_recv().unwrap(), Err(RequestError::Rejected(_))));
+        assert_eq!(desk.permits.available_permits(), 10);
+        assert_eq!(desk.requests.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_answer_to_nothing_is_ignored() {
+        let mut desk = Desk::new();
+        desk.say(9, committed(1));
+        let mut answer = desk.send(1);
+        desk.say(1, committed(1));
+        assert!(answer.try_recv().is_err(), "not sent yet");
     }
 }

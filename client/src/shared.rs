@@ -18,7 +18,7 @@ use crate::requests::NewRequest;
 /// What the handles want.
 #[derive(Debug)]
 pub(crate) enum Wish {
-    Request(NewRequest),
+    Request(Box<NewRequest>),
     Subscribe(Arc<InboxQueue>),
 }
 

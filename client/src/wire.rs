@@ -127,7 +127,9 @@ async fn greet(options: &Options, connection: Connection) -> Result<(Wire, v1::W
 }
 
 fn lost(connection: &Connection) -> DialError {
-    connection.close_reason().map_or_else(|| DialError::Retry("the stream broke".to_owned()), |error| dial_error(&error))
+    connection
+        .close_reason()
+        .map_or_else(|| DialError::Retry("the stream broke".to_owned()), |error| dial_error(&error))
 }
 
 /// What the end of a connection says about the next one.
@@ -152,7 +154,13 @@ fn closed_error(code: u64, reason: &[u8]) -> DialError {
     if is(ErrorCode::AuthExpired) {
         return DialError::Expired(Refusal::new(ErrorCode::AuthExpired, text));
     }
-    let fatal = [ErrorCode::AuthFailed, ErrorCode::Kicked, ErrorCode::Unsupported, ErrorCode::FrameTooLarge, ErrorCode::Malformed];
+    let fatal = [
+        ErrorCode::AuthFailed,
+        ErrorCode::Kicked,
+        ErrorCode::Unsupported,
+        ErrorCode::FrameTooLarge,
+        ErrorCode::Malformed,
+    ];
     match fatal.into_iter().find(|error| is(*error)) {
         Some(error) => refused(error),
         None => DialError::Retry(format!("closed with code {code}: {text}")),

@@ -115,8 +115,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), DevCaError> {
     let fail = |source| DevCaError::File { path: path.to_owned(), source };
     let beside = path.with_extension("pem.new");
     let _ = fs::remove_file(&beside);
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(fail)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(fail)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
     fs::rename(&beside, path).map_err(fail)
 }

@@ -1,4 +1,5 @@
 //! The gateway and the SDK together, over real QUIC on loopback, before a fake cluster of logic nodes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
@@ -66,15 +67,10 @@ async fn bad_tokens_are_refused_with_their_codes() {
     let site = Site::start().await;
     let other = tempfile::tempdir().unwrap();
     let stranger = seriatim_gateway::dev_ca::ensure_dev_ca(other.path()).unwrap();
-    let stranger = seriatim_proto::token::Minter::from_private_pem(&std::fs::read(stranger.token_key).unwrap()).unwrap();
+    let stranger =
+        seriatim_proto::token::Minter::from_private_pem(&std::fs::read(stranger.token_key).unwrap()).unwrap();
     let alice = UserId::new("alice").unwrap();
-    let claims = Claims {
-        aud: "seriatim".into(),
-        sub: "alice".into(),
-        tenant: 1,
-        exp: now_s() + 60,
-        scopes: vec![],
-    };
+    let claims = Claims { aud: "seriatim".into(), sub: "alice".into(), tenant: 1, exp: now_s() + 60, scopes: vec![] };
     // The public key as an HMAC secret: the classic forgery against verifiers that believe the header.
     let public = std::fs::read(&site.files.token_public).unwrap();
     let forged =
@@ -203,8 +199,7 @@ async fn pipelined_sends_keep_their_order_over_every_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_nobody_knows_is_unknown() {
     let site = Site::start().await;
-    let client =
-        site.builder("alice", "phone").request_timeout(Duration::from_millis(300)).connect().await.unwrap();
+    let client = site.builder("alice", "phone").request_timeout(Duration::from_millis(300)).connect().await.unwrap();
     site.cluster.with(|state| state.sends_to_forget = u32::MAX);
     let request = SendRequest::new(peer("bob"), "perhaps");
     let unknown = client.send_request(request.clone()).await.unwrap_err();

@@ -40,6 +40,19 @@ pub fn encode_bytes<T: Serialize>(value: &T) -> Bytes {
     Bytes::from(encode(value))
 }
 
+/// As [`encode`], without the version byte: for [`join`].
+pub fn encode_part<T: Serialize>(value: &T) -> Bytes {
+    encode_bytes(value).slice(1..)
+}
+
+/// Writes a list of values that [`encode_part`] wrote one by one, as [`encode`] writes the list.
+pub fn join<'a>(parts: impl ExactSizeIterator<Item = &'a [u8]> + Clone) -> Bytes {
+    let mut out = encode(&parts.len());
+    out.reserve_exact(parts.clone().map(<[u8]>::len).sum());
+    parts.for_each(|part| out.extend_from_slice(part));
+    Bytes::from(out)
+}
+
 /// Reads a value that [`encode`] wrote.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (version, rest) = bytes.split_first().ok_or(CodecError::Empty)?;
@@ -48,4 +61,18 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
     let (value, rest) = postcard::take_from_bytes(rest).map_err(CodecError::Malformed)?;
     if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing(rest.len())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joined_parts_are_the_list() {
+        for count in [0usize, 1, 127, 128, 300] {
+            let values: Vec<(u64, String)> = (0..count as u64).map(|n| (n, format!("value {n}"))).collect();
+            let parts: Vec<Bytes> = values.iter().map(encode_part).collect();
+            assert_eq!(join(parts.iter().map(|part| &part[..])), encode_bytes(&values));
+        }
+    }
 }

@@ -1,1 +1,45 @@
+//! Store: Raft groups over RocksDB, and the gRPC services through which logic nodes, other stores and operators
+//! reach them.
+//!
+//! ```text
+//!  logic nodes ── service.rs ──┐                      ┌── raft/ (openraft) ── log.db, watermark ── other stores
+//!  operators ──── admin.rs ────┼── host.rs ─ replica ─┤
+//!                              │   door.rs (reads,    └── raft/state_machine.rs ── raft-store/core ── state.db
+//!                              └── meta.rs  leases)
+//! ```
+//! Sockets are served by the caller's runtime. Everything of Raft, apply and RocksDB runs on a runtime of its own.
+//!
+//! # Reading order
+//! [`StoreServer::start`] → `host.rs` → `raft/state_machine.rs` → `rocks/state_db.rs` → `door.rs` → `service.rs`.
 #![forbid(unsafe_code)]
+
+mod admin;
+mod admission;
+mod boot_time;
+mod config;
+mod disk;
+mod door;
+mod fatal;
+mod host;
+mod identity;
+mod keys;
+mod leases;
+mod listener;
+mod live;
+mod log_record;
+mod log_writer;
+mod meta;
+mod metrics;
+mod packets;
+mod raft;
+mod remote;
+mod replica;
+mod rocks;
+mod server;
+mod service;
+mod transport;
+mod watermark;
+
+pub use config::{StoreConfig, Tuning};
+pub use identity::IdentityError;
+pub use server::{StoreRunError, StoreServer, StoreStartError};

@@ -146,8 +146,7 @@ pub(crate) fn answer(reply: Reply, user: &UserId, conversation: Option<&Conversa
                 device: device.as_str().to_owned(),
                 cursor: cursor.get(),
             };
-            let mut page =
-                v1::StatusPage { devices: devices.into_iter().map(cursor).collect(), ..Default::default() };
+            let mut page = v1::StatusPage { devices: devices.into_iter().map(cursor).collect(), ..Default::default() };
             if let Some(inbox) = inbox {
                 page.trim = inbox.trim.get();
                 page.tail = inbox.tail.get();

@@ -79,7 +79,6 @@ impl Inbox {
         }
     }
 
-
     pub(crate) fn add_credit(&mut self, entries: u64) {
         self.credit = self.credit.saturating_add(entries);
     }

@@ -24,8 +24,6 @@ mod session;
 mod stream;
 mod table;
 
-
-
 pub use router::{LinkId, Router, RouterEffect, RouterEvent, RouterLimits};
 pub use session::{Admission, RequestId, Session, SessionEvent, SessionLimits};
 pub use stream::{StreamId, Transmit};

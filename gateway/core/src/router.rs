@@ -287,7 +287,8 @@ impl Router {
         let frame = codec::encode_bytes(&GatewayRequest::Call { id, session, call });
         self.call_bytes += frame.len();
         let deadline = now + self.limits.call_timeout;
-        let pending = PendingCall { session, request, target, frame, deadline, link: None, avoid: None, uncertain: false };
+        let pending =
+            PendingCall { session, request, target, frame, deadline, link: None, avoid: None, uncertain: false };
         self.calls.insert(id, pending);
         match target {
             Target::Holder(slot) => {
@@ -660,7 +661,11 @@ impl Router {
             return;
         }
         let on_silent = |state: &SessionState| {
-            state.registration.as_ref().and_then(|registration| registration.link).is_some_and(|link| silent.contains(&link))
+            state
+                .registration
+                .as_ref()
+                .and_then(|registration| registration.link)
+                .is_some_and(|link| silent.contains(&link))
         };
         let sessions: Vec<_> =
             self.sessions.iter().filter(|(_, state)| on_silent(state)).map(|(session, _)| *session).collect();

@@ -147,9 +147,15 @@ struct Request {
 
 #[derive(Debug)]
 enum Purpose {
-    Device { stream: StreamId, request_id: u64, conversation: Option<ConversationId> },
+    Device {
+        stream: StreamId,
+        request_id: u64,
+        conversation: Option<ConversationId>,
+    },
     /// A page for the subscription with this id.
-    Pull { subscription: u64 },
+    Pull {
+        subscription: u64,
+    },
 }
 
 /// One connection. See the module.
@@ -236,9 +242,7 @@ impl Session {
         match self.state {
             State::AwaitHello { .. } => stream == StreamId::CONTROL,
             State::Authenticating { .. } | State::Closed => false,
-            State::Open { .. } => {
-                self.has_room() && self.streams.get(&stream).is_none_or(|stream| !stream.ended)
-            }
+            State::Open { .. } => self.has_room() && self.streams.get(&stream).is_none_or(|stream| !stream.ended),
         }
     }
 
@@ -525,16 +529,16 @@ impl Session {
     }
 
     fn handle_hello(&mut self, request_id: u64, hello: v1::Hello) {
-        if hello.min_minor > wire::MINOR_MAX || hello.max_minor < wire::MINOR_MIN || hello.min_minor > hello.max_minor {
+        let Some(minor) = highest_common([hello.min_minor, hello.max_minor], [wire::MINOR_MIN, wire::MINOR_MAX]) else {
             let text = format!("minor versions {} to {} are spoken here", wire::MINOR_MIN, wire::MINOR_MAX);
             return self.close(Refusal::new(ErrorCode::Unsupported, text));
-        }
+        };
         if hello.token.is_empty() || hello.token.len() > limits::TOKEN_BYTES_MAX as usize {
             return self.close(Refusal::new(ErrorCode::AuthFailed, "the token is missing or too long"));
         }
         match DeviceId::new(&hello.device) {
             Ok(device) => {
-                self.state = State::Authenticating { minor: hello.max_minor.min(wire::MINOR_MAX), request_id };
+                self.state = State::Authenticating { minor, request_id };
                 self.events.push_back(SessionEvent::Authenticate { token: hello.token, device });
             }
             Err(error) => self.close(Refusal::new(ErrorCode::Malformed, format!("the device: {error}"))),
@@ -778,6 +782,12 @@ impl Session {
     }
 }
 
+/// The highest number that lies in both ranges, ends included.
+fn highest_common([min, max]: [u32; 2], [other_min, other_max]: [u32; 2]) -> Option<u32> {
+    let highest = max.min(other_max);
+    (min.max(other_min) <= highest).then_some(highest)
+}
+
 fn inbox_room(streams: &BTreeMap<StreamId, Stream>, id: u64, bytes_max: usize) -> bool {
     streams.get(&StreamId::Inbox(id)).is_some_and(|stream| stream.out.len() < bytes_max)
 }
@@ -788,4 +798,17 @@ fn frame_refusal(error: &FrameError) -> Refusal {
         FrameError::Length | FrameError::Malformed(_) | FrameError::Truncated => ErrorCode::Malformed,
     };
     Refusal::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_common_minor_is_spoken() {
+        assert_eq!(highest_common([0, 5], [2, 3]), Some(3));
+        assert_eq!(highest_common([2, 2], [0, 3]), Some(2));
+        assert_eq!(highest_common([4, 5], [0, 3]), None);
+        assert_eq!(highest_common([3, 1], [0, 9]), None);
+    }
 }

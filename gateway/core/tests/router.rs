@@ -1,4 +1,5 @@
 //! What the router promises: every call is answered once, by the right node, in order; nobody stays unregistered.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests begin their own time")]
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,7 @@ use seriatim_proto::ids::{
     ClusterId, ConversationId, DeviceId, Epoch, Generation, MessageId, NodeId, Seq, SlotId, TenantId, UserId,
 };
 use seriatim_proto::limits;
-use seriatim_proto::logic::{
-    Call, CallError, GatewayRequest, GatewayResponse, HolderTable, LogicWelcome, Reply,
-};
+use seriatim_proto::logic::{Call, CallError, GatewayRequest, GatewayResponse, HolderTable, LogicWelcome, Reply};
 use seriatim_proto::store::HolderRow;
 
 const ONE: LinkId = LinkId(1);

@@ -1,4 +1,5 @@
 //! The rules of the session protocol, one test each, on the sans-IO session and in virtual time.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests begin their own time")]
 
 use std::time::{Duration, Instant};
 
@@ -142,7 +143,9 @@ impl Device {
 
     fn subscribed(mut self, from: u64, credit: u64) -> Self {
         self.say(CONTROL, 5, subscribe(from, credit));
-        assert!(matches!(self.session.poll_event(), Some(SessionEvent::Register { position }) if position == seq(from)));
+        assert!(
+            matches!(self.session.poll_event(), Some(SessionEvent::Register { position }) if position == seq(from))
+        );
         assert!(matches!(&self.hear(CONTROL)[..], [(5, Said::Subscribed(_))]));
         self
     }
@@ -248,7 +251,8 @@ fn a_device_without_hello_is_closed_in_time() {
 #[test]
 fn minor_versions_that_do_not_meet_are_refused() {
     let mut device = Device::fresh();
-    let hello = v1::Hello { min_minor: 900, max_minor: 901, token: "t".into(), device: "d".into(), ..Default::default() };
+    let hello =
+        v1::Hello { min_minor: 900, max_minor: 901, token: "t".into(), device: "d".into(), ..Default::default() };
     device.say(CONTROL, 1, Asked::Hello(hello));
     assert_eq!(device.closed_with(), 12);
 }
@@ -529,7 +533,9 @@ fn without_credit_the_push_stops_with_lagging_and_goes_on_with_credit() {
     let mut device = Device::open().subscribed(1, 2);
     device.session.handle_push(device.now, &[pushed(1, 0, 2), pushed(2, 1, 2), pushed(3, 2, 2)]);
     let heard = device.hear(StreamId::Inbox(1));
-    assert!(matches!(&heard[..], [(0, Said::Deliver(d)), (0, Said::Lagging(l))] if d.entries.len() == 2 && l.upto == 4));
+    assert!(
+        matches!(&heard[..], [(0, Said::Deliver(d)), (0, Said::Lagging(l))] if d.entries.len() == 2 && l.upto == 4)
+    );
     device.session.handle_push(device.now, &[pushed(4, 3, 2)]);
     assert!(device.hear(StreamId::Inbox(1)).is_empty(), "said once");
     device.say(CONTROL, 0, Asked::Credit(v1::Credit { subscription_id: 1, entries: 50 }));

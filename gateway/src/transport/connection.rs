@@ -302,8 +302,7 @@ impl Driver {
 
     fn write_streams(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut any = false;
-        let blocked: Vec<_> =
-            self.writers.iter().filter(|(_, writer)| writer.is_busy()).map(|(id, _)| *id).collect();
+        let blocked: Vec<_> = self.writers.iter().filter(|(_, writer)| writer.is_busy()).map(|(id, _)| *id).collect();
         for id in blocked {
             any |= self.write(cx, id);
         }

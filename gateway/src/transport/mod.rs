@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use quinn::crypto::rustls::QuicServerConfig;
 pub(crate) use quinn::Endpoint;
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -1,4 +1,5 @@
 //! Two logic nodes of a fake cluster in this process: the real gRPC service, a simple state in memory.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -152,7 +153,7 @@ impl State {
             conversation: from.clone(),
             entry: entry.clone(),
         };
-        stored.chain = stored.link_from(last.map_or(Chain::default(), |last| last.chain));
+        stored.chain = stored.link_from(last.map_or_else(Chain::default, |last| last.chain));
         let push = PushEntry {
             seq,
             prev_seq: stored.prev_seq,
@@ -191,7 +192,7 @@ impl State {
         let entries: Vec<_> = rest.into_iter().take(limit as usize).collect();
         let last = entries.last().map(|last| (last.entry.seq.next(), last.entry.chain));
         let upto = last.filter(|_| more).map_or(tail, |(end, _)| end);
-        let chain = last.map_or(Chain::default(), |(_, chain)| chain);
+        let chain = last.map_or_else(Chain::default, |(_, chain)| chain);
         Ok(Reply::Sync(SyncPage { entries, upto, more, too_long: false, trim: Seq::FIRST, tail, chain }))
     }
 
@@ -217,7 +218,13 @@ impl State {
             }
             Call::ChangeMembers { conversation, message_id, add, remove, .. } if held => {
                 self.members.entry(conversation.clone()).or_default().extend(add.clone());
-                let reply = self.append(who, &conversation, message_id, None, &Content::Members { add, remove: remove.clone() });
+                let reply = self.append(
+                    who,
+                    &conversation,
+                    message_id,
+                    None,
+                    &Content::Members { add, remove: remove.clone() },
+                );
                 self.members.entry(conversation).or_default().retain(|member| !remove.contains(member));
                 reply
             }
@@ -229,7 +236,9 @@ impl State {
                 *kept = (*kept).max(cursor);
                 Ok(Reply::Acked(*kept))
             }
-            Call::Send { .. } | Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::Ack { .. } => Err(elsewhere()),
+            Call::Send { .. } | Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::Ack { .. } => {
+                Err(elsewhere())
+            }
             Call::QuerySend { conversation, message_id, .. } => {
                 let log = self.conversations.get(&conversation).cloned().unwrap_or_default();
                 let found = log.iter().find(|message| message.entry.message_id == message_id);
@@ -476,8 +485,7 @@ impl Site {
         };
         let minter = Minter::from_private_pem(&std::fs::read(&files.token_key).unwrap()).unwrap();
         let address = config.listen;
-        let mut site =
-            Self { cluster, address, files, minter, _dir: dir, stop: None, running: None, config };
+        let mut site = Self { cluster, address, files, minter, _dir: dir, stop: None, running: None, config };
         site.start_gateway().await;
         site
     }

@@ -5,7 +5,7 @@ mod world;
 
 use proptest::prelude::*;
 use seriatim_proto::command::Content;
-use seriatim_proto::error::Certainty;
+use seriatim_proto::error::{Certainty, ErrorCode};
 use seriatim_proto::ids::*;
 use seriatim_proto::logic::CallError;
 use world::*;
@@ -45,7 +45,7 @@ fn run(steps: Vec<Step>) {
     let members = NAMES.iter().map(|name| user(name)).collect();
     world.send(send("alice", &group, 0, Content::Create { members }));
     world.run(50);
-    let mut sent = Vec::new();
+    let (mut sent, mut crashed) = (Vec::new(), false);
     for step in steps {
         match step {
             Step::Send { sender, conversation, id } => {
@@ -78,6 +78,7 @@ fn run(steps: Vec<Step>) {
             Step::Advance { ms } => world.advance(ms),
             Step::Crash => {
                 world.crash_all();
+                crashed = true;
             }
         }
     }
@@ -106,26 +107,55 @@ fn run(steps: Vec<Step>) {
         ids.dedup();
         assert_eq!(ids.len(), count);
     }
-    // I6 in small: what was told committed is there, what surely did not happen is not, by any attempt.
-    let find = |sent: &seriatim_logic_core::Send| {
-        let same = |message: &&seriatim_proto::store::StoredMessage| message.entry.sender == sent.sender && message.entry.message_id == sent.message_id;
-        world.log(&sent.conversation).iter().find(same).map(|message| message.entry.seq)
+    // I6 in small: what was told committed is there; what surely did not happen, in any attempt, is not.
+    let same = |a: &seriatim_logic_core::Send, b: &seriatim_logic_core::Send| (&a.conversation, &a.sender, a.message_id) == (&b.conversation, &b.sender, b.message_id);
+    let surely_not = |request: &seriatim_logic_core::RequestId| match world.replies.get(request) {
+        Some(Err(CallError::Refused(refusal))) => refusal.code.certainty() == Certainty::DidNotHappen,
+        Some(Err(CallError::NotHolder { .. })) => true,
+        // Nobody answers for a node that crashed.
+        Some(Ok(_)) | None => false,
     };
-    for (request, sent) in &sent {
+    for (request, send) in &sent {
+        let log = world.log(&send.conversation);
+        let found = log.iter().find(|message| message.entry.sender == send.sender && message.entry.message_id == send.message_id);
+        let found = found.map(|message| message.entry.seq);
         match world.replies.get(request) {
-            Some(Ok(_)) => assert_eq!(world.committed(*request), find(sent)),
-            Some(Err(CallError::Refused(refusal))) => assert!(
-                refusal.code.certainty() == Certainty::Unknown || !matches!(refusal.code, seriatim_proto::error::ErrorCode::Internal),
-                "{refusal}"
-            ),
-            // Nobody answers for a node that crashed.
-            Some(Err(CallError::NotHolder { .. })) | None => {}
+            Some(Ok(_)) => assert!(found.is_some() && world.committed(*request) == found, "{request:?}"),
+            Some(Err(CallError::Refused(refusal))) => assert_ne!(refusal.code, ErrorCode::Internal, "{refusal}"),
+            Some(Err(CallError::NotHolder { .. })) => {}
+            None => assert!(crashed, "{request:?} was never answered"),
+        }
+        if sent.iter().filter(|(_, other)| same(send, other)).all(|(request, _)| surely_not(request)) {
+            assert_eq!(found, None, "{request:?} surely did not happen");
         }
     }
 }
 
+/// A failure that proptest found once, kept as steps: its seed stops leading there when the steps change.
+#[test]
+fn doubled_and_reordered_commands_around_a_gap_write_each_entry_once() {
+    let s = |sender, conversation, id| Step::Send { sender, conversation, id };
+    let w = |place, fate| Step::Wire { place, fate };
+    let a = |ms| Step::Advance { ms };
+    #[rustfmt::skip]
+    let steps = vec![
+        s(0, 0, 0), s(0, 1, 0), w(0, 2), w(3866936070929398279, 0), w(4594059930730469423, 2),
+        w(2231395099247760317, 4), w(2537656311214911613, 0), a(1), s(2, 0, 0), w(0, 2), s(0, 0, 0), s(0, 0, 1),
+        s(0, 0, 0), s(0, 0, 0), w(4511624341299067898, 2), s(0, 0, 1), s(0, 2, 0), w(12927851742465593944, 0),
+        s(0, 0, 1), w(10082291779861204864, 0), s(0, 2, 0), s(0, 0, 1), w(10546147874234085262, 0),
+        w(2871651683457758687, 0), s(0, 0, 0), s(0, 0, 0), w(17047092904424667569, 0), s(0, 1, 1),
+        w(2931891033506124125, 0), s(0, 1, 1), w(697058612160106107, 7), w(4159084572410105236, 17),
+        w(14178758174039066725, 11), w(14213578012149335283, 12), s(2, 1, 198), a(355), w(6068457855332192751, 19),
+        w(16632988836702472923, 16), w(9732720238089752369, 13), w(4870774397541927248, 7),
+        w(14857006882218943368, 2), w(10065523259217336826, 12), w(13766790620442031453, 11),
+        w(8953120721094664053, 19), s(3, 2, 158), w(11913551021448359850, 15), w(4841312219986106197, 9),
+        s(0, 0, 202), s(0, 2, 38), s(0, 1, 49),
+    ];
+    run(steps);
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::default() })]
     #[test]
     fn inboxes_hold_every_entry_once_in_conversation_order(steps in steps()) {
         run(steps);

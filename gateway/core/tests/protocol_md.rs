@@ -1,0 +1,130 @@
+//! docs/protocol.md says what the program does: its error table and its vectors are checked here.
+
+use bytes::{Bytes, BytesMut};
+use seriatim_proto::chain;
+use seriatim_proto::command::{EntryRef, Kind};
+use seriatim_proto::error::{Certainty, ErrorCode, Retry};
+use seriatim_proto::ids::{Chain, ConversationId, MessageId, Seq, UserId};
+use seriatim_proto::limits;
+use seriatim_proto::store::InboxEntry;
+use seriatim_proto::wire::v1::client_frame::Body as Asked;
+use seriatim_proto::wire::v1::server_frame::Body as Said;
+use seriatim_proto::wire::{self, v1};
+
+fn page() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol.md");
+    std::fs::read_to_string(path).expect("docs/protocol.md is there")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+fn asked(request_id: u64, body: Asked) -> String {
+    let mut out = BytesMut::new();
+    wire::encode_frame(&v1::ClientFrame { request_id, body: Some(body), ..Default::default() }, &mut out);
+    hex(&out)
+}
+
+fn said(request_id: u64, body: Said) -> String {
+    let mut out = BytesMut::new();
+    wire::encode_frame(&v1::ServerFrame { request_id, body: Some(body), ..Default::default() }, &mut out);
+    hex(&out)
+}
+
+#[test]
+fn the_error_table_is_the_programs() {
+    let page = page();
+    for code in ErrorCode::ALL {
+        let retry = match code.retry() {
+            Retry::Never => "never",
+            Retry::Elsewhere => "elsewhere",
+            Retry::Later => "later",
+        };
+        let certainty = match code.certainty() {
+            Certainty::DidNotHappen => "did not happen",
+            Certainty::Unknown => "unknown",
+        };
+        let row = format!("| {} | `{}` | {retry} | {certainty} | {} |", code.number(), code.name(), code.close_code());
+        assert!(page.contains(&row), "missing row: {row}");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains("| did not happen |")).count()
+        + page.lines().filter(|line| line.starts_with("| ") && line.contains("| unknown |")).count();
+    assert_eq!(rows, ErrorCode::ALL.len(), "a row too many");
+}
+
+#[test]
+fn the_vectors_are_the_programs() {
+    let message_id = Bytes::from((0u8..16).collect::<Vec<_>>());
+    let peer = v1::Conversation { id: Some(v1::conversation::Id::Peer("bob".into())) };
+    let hello = v1::Hello { token: "abc".into(), device: "phone".into(), ..Default::default() };
+    let send = v1::Send {
+        message_id,
+        conversation: Some(peer),
+        salt: Bytes::from_static(&[1, 2, 3, 4]),
+        body: Bytes::from_static(b"hi"),
+        ..Default::default()
+    };
+    let error = wire::error_to_wire(&seriatim_proto::error::Refusal::new(ErrorCode::Conflict, ""));
+    let vectors = [
+        ("Hello, request 1", asked(1, Asked::Hello(hello))),
+        ("Ping, request 7, nonce 3", asked(7, Asked::Ping(v1::Ping { nonce: 3 }))),
+        (
+            "Subscribe from 1, credit 100, request 2",
+            asked(2, Asked::Subscribe(v1::Subscribe { from: 1, cursor: 0, credit: 100 })),
+        ),
+        ("Ack of everything below 300, request 3", asked(3, Asked::Ack(v1::Ack { cursor: 300 }))),
+        ("Send \"hi\" to bob, request 4", asked(4, Asked::Send(send))),
+        ("Sync from 1, request 5", asked(5, Asked::Sync(v1::Sync { from: 1, limit: 0 }))),
+        ("Status, request 6", asked(6, Asked::Status(v1::Status {}))),
+        ("Committed at 9, request 4", said(4, Said::Committed(v1::Committed { seq: 9, duplicate: false }))),
+        ("Error CONFLICT, request 4", said(4, Said::Error(error))),
+        ("Lagging, subscription 1, tail 41", said(0, Said::Lagging(v1::Lagging { subscription_id: 1, upto: 41 }))),
+    ];
+    let page = page();
+    for (name, bytes) in vectors {
+        let row = format!("| {name} | `{bytes}` |");
+        assert!(page.contains(&row), "missing row: {row}");
+    }
+}
+
+#[test]
+fn the_limits_are_the_programs() {
+    let page = page();
+    for (name, value) in [
+        ("frame", u64::from(limits::FRAME_BYTES_MAX)),
+        ("body of a message", u64::from(limits::MESSAGE_BYTES_MAX)),
+        ("token", u64::from(limits::TOKEN_BYTES_MAX)),
+        ("salt", u64::from(limits::SALT_BYTES_MAX)),
+        ("name of a user or device", u64::from(limits::NAME_BYTES_MAX)),
+        ("requests without an answer", u64::from(limits::SESSION_REQUESTS_MAX)),
+        ("lanes", u64::from(limits::SESSION_LANES_MAX)),
+        ("entries of a page", u64::from(limits::SYNC_ENTRIES_MAX)),
+        ("time for the handshake, and then for Hello", limits::HELLO_TIMEOUT_MS),
+        ("time of a request at the gateway", limits::REQUEST_TIMEOUT_MS),
+        ("idle time", limits::IDLE_TIMEOUT_MS),
+    ] {
+        assert!(page.contains(&format!("| {name} | {value} |")), "missing row: {name} {value}");
+    }
+}
+
+#[test]
+fn the_chain_of_the_page_is_the_programs() {
+    let user = |name| UserId::new(name).unwrap();
+    let body_hash = chain::body_hash(&[1, 2, 3, 4], b"hi");
+    let entry = EntryRef {
+        seq: Seq::new(9).unwrap(),
+        kind: Kind::Message,
+        sender: user("alice"),
+        message_id: MessageId(std::array::from_fn(|place| place as u8)),
+        body_hash,
+        at_ms: 1_000,
+    };
+    let header = InboxEntry::header_bytes(&ConversationId::direct(user("bob"), user("alice")), &entry);
+    let link = chain::link(Chain::default(), None, Seq::FIRST, &header);
+    let page = page();
+    for (name, bytes) in [("body hash", &body_hash.0[..]), ("header", &header[..]), ("chain", &link.0[..])] {
+        let row = format!("| {name} | `{}` |", hex(bytes));
+        assert!(page.contains(&row), "missing row: {row}");
+    }
+}

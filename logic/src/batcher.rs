@@ -1,0 +1,103 @@
+//! Batcher: commands of all slots of a group gather while a few entries are in flight, and go out as one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use seriatim_proto::ids::{Epoch, GroupId, SlotId};
+use seriatim_proto::{codec, limits};
+
+/// Whose command it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CommandOf {
+    pub(crate) slot: SlotId,
+    pub(crate) epoch: Epoch,
+    pub(crate) n: u64,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    queue: VecDeque<(CommandOf, Bytes)>,
+    in_flight: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Batcher {
+    groups: BTreeMap<GroupId, Group>,
+}
+
+impl Batcher {
+    pub(crate) fn push(&mut self, group: GroupId, of: CommandOf, command: Bytes) {
+        self.groups.entry(group).or_default().queue.push_back((of, command));
+    }
+
+    /// The next entry to send: `(group, whose commands, codec::encode(&Vec<Command>))`.
+    pub(crate) fn next(&mut self) -> Option<(GroupId, Vec<CommandOf>, Bytes)> {
+        let ready = |group: &Group| !group.queue.is_empty() && group.in_flight < limits::PROPOSALS_IN_FLIGHT_MAX;
+        let (id, group) = self.groups.iter_mut().find(|(_, group)| ready(group))?;
+        let (mut bytes, mut count) = (0, 0);
+        for (_, command) in group.queue.iter().take(limits::ENTRY_COMMANDS_MAX as usize) {
+            if count > 0 && bytes + command.len() > ENTRY_BYTES {
+                break;
+            }
+            bytes += command.len();
+            count += 1;
+        }
+        // A sequence is its length and then its items: the commands are encoded already.
+        let mut batch = BytesMut::with_capacity(bytes + 16);
+        batch.put_slice(&codec::encode(&(count as u64)));
+        let mut of = Vec::with_capacity(count);
+        for (whose, command) in group.queue.drain(..count) {
+            of.push(whose);
+            batch.put_slice(&command);
+        }
+        group.in_flight += 1;
+        Some((*id, of, batch.freeze()))
+    }
+
+    /// An entry was answered, or will not be.
+    pub(crate) fn landed(&mut self, group: GroupId) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.in_flight = group.in_flight.saturating_sub(1);
+        }
+    }
+}
+
+/// Bytes of commands in one entry, well below the limit.
+const ENTRY_BYTES: usize = (limits::ENTRY_BYTES_MAX - limits::FRAME_HEADER_BYTES) as usize;
+
+#[cfg(test)]
+mod tests {
+    use seriatim_proto::command::Command;
+    use seriatim_proto::ids::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn commands_that_gathered_are_one_entry_that_decodes() {
+        let mut batcher = Batcher::default();
+        let commands: Vec<Command> = (0..200).map(|node| Command::OpenLease { node: NodeId(node) }).collect();
+        for (n, command) in commands.iter().enumerate() {
+            let of = CommandOf { slot: SlotId(1), epoch: Epoch(1), n: n as u64 };
+            batcher.push(GroupId(1), of, codec::encode_bytes(command).slice(1..));
+        }
+        let (group, of, batch) = batcher.next().unwrap();
+        assert_eq!((group, of.len()), (GroupId(1), 200));
+        assert_eq!(codec::decode::<Vec<Command>>(&batch).unwrap(), commands);
+        assert!(batcher.next().is_none());
+    }
+
+    #[test]
+    fn only_a_few_entries_are_in_flight() {
+        let mut batcher = Batcher::default();
+        let of = CommandOf { slot: SlotId(1), epoch: Epoch(1), n: 0 };
+        for _ in 0..limits::PROPOSALS_IN_FLIGHT_MAX {
+            batcher.push(GroupId(1), of, Bytes::from_static(b"x"));
+            batcher.next().unwrap();
+        }
+        batcher.push(GroupId(1), of, Bytes::from_static(b"x"));
+        assert!(batcher.next().is_none());
+        batcher.landed(GroupId(1));
+        assert!(batcher.next().is_some());
+    }
+}

@@ -1,0 +1,362 @@
+//! Streams: gateways with their sessions, source nodes that deliver here, and peers that are delivered to.
+
+use std::collections::HashMap;
+
+use seriatim_logic_core::{Event, RequestId, Send, SessionKey, SourceId};
+use seriatim_proto::command::DeliveryOutcome;
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::hash;
+use seriatim_proto::ids::{NodeId, Seq, SlotId};
+use seriatim_proto::logic::{
+    CallError, GatewayResponse, HolderTable, Identity, PeerRequest, PeerResponse, PushEntry, SlotDeliveries,
+};
+use seriatim_proto::meta::NodeKind;
+use tokio::sync::mpsc;
+
+use super::{Brain, HolderKey};
+use crate::peers;
+
+/// Bytes of bodies and references in one request to a peer.
+const PEER_BYTES: usize = 4 << 20;
+
+/// What a gateway's stream wants of holders.
+#[derive(Debug)]
+pub(crate) enum SessionInput {
+    /// An entry.
+    Send { id: u64, send: Box<Send> },
+    /// A cursor.
+    Ack { id: u64, identity: Identity, cursor: Seq },
+    /// A registration.
+    Register { id: u64, session: u64, identity: Identity, position: Seq },
+    /// All registrations with their positions.
+    Renew { positions: Vec<(u64, Seq)> },
+    /// A session is gone.
+    Close { session: u64 },
+    /// An answer that was made elsewhere, to go out in order.
+    Respond { response: GatewayResponse },
+}
+
+/// A gateway's stream.
+pub(crate) struct Gateway {
+    responses: mpsc::Sender<GatewayResponse>,
+    /// has the whole table
+    told: bool,
+    sessions: HashMap<u64, (Identity, SlotId)>,
+    lagging: Vec<(u64, Seq)>,
+    unregistered: Vec<u64>,
+    renewed: bool,
+}
+
+/// A source node's stream, and the answers that it waits for.
+pub(crate) struct Source {
+    answers: mpsc::Sender<PeerResponse>,
+    waiting: HashMap<u64, Vec<Option<Result<Vec<DeliveryOutcome>, CallError>>>>,
+}
+
+impl Source {
+    pub(crate) fn new(answers: mpsc::Sender<PeerResponse>) -> Self {
+        Self { answers, waiting: HashMap::new() }
+    }
+}
+
+/// A node that is delivered to.
+pub(crate) struct Peer {
+    queue: mpsc::Sender<PeerRequest>,
+    connection: u64,
+    gathered: Vec<(HolderKey, u64, SlotDeliveries)>,
+}
+
+/// A request to a peer: whose deliveries, in order.
+pub(crate) struct PeerAsked {
+    peer: NodeId,
+    of: Vec<(HolderKey, u64)>,
+}
+
+impl Brain {
+    // --- gateways
+
+    pub(super) fn on_gateway_up(&mut self, stream: u64, responses: mpsc::Sender<GatewayResponse>) {
+        let gateway = Gateway { responses, told: false, sessions: HashMap::new(), lagging: Vec::new(), unregistered: Vec::new(), renewed: false };
+        self.gateways.insert(stream, gateway);
+    }
+
+    pub(super) fn on_gateway_down(&mut self, stream: u64) {
+        let Some(gateway) = self.gateways.remove(&stream) else { return };
+        for (session, (identity, slot)) in gateway.sessions {
+            let session = SessionKey { stream, session };
+            self.handle(slot, Event::Unregister { session, tenant: identity.tenant, user: identity.user });
+        }
+    }
+
+    pub(super) fn respond(&mut self, stream: u64, response: GatewayResponse) {
+        let Some(gateway) = self.gateways.get(&stream) else { return };
+        if gateway.responses.try_send(response).is_err() {
+            // Dropping the queue ends the stream; the gateway comes again and registers anew.
+            self.metrics.streams_dropped.inc();
+            self.on_gateway_down(stream);
+        }
+    }
+
+    pub(super) fn on_session(&mut self, stream: u64, input: SessionInput) {
+        match input {
+            SessionInput::Send { id, send } => {
+                let slot = hash::conversation_slot(send.tenant, &send.conversation);
+                let event = Event::Send { request: RequestId { stream, id }, send: *send };
+                if !self.handle(slot, event) {
+                    self.refuse_call(stream, id, slot);
+                }
+            }
+            SessionInput::Ack { id, identity, cursor } => {
+                let slot = hash::inbox_slot(identity.tenant, &identity.user);
+                let (tenant, user, device) = (identity.tenant, identity.user, identity.device);
+                let event = Event::Ack { request: RequestId { stream, id }, tenant, user, device, cursor };
+                if !self.handle(slot, event) {
+                    self.refuse_call(stream, id, slot);
+                }
+            }
+            SessionInput::Register { id, session, identity, position } => {
+                let slot = hash::inbox_slot(identity.tenant, &identity.user);
+                let (tenant, user) = (identity.tenant, identity.user.clone());
+                let (request, key) = (RequestId { stream, id }, SessionKey { stream, session });
+                if self.handle(slot, Event::Register { request, session: key, tenant, user, position }) {
+                    if let Some(gateway) = self.gateways.get_mut(&stream) {
+                        gateway.sessions.insert(session, (identity, slot));
+                    }
+                } else {
+                    let result = Err(self.with_row(CallError::NotHolder { slot, row: None }));
+                    self.respond(stream, GatewayResponse::Registered { id, result });
+                }
+            }
+            SessionInput::Renew { positions } => self.on_renew(stream, positions),
+            SessionInput::Close { session } => {
+                let known = self.gateways.get_mut(&stream).and_then(|gateway| gateway.sessions.remove(&session));
+                if let Some((identity, slot)) = known {
+                    let session = SessionKey { stream, session };
+                    self.handle(slot, Event::Unregister { session, tenant: identity.tenant, user: identity.user });
+                }
+            }
+            SessionInput::Respond { response } => self.respond(stream, response),
+        }
+    }
+
+    fn on_renew(&mut self, stream: u64, positions: Vec<(u64, Seq)>) {
+        for (session, position) in positions {
+            let known = self.gateways.get(&stream).and_then(|gateway| gateway.sessions.get(&session).cloned());
+            let key = SessionKey { stream, session };
+            let served = known.is_some_and(|(identity, slot)| {
+                self.handle(slot, Event::Renew { session: key, tenant: identity.tenant, user: identity.user, position })
+            });
+            if !served {
+                self.unregistered(key);
+            }
+        }
+        if let Some(gateway) = self.gateways.get_mut(&stream) {
+            gateway.renewed = true;
+        }
+    }
+
+    fn refuse_call(&mut self, stream: u64, id: u64, slot: SlotId) {
+        self.metrics.refusals.inc();
+        let result = Err(self.with_row(CallError::NotHolder { slot, row: None }));
+        self.respond(stream, GatewayResponse::Reply { id, result });
+    }
+
+    pub(super) fn push(&mut self, sessions: &[SessionKey], entries: Vec<PushEntry>) {
+        self.metrics.pushed_entries.inc_by((entries.len() * sessions.len()) as u64);
+        let mut by_stream: HashMap<u64, Vec<u64>> = HashMap::new();
+        for key in sessions {
+            by_stream.entry(key.stream).or_default().push(key.session);
+        }
+        for (stream, sessions) in by_stream {
+            self.respond(stream, GatewayResponse::Push { sessions, entries: entries.clone() });
+        }
+    }
+
+    pub(super) fn lagging(&mut self, session: SessionKey, tail: Seq) {
+        if let Some(gateway) = self.gateways.get_mut(&session.stream) {
+            gateway.lagging.push((session.session, tail));
+        }
+    }
+
+    pub(super) fn unregistered(&mut self, session: SessionKey) {
+        if let Some(gateway) = self.gateways.get_mut(&session.stream) {
+            gateway.sessions.remove(&session.session);
+            gateway.unregistered.push(session.session);
+        }
+    }
+
+    /// Once a second something goes to every gateway, so that silence means something.
+    pub(super) fn tell_gateways(&mut self, now_ms: u64) {
+        if self.told_ms + 1_000 <= now_ms {
+            self.told_ms = now_ms;
+            for stream in self.gateways.keys().copied().collect::<Vec<_>>() {
+                self.respond(stream, GatewayResponse::Table(HolderTable::default()));
+            }
+        }
+    }
+
+    fn nodes(&self) -> Vec<(NodeId, String)> {
+        let directory = self.stores.topology.directory();
+        let nodes = directory.into_iter().flat_map(|directory| directory.nodes);
+        nodes.filter(|node| node.kind == NodeKind::Logic).map(|node| (node.id, node.address)).collect()
+    }
+
+    pub(super) fn flush_gateways(&mut self) {
+        let changed: Vec<_> = std::mem::take(&mut self.changed_rows).into_values().collect();
+        let nodes = std::mem::take(&mut self.nodes_changed).then(|| self.nodes());
+        for stream in self.gateways.keys().copied().collect::<Vec<_>>() {
+            let Some(gateway) = self.gateways.get_mut(&stream) else { continue };
+            let (lagging, unregistered) = (std::mem::take(&mut gateway.lagging), std::mem::take(&mut gateway.unregistered));
+            let renewed = std::mem::take(&mut gateway.renewed);
+            if !std::mem::replace(&mut gateway.told, true) {
+                let table = HolderTable { rows: self.rows.values().copied().collect(), nodes: Some(self.nodes()) };
+                self.respond(stream, GatewayResponse::Table(table));
+            } else if !changed.is_empty() || nodes.is_some() {
+                self.respond(stream, GatewayResponse::Table(HolderTable { rows: changed.clone(), nodes: nodes.clone() }));
+            }
+            if renewed || !lagging.is_empty() {
+                self.respond(stream, GatewayResponse::Lagging { sessions: lagging });
+            }
+            if !unregistered.is_empty() {
+                self.respond(stream, GatewayResponse::Unregistered { sessions: unregistered });
+            }
+        }
+    }
+
+    // --- deliveries out
+
+    pub(super) fn deliver(&mut self, key: HolderKey, batch: u64, deliveries: SlotDeliveries) {
+        self.metrics.delivery_batches.inc();
+        let slot = deliveries.slot;
+        if self.holders.contains_key(&slot) {
+            let id = self.id();
+            self.local_deliveries.insert(id, (key, batch));
+            let source = SourceId { stream: 0, request: id, index: 0 };
+            self.handle(slot, Event::Deliver { source, deliveries: deliveries.deliveries, bodies: deliveries.bodies });
+            return;
+        }
+        let holder = self.rows.get(&slot).and_then(|row| row.holder);
+        let me = self.standing.borrow().map(|standing| standing.node);
+        match holder.filter(|holder| Some(*holder) != me).and_then(|holder| self.peer(holder)) {
+            Some(peer) => peer.gathered.push((key, batch, deliveries)),
+            None => self.unanswered(key, batch),
+        }
+    }
+
+    fn unanswered(&mut self, key: HolderKey, batch: u64) {
+        self.metrics.deliveries_unanswered.inc();
+        self.handle_under(key, Event::DeliverAnswered { batch, outcomes: None });
+    }
+
+    fn peer(&mut self, node: NodeId) -> Option<&mut Peer> {
+        if !self.peers.contains_key(&node) {
+            let standing = (*self.standing.borrow())?;
+            let address = self.nodes().into_iter().find(|(id, _)| *id == node)?.1;
+            let (queue, requests) = mpsc::channel(peers::PEER_QUEUE);
+            let connection = self.id();
+            tokio::spawn(peers::run(address, standing.cluster, standing.node, node, connection, requests, self.door.clone()));
+            self.peers.insert(node, Peer { queue, connection, gathered: Vec::new() });
+        }
+        self.peers.get_mut(&node)
+    }
+
+    pub(super) fn flush_peers(&mut self) {
+        let full: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.gathered.is_empty()).map(|(node, _)| *node).collect();
+        for node in full {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let mut gathered = std::mem::take(&mut peer.gathered).into_iter().peekable();
+            while gathered.peek().is_some() {
+                let (mut of, mut slots, mut bytes) = (Vec::new(), Vec::new(), 0);
+                while let Some((key, batch, deliveries)) = gathered.next_if(|_| bytes < PEER_BYTES) {
+                    bytes += deliveries.bodies.iter().map(|body| body.body.len() + 100).sum::<usize>() + 200 * deliveries.deliveries.len();
+                    of.push((key, batch));
+                    slots.push(deliveries);
+                }
+                let id = self.id();
+                let sent = self.peers.get(&node).is_some_and(|peer| peer.queue.try_send(PeerRequest::Deliver { id, slots }).is_ok());
+                if sent {
+                    self.peer_asked.insert(id, PeerAsked { peer: node, of });
+                } else {
+                    of.into_iter().for_each(|(key, batch)| self.unanswered(key, batch));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_peer_answer(&mut self, id: u64, results: Vec<Result<Vec<DeliveryOutcome>, CallError>>) {
+        let Some(asked) = self.peer_asked.remove(&id) else { return };
+        let mut results = results.into_iter();
+        for (key, batch) in asked.of {
+            let result = results.next();
+            if let Some(Err(CallError::NotHolder { row: Some(row), .. })) = &result {
+                self.on_row(*row);
+            }
+            match result.and_then(Result::ok) {
+                Some(outcomes) => self.handle_under(key, Event::DeliverAnswered { batch, outcomes: Some(outcomes) }),
+                None => self.unanswered(key, batch),
+            }
+        }
+    }
+
+    pub(super) fn on_peer_down(&mut self, node: NodeId, connection: u64) {
+        if self.peers.get(&node).is_none_or(|peer| peer.connection != connection) {
+            return;
+        }
+        let gathered = self.peers.remove(&node).map(|peer| peer.gathered).unwrap_or_default();
+        gathered.into_iter().for_each(|(key, batch, _)| self.unanswered(key, batch));
+        let lost: Vec<u64> = self.peer_asked.iter().filter(|(_, asked)| asked.peer == node).map(|(id, _)| *id).collect();
+        for id in lost {
+            let of = self.peer_asked.remove(&id).map(|asked| asked.of).unwrap_or_default();
+            of.into_iter().for_each(|(key, batch)| self.unanswered(key, batch));
+        }
+    }
+
+    // --- deliveries in
+
+    pub(super) fn on_source_delivers(&mut self, stream: u64, id: u64, slots: Vec<SlotDeliveries>) {
+        let Some(source) = self.sources.get_mut(&stream) else { return };
+        source.waiting.insert(id, vec![None; slots.len()]);
+        if slots.is_empty() {
+            self.finish_source(stream, id);
+        }
+        for (index, deliveries) in slots.into_iter().enumerate() {
+            let at = SourceId { stream, request: id, index: u32::try_from(index).expect("a request has few slots") };
+            let slot = deliveries.slot;
+            if !self.handle(slot, Event::Deliver { source: at, deliveries: deliveries.deliveries, bodies: deliveries.bodies }) {
+                let result = Err(self.with_row(CallError::NotHolder { slot, row: None }));
+                self.answer_source(at, result);
+            }
+        }
+    }
+
+    pub(super) fn answer_source(&mut self, at: SourceId, result: Result<Vec<DeliveryOutcome>, CallError>) {
+        if at.stream == 0 {
+            if let Some((key, batch)) = self.local_deliveries.remove(&at.request) {
+                match result {
+                    Ok(outcomes) => self.handle_under(key, Event::DeliverAnswered { batch, outcomes: Some(outcomes) }),
+                    Err(_) => self.unanswered(key, batch),
+                }
+            }
+            return;
+        }
+        let waiting = self.sources.get_mut(&at.stream).and_then(|source| source.waiting.get_mut(&at.request));
+        if let Some(place) = waiting.and_then(|waiting| waiting.get_mut(at.index as usize)) {
+            *place = Some(result);
+            self.finish_source(at.stream, at.request);
+        }
+    }
+
+    fn finish_source(&mut self, stream: u64, id: u64) {
+        let Some(source) = self.sources.get_mut(&stream) else { return };
+        if source.waiting.get(&id).is_none_or(|waiting| waiting.iter().any(Option::is_none)) {
+            return;
+        }
+        let missing = || Err(CallError::Refused(Refusal::new(ErrorCode::Internal, "no answer")));
+        let results = source.waiting.remove(&id).unwrap_or_default();
+        let results = results.into_iter().map(|result| result.unwrap_or_else(missing)).collect();
+        if source.answers.try_send(PeerResponse::Delivered { id, results }).is_err() {
+            // Dropping the queue ends the stream; the source delivers again.
+            self.sources.remove(&stream);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Config: what a logic node must be told.
+
+use std::net::SocketAddr;
+
+/// Configuration of one logic node.
+#[derive(Clone, Debug)]
+pub struct LogicConfig {
+    /// where it listens for gateways and other logic nodes
+    pub listen: SocketAddr,
+    /// `host:port` that others use; `None`: the bound address
+    pub advertise: Option<String>,
+    /// `host:port` of stores; one that answers is enough, the directory names the others
+    pub stores: Vec<String>,
+    /// the key that tokens are verified with, PEM
+    pub token_public_key_pem: Vec<u8>,
+    /// internal traffic without TLS; refuses to start without it, until mTLS exists
+    pub insecure_plaintext: bool,
+}

@@ -1,0 +1,261 @@
+//! Admin: the gRPC door for operators, and the making of a cluster.
+//!
+//! ```text
+//! InitCluster ─ ask all stores for their status ─ Adopt on each ─ group 0 elects ─ Init ─ CreateGroup × groups ─ wait
+//! ```
+//! # Failure
+//! Every step may be repeated: a store keeps the identity that it took, `Init` and `CreateGroup` are idempotent. A
+//! crash in between leaves a cluster that the same call completes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::{Request, Response, Status};
+
+use seriatim_proto::admin::{AdminRequest, AdminResponse};
+use seriatim_proto::codec;
+use seriatim_proto::command::{Command, Outcome, SlotRange};
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::grpc::{Packet, admin_server};
+use seriatim_proto::ids::{ClusterId, Generation, GroupId, ReplicaId, SlotId, StoreId};
+use seriatim_proto::limits;
+use seriatim_proto::meta::{MetaCommand, MetaOutcome, ReplicaRecord, StoreRecord};
+use seriatim_proto::store::StoreRefusal;
+use seriatim_store_core::Key;
+
+use crate::host::Host;
+use crate::identity::{Identity, IdentityError};
+use crate::remote;
+
+/// The `Admin` service.
+pub(crate) struct AdminService {
+    host: Arc<Host>,
+}
+
+impl AdminService {
+    /// Serves `host`.
+    pub(crate) fn new(host: Arc<Host>) -> Self {
+        Self { host }
+    }
+}
+
+#[tonic::async_trait]
+impl admin_server::Admin for AdminService {
+    async fn call(&self, request: Request<Packet>) -> Result<Response<Packet>, Status> {
+        let mut frames = Vec::new();
+        for frame in request.into_inner().frames {
+            let answer = match codec::decode(&frame) {
+                Ok(request) => handle(&self.host, request).await,
+                Err(error) => {
+                    AdminResponse::Refused(Refusal::new(ErrorCode::Malformed, format!("no admin request: {error}")))
+                }
+            };
+            frames.push(codec::encode_bytes(&answer));
+        }
+        Ok(Response::new(Packet { frames }))
+    }
+}
+
+async fn handle(host: &Arc<Host>, request: AdminRequest) -> AdminResponse {
+    let answered = match request {
+        AdminRequest::Status => Ok(AdminResponse::Status(host.status())),
+        AdminRequest::Adopt { cluster, store, replica: _, stores, replicas } => {
+            adopt(host, cluster, store, stores, replicas).await.map(|()| AdminResponse::Adopted)
+        }
+        AdminRequest::InitCluster { stores, groups } => {
+            // In a task of its own: a caller that goes away does not leave a cluster half made.
+            let host = Arc::clone(host);
+            match tokio::spawn(async move { init_cluster(&host, &stores, groups).await }).await {
+                Ok(made) => made.map(|cluster| AdminResponse::Initialised { cluster }),
+                Err(_) => Err(Refusal::new(ErrorCode::Internal, "cluster init ended early")),
+            }
+        }
+    };
+    answered.unwrap_or_else(AdminResponse::Refused)
+}
+
+/// Takes an identity and bears the replica of group 0.
+async fn adopt(
+    host: &Arc<Host>,
+    cluster: ClusterId,
+    store: StoreId,
+    meta_stores: Vec<StoreRecord>,
+    meta_replicas: Vec<ReplicaRecord>,
+) -> Result<(), Refusal> {
+    let record = meta_stores.iter().find(|record| record.id == store);
+    if record.is_none_or(|record| record.address != host.address()) {
+        let what = format!("this store is reached at {}, not as store {store} of that cluster", host.address());
+        return Err(Refusal::new(ErrorCode::Malformed, what));
+    }
+    if !meta_replicas.iter().any(|replica| replica.store == store) {
+        return Err(Refusal::new(ErrorCode::Malformed, "no replica of group 0 is for this store"));
+    }
+    let identity = Identity {
+        cluster,
+        store,
+        address: host.address().to_owned(),
+        poisoned: false,
+        meta_stores,
+        meta_replicas,
+        born: Vec::new(),
+    };
+    host.adopt(identity).await.map_err(|error| match error {
+        IdentityError::Other { .. } => Refusal::new(ErrorCode::WrongCluster, error.to_string()),
+        error => Refusal::new(ErrorCode::Internal, error.to_string()),
+    })
+}
+
+async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Result<ClusterId, Refusal> {
+    check(host, addresses, groups)?;
+    let cluster = match known_cluster(host, addresses).await? {
+        Some(cluster) => cluster,
+        None => ClusterId(rand::random()),
+    };
+    let ids = 1..=addresses.len() as u64;
+    let stores: Vec<StoreRecord> =
+        ids.clone().zip(addresses).map(|(id, address)| StoreRecord { id: StoreId(id), address: address.clone() }).collect();
+    let replicas: Vec<ReplicaRecord> =
+        ids.map(|id| ReplicaRecord { id: ReplicaId(id), store: StoreId(id) }).collect();
+    for (store, replica) in stores.iter().zip(&replicas) {
+        let request = AdminRequest::Adopt {
+            cluster,
+            store: store.id,
+            replica: replica.id,
+            stores: stores.clone(),
+            replicas: replicas.clone(),
+        };
+        match remote::admin(&store.address, &request).await? {
+            AdminResponse::Adopted => (),
+            AdminResponse::Refused(refusal) => return Err(refusal),
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let deadline = Instant::now() + INIT_TIMEOUT;
+    let init = MetaCommand::Init { cluster, generation: Generation(0), stores: stores.clone(), replicas };
+    match propose_meta(&stores, cluster, init, deadline).await? {
+        MetaOutcome::Initialised => (),
+        other => return Err(refused(&other)),
+    }
+    for id in 1..=groups {
+        let command = MetaCommand::CreateGroup {
+            id: GroupId(id),
+            slots: vec![share(id - 1, groups)],
+            stores: stores.iter().map(|store| store.id).collect(),
+        };
+        match propose_meta(&stores, cluster, command, deadline).await? {
+            MetaOutcome::Created(_) => (),
+            other => return Err(refused(&other)),
+        }
+    }
+    host.wait_closed(groups, deadline).await?;
+    Ok(cluster)
+}
+
+fn check(host: &Host, addresses: &[String], groups: u32) -> Result<(), Refusal> {
+    let malformed = |what: String| Err(Refusal::new(ErrorCode::Malformed, what));
+    if addresses.is_empty() || addresses.len() > STORES_MAX {
+        return malformed(format!("a cluster is made of 1 to {STORES_MAX} stores"));
+    }
+    if addresses.iter().collect::<BTreeSet<_>>().len() != addresses.len() {
+        return malformed("a store is named twice".into());
+    }
+    if !addresses.iter().any(|address| address == host.address()) {
+        return malformed(format!("{} itself must be one of the stores", host.address()));
+    }
+    if groups == 0 || groups > limits::GROUPS_MAX.min(Key::GROUP_LAST.0) {
+        return malformed("the number of groups is out of range".into());
+    }
+    Ok(())
+}
+
+/// The cluster that an earlier, interrupted call began to make of these stores.
+async fn known_cluster(host: &Arc<Host>, addresses: &[String]) -> Result<Option<ClusterId>, Refusal> {
+    let mut known = None;
+    for address in addresses {
+        let cluster = if address == host.address() {
+            host.status().cluster
+        } else {
+            match remote::admin(address, &AdminRequest::Status).await? {
+                AdminResponse::Status(status) => status.cluster,
+                AdminResponse::Refused(refusal) => return Err(refusal),
+                other => return Err(unexpected(&other)),
+            }
+        };
+        match (known, cluster) {
+            (Some(one), Some(other)) if one != other => {
+                return Err(Refusal::new(ErrorCode::WrongCluster, "the stores belong to different clusters"));
+            }
+            (None, cluster) => known = cluster,
+            _ => (),
+        }
+    }
+    Ok(known)
+}
+
+/// Proposes to group 0 through whichever store leads it.
+async fn propose_meta(
+    stores: &[StoreRecord],
+    cluster: ClusterId,
+    command: MetaCommand,
+    deadline: Instant,
+) -> Result<MetaOutcome, Refusal> {
+    let commands = [Command::Meta(command)];
+    let mut last = Refusal::new(ErrorCode::Unavailable, "group 0 has no leader");
+    while Instant::now() < deadline {
+        for store in stores {
+            match remote::propose(&store.address, cluster, GroupId::META, &commands).await {
+                Ok(outcomes) => match outcomes.into_iter().next() {
+                    Some(Outcome::Meta(outcome)) => return Ok(outcome),
+                    _ => return Err(Refusal::new(ErrorCode::Internal, "group 0 gave no verdict")),
+                },
+                Err(StoreRefusal::NotLeader { .. }) => (),
+                Err(StoreRefusal::Refused(refusal)) => last = refusal,
+            }
+        }
+        // All commands of group 0 are idempotent, so asking again is safe whatever became of this one.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(last)
+}
+
+/// The share of group `nth` of `groups`: contiguous ranges that differ by one slot at most.
+fn share(nth: u32, groups: u32) -> SlotRange {
+    let bound = |nth: u32| {
+        let slot = u64::from(nth) * u64::from(limits::SLOTS) / u64::from(groups);
+        SlotId(u16::try_from(slot).expect("a bound is at most SLOTS"))
+    };
+    SlotRange { first: bound(nth), end: bound(nth + 1) }
+}
+
+fn refused(outcome: &MetaOutcome) -> Refusal {
+    let what = match outcome {
+        MetaOutcome::Refused(refusal) => refusal.to_string(),
+        _ => "group 0 gave another verdict than asked for".to_owned(),
+    };
+    Refusal::new(ErrorCode::AlreadyExists, what)
+}
+
+fn unexpected(_: &AdminResponse) -> Refusal {
+    Refusal::new(ErrorCode::Malformed, "another answer than asked for")
+}
+
+/// Stores that `cluster init` takes; each votes in every group.
+const STORES_MAX: usize = 5;
+/// Time for the whole of `cluster init`.
+const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_all_slots_without_overlap() {
+        for groups in [1, 3, 4, 7, 255] {
+            let shares: Vec<_> = (0..groups).map(|nth| share(nth, groups)).collect();
+            assert_eq!(shares[0].first, SlotId(0));
+            assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].first && pair[0].first < pair[0].end));
+            assert_eq!(shares.last().unwrap().end, SlotId(limits::SLOTS));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Config: what a store is told at start. Read once in `main`, never looked up elsewhere.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use seriatim_proto::limits;
+
+/// One store process.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Where everything is kept. One process at a time; one store for ever.
+    pub data_dir: PathBuf,
+    /// Where the gRPC services listen. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `host:port` under which others reach this store; `None`: the bound address.
+    pub advertise: Option<String>,
+    /// Internal traffic without TLS; the start is refused without it, as mTLS comes later.
+    pub insecure_plaintext: bool,
+    /// Free bytes of the file system below which writes are refused.
+    pub disk_reserve_bytes: u64,
+}
+
+/// Bounds that are no part of any promise. Tests make these small.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Bytes of a memtable of state.db; bounds what a restart replays.
+    pub memtable_bytes: usize,
+    /// Block cache of state.db.
+    pub block_cache_bytes: usize,
+    /// Log bytes of all groups after which state.db is flushed and logs are purged.
+    pub flush_log_bytes: u64,
+    /// Log entries of a group that stay after a purge.
+    pub log_keep_entries: u64,
+    /// Threads that run all groups.
+    pub group_threads: usize,
+}
+
+impl StoreConfig {
+    /// A store with the defaults for everything but its place.
+    pub fn new(data_dir: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            data_dir,
+            listen,
+            advertise: None,
+            insecure_plaintext: false,
+            disk_reserve_bytes: limits::DISK_RESERVE_BYTES,
+        }
+    }
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 64 << 20,
+            block_cache_bytes: 64 << 20,
+            flush_log_bytes: limits::FLUSH_LOG_BYTES,
+            log_keep_entries: limits::LOG_KEEP_ENTRIES,
+            group_threads: 2,
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Host: one store: its identity, and the replicas of groups that live here.
+//!
+//! ```text
+//! Adopt / start ──▶ identity ──▶ replica of group 0 ──▶ directory ──▶ bear or start the replicas it names (meta.rs)
+//! ```
+//! # Invariants
+//! I15: a replica is listed in the identity before it is initialised, and only what is listed or named by an open
+//! record is ever started.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
+use seriatim_proto::limits;
+use seriatim_proto::store::{StoreRefusal, StoreStatus};
+
+use crate::admission::Budget;
+use crate::config::Tuning;
+use crate::disk::DiskGuard;
+use crate::fatal::FatalSignal;
+use crate::identity::{DataFolder, Identity, IdentityError};
+use crate::live::{Events, GroupLive};
+use crate::metrics::StoreMetrics;
+use crate::raft::group::RaftHost;
+use crate::raft::state_machine::StateMachine;
+use crate::raft::types::Member;
+use crate::replica::{Replica, Shared};
+use crate::rocks::state_db::StateDb;
+
+/// Everything that lives in one store process.
+pub(crate) struct Host {
+    folder: Mutex<DataFolder>,
+    identity: RwLock<Option<Arc<Identity>>>,
+    address: String,
+    raft: RaftHost,
+    state: Arc<StateDb>,
+    disk: Arc<DiskGuard>,
+    events: Events,
+    metrics: StoreMetrics,
+    fatal: FatalSignal,
+    tuning: Tuning,
+    /// Runs all group tasks.
+    groups: tokio::runtime::Handle,
+    node_budget: Budget,
+    replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
+    starting: Mutex<BTreeSet<GroupId>>,
+    /// Replicas that are not started because their log is not what was promised.
+    rotten: Mutex<BTreeSet<GroupId>>,
+}
+
+/// What a host is made of.
+pub(crate) struct Parts {
+    pub(crate) folder: DataFolder,
+    pub(crate) address: String,
+    pub(crate) raft: RaftHost,
+    pub(crate) state: Arc<StateDb>,
+    pub(crate) disk: Arc<DiskGuard>,
+    pub(crate) metrics: StoreMetrics,
+    pub(crate) fatal: FatalSignal,
+    pub(crate) tuning: Tuning,
+    pub(crate) groups: tokio::runtime::Handle,
+}
+
+/// A replica that should be running here.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// of which group
+    pub(crate) group: GroupId,
+    /// ours
+    pub(crate) replica: ReplicaId,
+    /// all of the record, ours included
+    pub(crate) members: Vec<Member>,
+    /// the record takes no births any more
+    pub(crate) closed: bool,
+}
+
+impl Host {
+    /// Nothing runs yet.
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let identity = parts.folder.identity().cloned().map(Arc::new);
+        Arc::new(Self {
+            folder: Mutex::new(parts.folder),
+            identity: RwLock::new(identity),
+            address: parts.address,
+            raft: parts.raft,
+            state: parts.state,
+            disk: parts.disk,
+            events: Events::new(),
+            metrics: parts.metrics,
+            fatal: parts.fatal,
+            tuning: parts.tuning,
+            groups: parts.groups,
+            node_budget: Budget::new(limits::PROPOSAL_BYTES_NODE_MAX),
+            replicas: RwLock::default(),
+            starting: Mutex::default(),
+            rotten: Mutex::default(),
+        })
+    }
+
+    /// Takes an identity and starts the replica of group 0. Repeating it changes nothing.
+    pub(crate) async fn adopt(self: &Arc<Self>, identity: Identity) -> Result<(), IdentityError> {
+        let host = Arc::clone(self);
+        let adopted = tokio::task::spawn_blocking(move || {
+            let mut folder = host.folder.lock();
+            folder.adopt(identity)?;
+            *host.identity.write() = folder.identity().cloned().map(Arc::new);
+            Ok(())
+        });
+        adopted.await.expect("adopting does not panic")?;
+        self.start_meta().await;
+        Ok(())
+    }
+
+    /// Starts the replica of group 0 that the identity names.
+    pub(crate) async fn start_meta(self: &Arc<Self>) {
+        let Some(identity) = self.identity() else { return };
+        let Some(replica) = identity.meta_replica() else { return };
+        let address = |store: StoreId| {
+            let record = identity.meta_stores.iter().find(|record| record.id == store);
+            record.map(|record| record.address.clone()).unwrap_or_default()
+        };
+        let members = identity
+            .meta_replicas
+            .iter()
+            .map(|record| Member { replica: record.id, store: record.store, address: address(record.store) })
+            .collect();
+        self.raft.join(&identity);
+        self.want(Wanted { group: GroupId::META, replica, members, closed: false }).await;
+    }
+
+    /// Bears or starts a replica, once. Answers when it runs or is known not to.
+    pub(crate) async fn want(self: &Arc<Self>, wanted: Wanted) {
+        let group = wanted.group;
+        if self.replicas.read().contains_key(&group) || self.rotten.lock().contains(&group) {
+            return;
+        }
+        if !self.starting.lock().insert(group) {
+            return;
+        }
+        let host = Arc::clone(self);
+        let started = self.groups.spawn(async move { host.start_replica(wanted).await }).await;
+        match started {
+            Ok(Ok(replica)) => {
+                self.replicas.write().insert(group, replica);
+            }
+            Ok(Err(StartError::Rot(what))) => {
+                tracing::error!(group = group.0, what, "ALARM: rot: the replica is not started and does not vote");
+                self.rotten.lock().insert(group);
+            }
+            Ok(Err(StartError::Failed(what))) => self.fatal.raise(format!("group {group} cannot start: {what}")),
+            // The runtime is going down.
+            Err(_) => (),
+        }
+        self.starting.lock().remove(&group);
+    }
+
+    async fn start_replica(self: &Arc<Self>, wanted: Wanted) -> Result<Arc<Replica>, StartError> {
+        let Wanted { group, replica, members, closed } = wanted;
+        let failed = |error: &dyn std::error::Error| StartError::Failed(error.to_string());
+        let identity = self.identity().ok_or_else(|| StartError::Failed("no identity".into()))?;
+        let born = identity.born(group, replica);
+        if born.is_none() {
+            if closed {
+                return Err(StartError::Rot("no log under a closed record".into()));
+            }
+            self.note(move |folder| folder.note_born(group, replica)).await.map_err(|error| failed(&error))?;
+        }
+        let live = GroupLive::load(group, &self.state.reader(), self.events.clone());
+        let live = Arc::new(live.map_err(|error| failed(&error))?);
+        let machine = StateMachine::open(
+            group,
+            Arc::clone(&self.state),
+            Arc::clone(&live),
+            self.metrics.clone(),
+            self.fatal.clone(),
+        )
+        .map_err(|error| failed(&error))?;
+        let handle = self.raft.start(group, replica, machine).await?;
+        live.set_started();
+        let was_initialised = born.is_some_and(|born| born.initialised);
+        if handle.is_empty().await {
+            if was_initialised {
+                return Err(StartError::Rot("an initialised replica has no log".into()));
+            }
+            handle.initialise(&members).await.map_err(|error| StartError::Failed(error.to_string()))?;
+        }
+        if !was_initialised {
+            self.note(move |folder| folder.note_initialised(group, replica)).await.map_err(|error| failed(&error))?;
+        }
+        Ok(Replica::start(self.shared(), group, replica, handle, live, &self.groups))
+    }
+
+    async fn note(
+        self: &Arc<Self>,
+        write: impl FnOnce(&mut DataFolder) -> Result<(), IdentityError> + Send + 'static,
+    ) -> Result<(), IdentityError> {
+        let host = Arc::clone(self);
+        let noted = tokio::task::spawn_blocking(move || {
+            let mut folder = host.folder.lock();
+            write(&mut folder)?;
+            *host.identity.write() = folder.identity().cloned().map(Arc::new);
+            Ok(())
+        });
+        noted.await.expect("noting does not panic")
+    }
+
+    /// Waits until this store has applied that groups `1..=groups` are closed.
+    pub(crate) async fn wait_closed(&self, groups: u32, deadline: Instant) -> Result<(), Refusal> {
+        let mut directory = self.events.directory();
+        let closed = directory.wait_for(|directory| {
+            directory.as_ref().is_some_and(|directory| {
+                (1..=groups).all(|id| directory.groups.iter().any(|record| record.id == GroupId(id) && record.closed))
+            })
+        });
+        match tokio::time::timeout_at(deadline.into(), closed).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Refusal::later(ErrorCode::Unavailable, "the groups are made but do not all run yet: repeat", 500)),
+        }
+    }
+
+    /// The replica that serves a group here.
+    pub(crate) fn serving(&self, group: GroupId) -> Result<Arc<Replica>, StoreRefusal> {
+        if let Some(replica) = self.replicas.read().get(&group) {
+            return Ok(Arc::clone(replica));
+        }
+        if self.identity.read().is_none() {
+            let refusal = Refusal::later(ErrorCode::Unavailable, "this store belongs to no cluster yet", 500);
+            return Err(StoreRefusal::Refused(refusal));
+        }
+        Err(StoreRefusal::NotLeader { leader: None })
+    }
+
+    /// All replicas that run here.
+    pub(crate) fn replicas(&self) -> Vec<Arc<Replica>> {
+        self.replicas.read().values().cloned().collect()
+    }
+
+    /// Who this store is.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.read().clone()
+    }
+
+    /// Where others reach this store.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The disk's guard.
+    pub(crate) fn disk(&self) -> &DiskGuard {
+        &self.disk
+    }
+
+    /// Events of all groups.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &StoreMetrics {
+        &self.metrics
+    }
+
+    /// The bounds.
+    pub(crate) fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// The rows of all groups.
+    pub(crate) fn state(&self) -> &Arc<StateDb> {
+        &self.state
+    }
+
+    /// Where the process is told to stop.
+    pub(crate) fn fatal(&self) -> &FatalSignal {
+        &self.fatal
+    }
+
+    /// Raft's side.
+    pub(crate) fn raft(&self) -> &RaftHost {
+        &self.raft
+    }
+
+    /// Runs a read that may block on a thread of the groups' runtime.
+    pub(crate) async fn spawn_read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        self.groups.spawn_blocking(read).await.ok()
+    }
+
+    /// A refusal goes out.
+    pub(crate) fn count_refused(&self, refusal: &StoreRefusal) {
+        self.metrics.refused(match refusal {
+            StoreRefusal::NotLeader { .. } => ErrorCode::NotLeader,
+            StoreRefusal::Refused(refusal) => refusal.code,
+        });
+    }
+
+    /// What operators see.
+    pub(crate) fn status(&self) -> StoreStatus {
+        let identity = self.identity();
+        let (fsync_us_p50, fsync_us_p99) = self.raft.fsync_us();
+        StoreStatus {
+            cluster: identity.as_ref().map(|identity| identity.cluster),
+            store: identity.as_ref().map(|identity| identity.store),
+            address: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            read_only: self.disk.read_only(),
+            disk_free_bytes: self.disk.free_bytes(),
+            fsync_us_p50,
+            fsync_us_p99,
+            groups: self.replicas().iter().map(|replica| replica.status()).collect(),
+        }
+    }
+
+    /// Gives leaderships away, then stops all replicas. What is applied is flushed, so that the next start replays
+    /// nothing.
+    pub(crate) async fn stop(&self) {
+        let replicas = self.replicas();
+        for replica in &replicas {
+            replica.transfer_away().await;
+        }
+        let deadline = Instant::now() + TRANSFER_TIMEOUT;
+        while Instant::now() < deadline && replicas.iter().any(|replica| replica.leadership().is_some()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for replica in &replicas {
+            replica.stop().await;
+        }
+        self.raft.stop().await;
+        let state = Arc::clone(&self.state);
+        match tokio::task::spawn_blocking(move || state.flush()).await {
+            Ok(Ok(())) => (),
+            // The log has everything: only the next start takes longer.
+            failed => tracing::warn!(?failed, "state.db was not flushed at the end"),
+        }
+    }
+
+    fn shared(&self) -> Shared {
+        Shared {
+            store: self.identity().map_or(StoreId(0), |identity| identity.store),
+            state: Arc::clone(&self.state),
+            metrics: self.metrics.clone(),
+            fatal: self.fatal.clone(),
+            node_budget: self.node_budget.clone(),
+            events: self.events.clone(),
+        }
+    }
+}
+
+/// Why a replica does not run.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// Its log is not what was promised: it stays down, the others go on.
+    Rot(String),
+    /// The process cannot go on.
+    Failed(String),
+}
+
+/// Time for leaderships to be taken over when a store stops.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,0 +1,292 @@
+//! Identity: whose data folder this is. One process at a time, one store of one cluster for ever.
+//!
+//! ```text
+//! LOCK      held by flock while a process runs; the kernel frees it with the process
+//! IDENTITY  crc32c:u32 BE, then codec(IdentityRecord); absent before `cluster init`
+//! ```
+//!
+//! # Invariants
+//! I15: the identity is written before the first replica is born, and never changes to another cluster or store.
+//! A replica is listed in `born` before it is initialised: an empty log under a replica that is listed and whose
+//! group is closed is rot, never a new start.
+//!
+//! # Failure
+//! The file is written beside, fsynced, renamed, and the folder fsynced: a crash leaves the old or the new one.
+//! A file that does not check is a refusal to start, never an empty identity.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use seriatim_proto::codec;
+use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
+use seriatim_proto::meta::{ReplicaRecord, StoreRecord};
+
+/// Who this store is, as written to disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// its cluster
+    pub cluster: ClusterId,
+    /// its id
+    pub store: StoreId,
+    /// where others reach it; recorded in group 0 too
+    pub address: String,
+    /// set when this folder must never be started again
+    pub poisoned: bool,
+    /// the stores of group 0 as `cluster init` named them
+    pub meta_stores: Vec<StoreRecord>,
+    /// the replicas of group 0 as `cluster init` named them
+    pub meta_replicas: Vec<ReplicaRecord>,
+    /// replicas that were born in this folder
+    pub born: Vec<BornReplica>,
+}
+
+/// A replica that lives in this folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BornReplica {
+    /// of which group
+    pub group: GroupId,
+    /// which
+    pub replica: ReplicaId,
+    /// it has been initialised: an empty log is rot from now on
+    pub initialised: bool,
+}
+
+impl Identity {
+    /// The replica, if it was born in this folder.
+    pub fn born(&self, group: GroupId, replica: ReplicaId) -> Option<BornReplica> {
+        self.born.iter().copied().find(|born| born.group == group && born.replica == replica)
+    }
+    /// This store's replica of group 0.
+    pub fn meta_replica(&self) -> Option<ReplicaId> {
+        self.meta_replicas.iter().find(|replica| replica.store == self.store).map(|replica| replica.id)
+    }
+}
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The folder or a file in it cannot be read or written.
+    #[error("use the data folder at {path}")]
+    Io {
+        /// what was touched
+        path: PathBuf,
+        /// why it failed
+        #[source]
+        source: io::Error,
+    },
+    /// Another process runs on it.
+    #[error("lock the data folder: another process runs on {path}")]
+    Locked {
+        /// the folder
+        path: PathBuf,
+    },
+    /// The identity file is damaged.
+    #[error("read the identity file {path}: {what}")]
+    Damaged {
+        /// the file
+        path: PathBuf,
+        /// what is wrong
+        what: String,
+    },
+    /// The store was taken out of service for ever.
+    #[error("start a poisoned store: {path} belongs to a removed store")]
+    Poisoned {
+        /// the folder
+        path: PathBuf,
+    },
+    /// The folder belongs to somebody else.
+    #[error("adopt the folder of store {store} of cluster {cluster} for another one")]
+    Other {
+        /// whose it is
+        cluster: ClusterId,
+        /// whose it is
+        store: StoreId,
+    },
+    /// The folder's store is known to others under another address.
+    #[error("start under the address {address}: the cluster knows this store as {recorded}")]
+    Address {
+        /// what was configured
+        address: String,
+        /// what group 0 records
+        recorded: String,
+    },
+}
+
+/// A locked data folder and the identity in it.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    identity: Option<Identity>,
+    /// Held for as long as the process uses the folder.
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Makes the folder if needed, locks it and reads the identity.
+    pub fn open(path: &Path) -> Result<Self, IdentityError> {
+        let io = |source| IdentityError::Io { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(io)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("LOCK")).map_err(io)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            rustix::io::Errno::WOULDBLOCK => IdentityError::Locked { path: path.to_owned() },
+            errno => io(errno.into()),
+        })?;
+        let identity = read(&path.join(FILE))?;
+        if identity.as_ref().is_some_and(|identity| identity.poisoned) {
+            return Err(IdentityError::Poisoned { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    /// Takes an identity. Repeating the same one changes nothing; another one is refused.
+    pub fn adopt(&mut self, new: Identity) -> Result<(), IdentityError> {
+        if let Some(old) = &self.identity {
+            if old.cluster != new.cluster || old.store != new.store {
+                return Err(IdentityError::Other { cluster: old.cluster, store: old.store });
+            }
+            return Ok(());
+        }
+        self.write(new)
+    }
+
+    /// Notes that a replica is born here, before it is initialised.
+    pub fn note_born(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
+        let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
+        if identity.born(group, replica).is_some() {
+            return Ok(());
+        }
+        identity.born.push(BornReplica { group, replica, initialised: false });
+        self.write(identity)
+    }
+
+    /// Notes that a replica that was born here has been initialised, or has taken part.
+    pub fn note_initialised(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
+        let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
+        match identity.born.iter_mut().find(|born| born.group == group && born.replica == replica) {
+            Some(born) if !born.initialised => born.initialised = true,
+            _ => return Ok(()),
+        }
+        self.write(identity)
+    }
+
+    /// Refuses a start under another address than the cluster knows.
+    pub fn check_address(&self, address: &str) -> Result<(), IdentityError> {
+        match &self.identity {
+            Some(identity) if identity.address != address => {
+                Err(IdentityError::Address { address: address.to_owned(), recorded: identity.address.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who this store is; `None` before `cluster init`.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(&mut self, identity: Identity) -> Result<(), IdentityError> {
+        let body = codec::encode(&identity);
+        let mut bytes = crc32c::crc32c(&body).to_be_bytes().to_vec();
+        bytes.extend_from_slice(&body);
+        write_durable(&self.path, FILE, &bytes)
+            .map_err(|source| IdentityError::Io { path: self.path.join(FILE), source })?;
+        self.identity = Some(identity);
+        Ok(())
+    }
+}
+
+/// Replaces a file so that a crash leaves the old or the new content.
+pub(crate) fn write_durable(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let beside = folder.join(format!("{name}.new"));
+    let mut file = File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, folder.join(name))?;
+    File::open(folder)?.sync_all()
+}
+
+fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
+    let damaged = |what: &str| IdentityError::Damaged { path: path.to_owned(), what: what.to_owned() };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(IdentityError::Io { path: path.to_owned(), source }),
+    };
+    let (crc, body) = bytes.split_first_chunk::<4>().ok_or_else(|| damaged("too short"))?;
+    if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
+        return Err(damaged("the checksum does not match"));
+    }
+    codec::decode(body).map(Some).map_err(|error| damaged(&error.to_string()))
+}
+
+const FILE: &str = "IDENTITY";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(cluster: u8, store: u64) -> Identity {
+        Identity {
+            cluster: ClusterId([cluster; 16]),
+            store: StoreId(store),
+            address: "127.0.0.1:1".into(),
+            poisoned: false,
+            meta_stores: vec![],
+            meta_replicas: vec![ReplicaRecord { id: ReplicaId(7), store: StoreId(store) }],
+            born: vec![],
+        }
+    }
+
+    #[test]
+    fn a_folder_keeps_its_first_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = DataFolder::open(dir.path()).unwrap();
+        assert_eq!(folder.identity(), None);
+        folder.adopt(identity(1, 1)).unwrap();
+        folder.adopt(identity(1, 1)).unwrap();
+        assert!(matches!(folder.adopt(identity(2, 1)), Err(IdentityError::Other { .. })));
+        assert!(matches!(folder.adopt(identity(1, 2)), Err(IdentityError::Other { .. })));
+        folder.note_born(GroupId(3), ReplicaId(9)).unwrap();
+        drop(folder);
+        let folder = DataFolder::open(dir.path()).unwrap();
+        let born = BornReplica { group: GroupId(3), replica: ReplicaId(9), initialised: false };
+        assert_eq!(folder.identity().unwrap().born(GroupId(3), ReplicaId(9)), Some(born));
+        assert_eq!(folder.identity().unwrap().meta_replica(), Some(ReplicaId(7)));
+        assert!(matches!(folder.check_address("127.0.0.1:2"), Err(IdentityError::Address { .. })));
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _folder = DataFolder::open(dir.path()).unwrap();
+        assert!(matches!(DataFolder::open(dir.path()), Err(IdentityError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_no_empty_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        DataFolder::open(dir.path()).unwrap().adopt(identity(1, 1)).unwrap();
+        let path = dir.path().join(FILE);
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(DataFolder::open(dir.path()), Err(IdentityError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_poisoned_store_never_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        DataFolder::open(dir.path()).unwrap().adopt(Identity { poisoned: true, ..identity(1, 1) }).unwrap();
+        assert!(matches!(DataFolder::open(dir.path()), Err(IdentityError::Poisoned { .. })));
+    }
+}

@@ -1,0 +1,193 @@
+//! Live: what a group's apply tells the rest of the process, kept in memory beside the rows.
+//!
+//! Leases that exist, and events for those who watch. Everything here follows from the rows: it is loaded when the
+//! group starts, kept up by the events of apply, and loaded again when a snapshot was installed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, watch};
+
+use seriatim_proto::ids::{GroupId, LeaseId, NodeId, StoreId};
+use seriatim_proto::meta::Directory;
+use seriatim_proto::store::{HolderRow, Read, ReadOutcome, StoreEvent};
+use seriatim_store_core::{Event, Fatal, GroupItem, Key, Reader, Row};
+
+/// Where events of all groups of a store come together. Cheap to clone.
+///
+/// A watcher that is too slow loses events and is told so: it takes full tables again.
+#[derive(Debug, Clone)]
+pub(crate) struct Events {
+    events: broadcast::Sender<Arc<StoreEvent>>,
+    directory: Arc<watch::Sender<Option<Arc<Directory>>>>,
+}
+
+impl Events {
+    /// Nobody watches yet.
+    pub(crate) fn new() -> Self {
+        Self { events: broadcast::Sender::new(EVENTS_KEPT), directory: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// Everything that happens from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<StoreEvent>> {
+        self.events.subscribe()
+    }
+
+    /// The newest directory that this store has applied, and its changes.
+    pub(crate) fn directory(&self) -> watch::Receiver<Option<Arc<Directory>>> {
+        self.directory.subscribe()
+    }
+
+    /// Another store leads a group, as this store sees it.
+    pub(crate) fn leader(&self, group: GroupId, leader: Option<StoreId>) {
+        self.send(StoreEvent::Leader { group, leader });
+    }
+
+    fn send(&self, event: StoreEvent) {
+        // No receiver: nobody watches.
+        let _ = self.events.send(Arc::new(event));
+    }
+}
+
+/// One group's.
+#[derive(Debug)]
+pub(crate) struct GroupLive {
+    group: GroupId,
+    leases: Mutex<BTreeMap<LeaseId, NodeId>>,
+    slots: AtomicU32,
+    /// Rows are being replaced: stale reads must not look.
+    installing: AtomicBool,
+    /// openraft has read what it starts from.
+    started: AtomicBool,
+    events: Events,
+}
+
+impl GroupLive {
+    /// From the rows.
+    pub(crate) fn load(group: GroupId, reader: &impl Reader, events: Events) -> Result<Self, Fatal> {
+        let live = Self {
+            group,
+            leases: Mutex::default(),
+            slots: AtomicU32::new(0),
+            installing: AtomicBool::new(false),
+            started: AtomicBool::new(false),
+            events,
+        };
+        live.reload(reader)?;
+        Ok(live)
+    }
+
+    /// All over again, after the rows were replaced. Watchers get full tables.
+    pub(crate) fn reload(&self, reader: &impl Reader) -> Result<(), Fatal> {
+        let leases = seriatim_store_core::read::live_leases(reader, self.group)?;
+        *self.leases.lock() = leases;
+        self.publish_all(reader)
+    }
+
+    /// What a written chunk changed.
+    pub(crate) fn publish(&self, reader: &impl Reader, events: Vec<Event>) -> Result<(), Fatal> {
+        let mut rows: Vec<HolderRow> = Vec::new();
+        let mut all = false;
+        let mut directory = false;
+        for event in events {
+            match event {
+                Event::Owned => all = true,
+                Event::Holder(row) => rows.push(row),
+                Event::LeaseOpened { lease, node } => {
+                    self.leases.lock().insert(lease, node);
+                }
+                Event::LeaseEnded { lease, .. } => {
+                    self.leases.lock().remove(&lease);
+                    all = true;
+                }
+                Event::Directory => directory = true,
+            }
+        }
+        if all {
+            self.publish_holders(reader)?;
+        } else if !rows.is_empty() {
+            self.events.send(StoreEvent::Holders { group: self.group, rows });
+        }
+        if directory {
+            self.publish_directory(reader)?;
+        }
+        Ok(())
+    }
+
+    /// Leases that exist.
+    pub(crate) fn leases(&self) -> Vec<LeaseId> {
+        self.leases.lock().keys().copied().collect()
+    }
+
+    /// Does it exist?
+    pub(crate) fn has_lease(&self, lease: LeaseId) -> bool {
+        self.leases.lock().contains_key(&lease)
+    }
+
+    /// How many exist.
+    pub(crate) fn lease_count(&self) -> u32 {
+        u32::try_from(self.leases.lock().len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many slots the group owns.
+    pub(crate) fn slot_count(&self) -> u32 {
+        self.slots.load(Ordering::Relaxed)
+    }
+
+    /// Rows are about to be replaced, or were.
+    pub(crate) fn set_installing(&self, installing: bool) {
+        self.installing.store(installing, Ordering::Release);
+    }
+
+    /// Are rows being replaced?
+    pub(crate) fn installing(&self) -> bool {
+        self.installing.load(Ordering::Acquire)
+    }
+
+    /// openraft has read what it starts from.
+    pub(crate) fn set_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// Has openraft read what it starts from?
+    pub(crate) fn started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    fn publish_all(&self, reader: &impl Reader) -> Result<(), Fatal> {
+        self.publish_holders(reader)?;
+        if self.group == GroupId::META {
+            self.publish_directory(reader)?;
+        }
+        Ok(())
+    }
+
+    fn publish_holders(&self, reader: &impl Reader) -> Result<(), Fatal> {
+        let key = Key::group(self.group, GroupItem::Owned);
+        let slots = match reader.get(&key)? {
+            Some(Row::Owned(owned)) => owned.slots.iter().map(|range| u32::from(range.end.0 - range.first.0)).sum(),
+            _ => 0,
+        };
+        self.slots.store(slots, Ordering::Relaxed);
+        if self.group != GroupId::META {
+            let rows = seriatim_store_core::holder_rows(reader, self.group)?;
+            self.events.send(StoreEvent::Holders { group: self.group, rows });
+        }
+        Ok(())
+    }
+
+    fn publish_directory(&self, reader: &impl Reader) -> Result<(), Fatal> {
+        if let ReadOutcome::Directory(Some(directory)) =
+            seriatim_store_core::read(reader, GroupId::META, &Read::Directory)?
+        {
+            self.events.directory.send_replace(Some(Arc::new(directory.clone())));
+            self.events.send(StoreEvent::Directory(directory));
+        }
+        Ok(())
+    }
+}
+
+/// Events that a watcher may be behind before it takes full tables again.
+const EVENTS_KEPT: usize = 1_024;

@@ -1,0 +1,187 @@
+//! Meta: what this store does because group 0 says so, and what its leaders owe group 0.
+//!
+//! ```text
+//! directory (applied here) ──▶ replicas that should run here
+//! leader of an open group  ──▶ Own{slots} ──▶ all replicas have it ──▶ CloseGroup at group 0's leader
+//! every 5 s                ──▶ a leader that is not on its group's preferred store gives leadership away
+//! every second             ──▶ disk, flush, purge
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+
+use seriatim_proto::command::{Command, Outcome};
+use seriatim_proto::ids::{Generation, GroupId, StoreId};
+use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand};
+
+use crate::host::{Host, Wanted};
+use crate::raft::types::Member;
+use crate::remote;
+use crate::replica::Replica;
+
+/// Bears and starts the replicas that the directory names, whenever it changes. Runs until it is dropped.
+pub(crate) async fn follow_directory(host: Arc<Host>) {
+    let mut changes = host.events().directory();
+    loop {
+        let directory = changes.borrow_and_update().clone();
+        if let Some(directory) = directory {
+            start_named(&host, &directory).await;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Starts all replicas that the directory names for this store, concurrently.
+pub(crate) async fn start_named(host: &Arc<Host>, directory: &Directory) {
+    let Some(identity) = host.identity() else { return };
+    let wanted = directory.groups.iter().filter(|record| record.id != GroupId::META).filter_map(|record| {
+        let ours = record.replicas.iter().find(|replica| replica.store == identity.store)?;
+        let (group, replica, closed) = (record.id, ours.id, record.closed);
+        Some(Wanted { group, replica, members: members(directory, record), closed })
+    });
+    futures_util::future::join_all(wanted.map(|wanted| host.want(wanted))).await;
+}
+
+fn members(directory: &Directory, record: &GroupRecord) -> Vec<Member> {
+    let replicas = record.replicas.iter();
+    replicas
+        .map(|replica| Member {
+            replica: replica.id,
+            store: replica.store,
+            address: address(directory, replica.store).unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn address(directory: &Directory, store: StoreId) -> Option<String> {
+    directory.stores.iter().find(|record| record.id == store).map(|record| record.address.clone())
+}
+
+/// The regular work of a store. Runs until it is dropped.
+pub(crate) async fn tend(host: Arc<Host>) {
+    let closing = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut tick = tokio::time::interval(TEND);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked_at = Instant::now();
+    let mut balanced_at = Instant::now();
+    loop {
+        tick.tick().await;
+        close_groups(&host, &closing);
+        if looked_at.elapsed() >= LOOK {
+            looked_at = Instant::now();
+            look(&host).await;
+        }
+        if balanced_at.elapsed() >= BALANCE {
+            balanced_at = Instant::now();
+            balance(&host).await;
+        }
+    }
+}
+
+/// Disk, numbers, and the flush that lets the log be purged.
+async fn look(host: &Arc<Host>) {
+    match host.disk().check() {
+        Ok(read_only) => drop(host.metrics().read_only.set(i64::from(read_only))),
+        Err(error) => tracing::warn!(%error, "the free disk cannot be read"),
+    };
+    host.metrics().disk_free_bytes.set(i64::try_from(host.disk().free_bytes()).unwrap_or(i64::MAX));
+    let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
+    host.metrics().leaders.set(i64::try_from(led.len()).unwrap_or(i64::MAX));
+    host.metrics().leases.set(led.iter().map(|replica| i64::from(replica.live.lease_count())).sum());
+    if host.state().unflushed_bytes() < host.tuning().flush_log_bytes {
+        return;
+    }
+    let state = Arc::clone(host.state());
+    match tokio::task::spawn_blocking(move || state.flush()).await {
+        Ok(Ok(())) => (),
+        Ok(Err(fatal)) => return host.fatal().raise(format!("state.db cannot be flushed: {fatal}")),
+        // The runtime is going down.
+        Err(_) => return,
+    }
+    for replica in host.replicas() {
+        replica.note_flushed().await;
+    }
+}
+
+/// Leaders end up spread over the stores: each group prefers one of its stores.
+async fn balance(host: &Arc<Host>) {
+    let Some(identity) = host.identity() else { return };
+    for replica in host.replicas() {
+        if replica.leadership().is_none() {
+            continue;
+        }
+        let stores = replica.stores();
+        let preferred = stores.get(replica.group.0 as usize % stores.len().max(1)).copied();
+        if let Some(preferred) = preferred.filter(|preferred| *preferred != identity.store) {
+            replica.transfer_to(preferred).await;
+        }
+    }
+}
+
+/// For each open group that is led here: own its slots, then have its record closed.
+fn close_groups(host: &Arc<Host>, closing: &Arc<Mutex<BTreeSet<GroupId>>>) {
+    let Some(directory) = host.events().directory().borrow().clone() else { return };
+    for replica in host.replicas() {
+        let record = directory.groups.iter().find(|record| record.id == replica.group && !record.closed);
+        let (Some(record), Some(term)) = (record, replica.leadership()) else { continue };
+        if !closing.lock().insert(replica.group) {
+            continue;
+        }
+        let (host, record, generation) = (Arc::clone(host), record.clone(), directory.generation);
+        let closing = Arc::clone(closing);
+        tokio::spawn(async move {
+            if let Err(what) = own_and_close(&host, &replica, term, generation, &record).await {
+                tracing::warn!(group = replica.group.0, what, "the group's record is not closed yet");
+            }
+            closing.lock().remove(&replica.group);
+        });
+    }
+}
+
+async fn own_and_close(
+    host: &Arc<Host>,
+    replica: &Arc<Replica>,
+    term: u64,
+    generation: Generation,
+    record: &GroupRecord,
+) -> Result<(), String> {
+    let (tx, rx) = oneshot::channel();
+    let own = Command::Own { generation, slots: record.slots.clone() };
+    // Nobody may wait any more: then the answer is not wanted.
+    replica.propose_as_leader(term, &[own], move |result| drop(tx.send(result))).await;
+    match rx.await.map_err(|_| "no answer")?.map_err(|refusal| refusal.to_string())?.first() {
+        Some(Outcome::Owned) => (),
+        other => return Err(format!("another verdict than `Owned`: {other:?}")),
+    }
+    // A replica that has nothing when the record closes counts as rot: give each the time to take part.
+    let index = replica.last_index();
+    let deadline = Instant::now() + ALL_HAVE_TIMEOUT;
+    while !replica.all_have(index) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if replica.leadership() != Some(term) {
+            return Err("the leadership ended".into());
+        }
+    }
+    let directory = host.events().directory().borrow().clone().ok_or("no directory")?;
+    let leader = host.serving(GroupId::META).map_err(|refusal| refusal.to_string())?.leader();
+    let leader = leader.ok_or("group 0 has no leader")?;
+    let address = address(&directory, leader).ok_or("group 0's leader has no address")?;
+    let close = [Command::Meta(MetaCommand::CloseGroup { id: replica.group })];
+    remote::propose(&address, directory.cluster, GroupId::META, &close).await.map_err(|refusal| refusal.to_string())?;
+    Ok(())
+}
+
+const TEND: Duration = Duration::from_millis(100);
+/// Period of looking at disk and flush.
+const LOOK: Duration = Duration::from_secs(1);
+/// Period of balancing leaders; also how long after the start it begins.
+const BALANCE: Duration = Duration::from_secs(4);
+/// Time for slow replicas to take part before a group's record is closed without them.
+const ALL_HAVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,109 @@
+//! Metrics: the names, units and labels of the store, nowhere else. Cheap to clone.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use seriatim_proto::error::ErrorCode;
+
+/// Everything that a store counts.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    /// `Propose` frames taken
+    pub(crate) proposals: Counter,
+    /// bytes of the batches in them
+    pub(crate) proposal_bytes: Counter,
+    /// refusals by code
+    refusals: Family<CodeLabel, Counter>,
+    /// commands applied, on leaders and followers
+    pub(crate) applied_commands: Counter,
+    /// commands of one applied chunk
+    pub(crate) apply_chunk_commands: Histogram,
+    /// time of one applied chunk, write included
+    pub(crate) apply_seconds: Histogram,
+    /// groups led here
+    pub(crate) leaders: Gauge,
+    /// live leases of the groups led here
+    pub(crate) leases: Gauge,
+    /// leases ended for want of renewals
+    pub(crate) lease_expiries: Counter,
+    /// renewals noted
+    pub(crate) lease_renewals: Counter,
+    /// snapshots sent away
+    pub(crate) snapshots_built: Counter,
+    /// snapshots installed
+    pub(crate) snapshots_installed: Counter,
+    /// reads answered
+    pub(crate) reads: Counter,
+    /// ReadIndex rounds run for them
+    pub(crate) read_index_rounds: Counter,
+    /// 1 while writes are refused for want of disk
+    pub(crate) read_only: Gauge,
+    /// free bytes of the data folder's file system
+    pub(crate) disk_free_bytes: Gauge,
+    /// rows that apply had to read from RocksDB
+    pub(crate) state_gets: Counter,
+    /// rows that apply found in its cache
+    pub(crate) state_cache_hits: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+impl StoreMetrics {
+    /// Registers all of them under `store_`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("store");
+        let sizes = || Histogram::new(exponential_buckets(1.0, 2.0, 14));
+        let times = || Histogram::new(exponential_buckets(0.000_05, 2.0, 16));
+        let metrics = Self {
+            proposals: Counter::default(),
+            proposal_bytes: Counter::default(),
+            refusals: Family::default(),
+            applied_commands: Counter::default(),
+            apply_chunk_commands: sizes(),
+            apply_seconds: times(),
+            leaders: Gauge::default(),
+            leases: Gauge::default(),
+            lease_expiries: Counter::default(),
+            lease_renewals: Counter::default(),
+            snapshots_built: Counter::default(),
+            snapshots_installed: Counter::default(),
+            reads: Counter::default(),
+            read_index_rounds: Counter::default(),
+            read_only: Gauge::default(),
+            disk_free_bytes: Gauge::default(),
+            state_gets: Counter::default(),
+            state_cache_hits: Counter::default(),
+        };
+        registry.register("proposals", "Propose frames taken", metrics.proposals.clone());
+        registry.register_with_unit("proposals", "Bytes proposed", Unit::Bytes, metrics.proposal_bytes.clone());
+        registry.register("refusals", "Refusals by code", metrics.refusals.clone());
+        registry.register("applied_commands", "Commands applied", metrics.applied_commands.clone());
+        registry.register("apply_chunk_commands", "Commands of a chunk", metrics.apply_chunk_commands.clone());
+        registry.register_with_unit("apply", "Time of a chunk", Unit::Seconds, metrics.apply_seconds.clone());
+        registry.register("leaders", "Groups led here", metrics.leaders.clone());
+        registry.register("leases", "Live leases of groups led here", metrics.leases.clone());
+        registry.register("lease_expiries", "Leases ended for want of renewals", metrics.lease_expiries.clone());
+        registry.register("lease_renewals", "Renewals noted", metrics.lease_renewals.clone());
+        registry.register("snapshots_built", "Snapshots sent away", metrics.snapshots_built.clone());
+        registry.register("snapshots_installed", "Snapshots installed", metrics.snapshots_installed.clone());
+        registry.register("reads", "Reads answered", metrics.reads.clone());
+        registry.register("read_index_rounds", "ReadIndex rounds", metrics.read_index_rounds.clone());
+        registry.register("read_only", "1 while writes are refused", metrics.read_only.clone());
+        registry.register_with_unit("disk_free", "Free disk", Unit::Bytes, metrics.disk_free_bytes.clone());
+        registry.register("state_gets", "Rows read from RocksDB by apply", metrics.state_gets.clone());
+        registry.register("state_cache_hits", "Rows apply found cached", metrics.state_cache_hits.clone());
+        metrics
+    }
+
+    /// A refusal went out.
+    pub(crate) fn refused(&self, code: ErrorCode) {
+        self.refusals.get_or_create(&CodeLabel { code: code.name() }).inc();
+    }
+}

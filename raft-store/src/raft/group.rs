@@ -1,0 +1,409 @@
+//! Group: the replicas that run on this store, and what the rest of the store may do with one.
+//!
+//! All tasks of openraft run on the groups' own runtime, so that RocksDB never blocks sockets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
+use openraft::raft::ClientWriteResult;
+use openraft::storage::RaftStateMachine;
+use openraft::{Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use seriatim_proto::command::Outcome;
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
+use seriatim_proto::limits;
+use seriatim_proto::store::{GroupStatus, StoreRefusal};
+use tokio::runtime::Handle;
+
+use super::incoming::{Incoming, Replicas};
+use super::log_store::{LogOpenError, LogStores};
+use super::network::NetworkFactory;
+use super::snapshot::SnapshotData;
+use super::state_machine::StateMachine;
+use super::types::{CommandBatch, LeaderId, Member, Node, Reply, TypeConfig};
+use crate::config::Tuning;
+use crate::fatal::FatalSignal;
+use crate::identity::Identity;
+use crate::log_record::ReplicaKey;
+use crate::transport::Links;
+
+/// How long a linearizable read waits for its applied index.
+const READ_DEADLINE: Duration = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
+/// How long a snapshot may take to be installed at the receiver.
+const INSTALL_DEADLINE_MS: u64 = 120_000;
+
+/// All replicas of a store.
+pub(crate) struct RaftHost<M: RaftStateMachine<TypeConfig> = StateMachine> {
+    logs: LogStores,
+    links: Arc<Links>,
+    replicas: Arc<Replicas<M>>,
+    config: Arc<Config>,
+    fatal: FatalSignal,
+}
+
+/// Why a replica cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// Its log, or all logs.
+    #[error(transparent)]
+    Log(#[from] LogOpenError),
+    /// The store does not know its cluster yet.
+    #[error("start a replica before the store has joined its cluster")]
+    NoCluster,
+    /// openraft refused what it found, or the runtime is going down.
+    #[error("start {key}: {reason}")]
+    Raft {
+        /// which replica
+        key: ReplicaKey,
+        /// why
+        reason: String,
+    },
+}
+
+impl From<StartError> for crate::host::StartError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Log(LogOpenError::Rot { .. }) => Self::Rot(error.to_string()),
+            StartError::Log(LogOpenError::Read { key, source }) => Self::Failed(format!("read the log of {key}: {source}")),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl<M> RaftHost<M>
+where
+    M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
+{
+    /// Opens the logs in `folder`. Streams to peers run on `sockets`, everything else on `groups`.
+    pub(crate) fn open(
+        folder: &Path,
+        tuning: &Tuning,
+        fatal: &FatalSignal,
+        sockets: Handle,
+        groups: Handle,
+    ) -> Result<Self, LogOpenError> {
+        let replicas = Replicas {
+            cluster: OnceLock::new(),
+            running: RwLock::new(HashMap::new()),
+            runtime: groups,
+            snapshots: folder.join("snapshots"),
+        };
+        Ok(Self {
+            logs: LogStores::open(folder, fatal)?,
+            links: Links::new(sockets),
+            replicas: Arc::new(replicas),
+            config: Arc::new(config(tuning)),
+            fatal: fatal.clone(),
+        })
+    }
+
+    /// The store belongs to its cluster from now on. Repeating it changes nothing.
+    pub(crate) fn join(&self, identity: &Identity) {
+        // A second call with another id cannot come: the identity is written once.
+        let _ = self.replicas.cluster.set(identity.cluster);
+    }
+
+    /// The gRPC service for other stores.
+    pub(crate) fn service(&self) -> Incoming<M> {
+        Incoming(Arc::clone(&self.replicas))
+    }
+
+    /// Checks a replica's log, replays what its state machine lacks, and lets it take part.
+    pub(crate) async fn start(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        mut machine: M,
+    ) -> Result<GroupHandle<M>, StartError> {
+        let key = ReplicaKey { group, replica };
+        let cluster = *self.replicas.cluster.get().ok_or(StartError::NoCluster)?;
+        let refusal = |reason: String| StartError::Raft { key, reason };
+        let (applied, _) = machine.applied_state().await.map_err(|error| refusal(error.to_string()))?;
+        let log = self.logs.open_replica(key, applied.map(|id| id.index)).await?;
+        let network = NetworkFactory { cluster, key, links: Arc::clone(&self.links) };
+        let config = Arc::clone(&self.config);
+        let starting = async move { Raft::new(replica.0, config, network, log, machine).await };
+        let raft = self.replicas.runtime.spawn(starting).await;
+        let raft = raft.map_err(|error| refusal(error.to_string()))?.map_err(|fatal| refusal(fatal.to_string()))?;
+        self.replicas.running.write().insert(key, raft.clone());
+        self.replicas.runtime.spawn(tell_failure(key, raft.clone(), self.fatal.clone()));
+        Ok(GroupHandle { key, raft, replicas: Arc::clone(&self.replicas) })
+    }
+
+    /// Median and 99th percentile of recent log fsyncs, in microseconds.
+    pub(crate) fn fsync_us(&self) -> (u64, u64) {
+        self.logs.stats().fsync_us()
+    }
+
+    /// Puts the log's metrics into a registry.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.logs.stats().register(registry);
+    }
+
+    /// How often peers were tried to be reached.
+    #[cfg(test)]
+    pub(crate) fn attempts(&self) -> u64 {
+        self.links.attempts()
+    }
+
+    /// Stops what still runs, the links and the log writer.
+    pub(crate) async fn stop(&self) {
+        let running: Vec<_> = self.replicas.running.write().drain().collect();
+        for (key, raft) in running {
+            if raft.shutdown().await.is_err() {
+                tracing::error!(%key, "a replica ended with a panic");
+            }
+        }
+        self.links.close();
+        self.logs.close().await;
+    }
+}
+
+/// A replica that stops by itself stops the process: its disk failed, or something is wrong with us.
+async fn tell_failure<M: RaftStateMachine<TypeConfig>>(key: ReplicaKey, raft: Raft<TypeConfig, M>, fatal: FatalSignal) {
+    let mut metrics = raft.server_metrics();
+    while metrics.changed().await.is_ok() {}
+    let state = raft.metrics().borrow_watched().running_state.clone();
+    if let Err(error) = state
+        && !matches!(error, openraft::errors::Fatal::Stopped)
+    {
+        fatal.raise(format!("{key}: {error}"));
+    }
+}
+
+/// What openraft is told (facts of the measurements: docs/decisions).
+fn config(tuning: &Tuning) -> Config {
+    Config {
+        cluster_name: "seriatim".to_owned(),
+        heartbeat_interval: limits::RAFT_HEARTBEAT_MS,
+        heartbeat_min_interval: Some(limits::RAFT_HEARTBEAT_MS),
+        election_timeout_min: limits::RAFT_ELECTION_MS_MIN,
+        election_timeout_max: limits::RAFT_ELECTION_MS_MAX,
+        enable_pre_vote: Some(true),
+        // Unsafe with a state machine that replays its log.
+        enable_leader_restore: Some(false),
+        snapshot_policy: SnapshotPolicy::Never,
+        install_snapshot_timeout: INSTALL_DEADLINE_MS,
+        replication_lag_threshold: tuning.log_keep_entries,
+        max_in_snapshot_log_to_keep: tuning.log_keep_entries,
+        purge_batch_size: (tuning.log_keep_entries / 8).clamp(1, 1024),
+        api_channel_size: Some(4096),
+        notification_channel_size: Some(4096),
+        api_batch_linger_ms: 0,
+        ..Config::default()
+    }
+    .validate()
+    .expect("the values above agree with each other")
+}
+
+/// One running replica. Cheap to clone.
+pub(crate) struct GroupHandle<M: RaftStateMachine<TypeConfig> = StateMachine> {
+    key: ReplicaKey,
+    raft: Raft<TypeConfig, M>,
+    replicas: Arc<Replicas<M>>,
+}
+
+impl<M: RaftStateMachine<TypeConfig>> Clone for GroupHandle<M> {
+    fn clone(&self) -> Self {
+        Self { key: self.key, raft: self.raft.clone(), replicas: Arc::clone(&self.replicas) }
+    }
+}
+
+impl<M> GroupHandle<M>
+where
+    M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
+{
+    /// Does the replica know nothing, not even its members?
+    pub(crate) async fn is_empty(&self) -> bool {
+        !self.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Gives an empty replica its members. Every member does the same with the same list, once.
+    pub(crate) async fn initialise(&self, members: &[Member]) -> Result<(), String> {
+        let nodes: BTreeMap<u64, Node> = members
+            .iter()
+            .map(|member| (member.replica.0, Node { store: member.store.0, address: member.address.clone() }))
+            .collect();
+        match self.raft.initialize(nodes).await {
+            // Another member was faster, and has told us.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Proposes a batch. `answered` is called once: out of apply, or with the reason why not.
+    pub(crate) async fn propose(
+        &self,
+        batch: CommandBatch,
+        answered: impl FnOnce(Result<Vec<Outcome>, StoreRefusal>) + Send + 'static,
+    ) {
+        // A group that has stopped drops the reply, which answers it.
+        let _ = self.raft.client_write_ff(batch, Some(reply(answered))).await;
+    }
+
+    /// Proposes a batch that must not be appended under any other leadership than ours of `term`.
+    pub(crate) async fn propose_as_leader(
+        &self,
+        term: u64,
+        batch: CommandBatch,
+        answered: impl FnOnce(Result<Vec<Outcome>, StoreRefusal>) + Send + 'static,
+    ) {
+        let leader = LeaderId { term, node_id: self.key.replica.0 };
+        let _ = self.raft.write(batch).with_leader(leader).responder(reply(answered)).await;
+    }
+
+    /// Waits until everything that was committed before the call is applied here. Only the leader can.
+    pub(crate) async fn read_index(&self) -> Result<(), StoreRefusal> {
+        let linearizer = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => linearizer,
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                return Err(not_leader(&forward));
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                return Err(refused(ErrorCode::Unavailable, "no quorum answers"));
+            }
+            Err(RaftError::Fatal(_)) => return Err(refused(ErrorCode::Shutdown, "the group has stopped")),
+        };
+        match linearizer.try_await_ready(&self.raft, Some(READ_DEADLINE)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(refused(ErrorCode::Timeout, "apply is too far behind")),
+            Err(_) => Err(refused(ErrorCode::Shutdown, "the group has stopped")),
+        }
+    }
+
+    /// The term that this replica leads in, if it leads and a quorum has answered it as a leader: before that, and
+    /// when no quorum answered within the lease, openraft refuses proposals.
+    pub(crate) fn leadership(&self) -> Option<u64> {
+        let leader = self.raft.as_leader().ok()?;
+        leader.last_quorum_acked().map(|_| leader.leader_id().term)
+    }
+
+    /// The store that leads, as seen here.
+    pub(crate) fn leader(&self) -> Option<StoreId> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        metrics.membership_config.get_node(&leader).map(|node| StoreId(node.store))
+    }
+
+    /// Waits until another store leads than was `told`. `None` when the group has stopped.
+    pub(crate) async fn leader_changed(&mut self, told: Option<Option<StoreId>>) -> Option<Option<StoreId>> {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            // Seen before it is compared, so that no change is missed.
+            drop(metrics.borrow_and_update());
+            let leader = self.leader();
+            if told != Some(leader) {
+                return Some(leader);
+            }
+            metrics.changed().await.ok()?;
+        }
+    }
+
+    /// Members and how far each is known to have the log; all `None` but ours if this replica does not lead.
+    pub(crate) fn matched(&self) -> Vec<(Member, Option<u64>)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = |id: &u64| match &metrics.replication {
+            _ if *id == self.key.replica.0 => metrics.last_log_index,
+            Some(replication) => replication.get(id).copied().flatten().map(|log_id| log_id.index),
+            None => None,
+        };
+        let member = |(id, node): (&u64, &Node)| {
+            let member =
+                Member { replica: ReplicaId(*id), store: StoreId(node.store), address: node.address.clone() };
+            (member, matched(id))
+        };
+        metrics.membership_config.nodes().map(member).collect()
+    }
+
+    /// Hands leadership to a replica. Whether it takes it shows in [`GroupHandle::leader`].
+    pub(crate) async fn transfer(&self, to: ReplicaId) {
+        self.log_stopped("transfer", self.raft.trigger().transfer_leader(to.0).await.is_err());
+    }
+
+    /// Notes what the state machine has on disk as a snapshot; openraft then purges the log up to it, but for
+    /// `limits::LOG_KEEP_ENTRIES`.
+    pub(crate) async fn snapshot(&self) {
+        self.log_stopped("snapshot", self.raft.trigger().snapshot().await.is_err());
+    }
+
+    /// Stops the replica.
+    pub(crate) async fn stop(&self) {
+        self.replicas.running.write().remove(&self.key);
+        self.log_stopped("stop", self.raft.shutdown().await.is_err());
+    }
+
+    /// What operators see. Slots and leases are not known here.
+    pub(crate) fn status(&self) -> GroupStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let store = |id: u64| metrics.membership_config.get_node(&id).map(|node| StoreId(node.store));
+        let index = |log_id: &Option<super::types::LogId>| log_id.map_or(0, |log_id| log_id.index);
+        GroupStatus {
+            group: self.key.group,
+            replica: self.key.replica,
+            role: role(&metrics),
+            leader: metrics.current_leader.and_then(store),
+            term: metrics.current_term,
+            last_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(&metrics.local_committed),
+            applied_index: index(&metrics.last_applied),
+            snapshot_index: index(&metrics.snapshot),
+            purged_index: index(&metrics.purged),
+            slots: 0,
+            leases: 0,
+            voters: metrics.membership_config.voter_ids().filter_map(store).collect(),
+        }
+    }
+
+    fn log_stopped(&self, act: &str, stopped: bool) {
+        if stopped {
+            tracing::debug!(key = %self.key, act, "the group has stopped");
+        }
+    }
+}
+
+fn role(metrics: &RaftMetrics<TypeConfig>) -> String {
+    use openraft::ServerState;
+    match metrics.state {
+        ServerState::Leader => "leader",
+        ServerState::Candidate => "candidate",
+        ServerState::Follower => "follower",
+        ServerState::Learner => "learner",
+        ServerState::Shutdown => "stopped",
+    }
+    .to_owned()
+}
+
+fn reply(
+    answered: impl FnOnce(Result<Vec<Outcome>, StoreRefusal>) + Send + 'static,
+) -> Reply<ClientWriteResult<TypeConfig>> {
+    Reply::new(move |result: Option<ClientWriteResult<TypeConfig>>| {
+        answered(match result {
+            Some(Ok(response)) => Ok(response.data),
+            Some(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Some(Err(ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(refused(ErrorCode::Unavailable, "leadership was lost while the entry was on its way"))
+            }
+            Some(Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)))) => {
+                Err(refused(ErrorCode::Internal, &error.to_string()))
+            }
+            None => Err(refused(ErrorCode::Shutdown, "the group has stopped")),
+        });
+    })
+}
+
+fn not_leader(forward: &ForwardToLeader<TypeConfig>) -> StoreRefusal {
+    StoreRefusal::NotLeader { leader: forward.leader_node.as_ref().map(|node| StoreId(node.store)) }
+}
+
+fn refused(code: ErrorCode, message: &str) -> StoreRefusal {
+    StoreRefusal::Refused(Refusal::new(code, message))
+}

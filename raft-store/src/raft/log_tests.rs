@@ -1,0 +1,184 @@
+//! What the log store promises across restarts and damage.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use tempfile::TempDir;
+
+use super::codec::log_id;
+use super::log_store::{LogOpenError, LogStore, LogStores, Rot};
+use super::types::{CommandBatch, Entry, Payload, TypeConfig, Vote};
+use crate::fatal::FatalSignal;
+use crate::log_record::ReplicaKey;
+use crate::rocks::log_db::{LogBatch, LogDb, test_key};
+
+const KEY: fn() -> ReplicaKey = || test_key(1, 7);
+
+fn entry(term: u64, index: u64, bytes: usize) -> Entry {
+    let batch = CommandBatch { count: 1, bytes: Bytes::from(vec![u8::try_from(index % 251).unwrap(); bytes]) };
+    Entry { log_id: log_id(term, 7, index), payload: Payload::Normal(batch) }
+}
+
+fn open(folder: &Path) -> Result<LogStores, LogOpenError> {
+    LogStores::open(folder, &FatalSignal::new())
+}
+
+async fn append(log: &mut LogStore, entries: Vec<Entry>) -> io::Result<()> {
+    let (sender, receiver) = TypeConfig::oneshot();
+    log.append(entries, IOFlushed::signal(sender)).await?;
+    tokio::time::timeout(Duration::from_secs(30), receiver).await.expect("an fsync takes less").expect("completed")
+}
+
+/// A folder with 200 entries of one replica, closed.
+async fn filled() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = open(folder.path()).unwrap();
+    let mut log = logs.open_replica(KEY(), None).await.unwrap();
+    for index in 0..200 {
+        append(&mut log, vec![entry(1, index, 1000)]).await.unwrap();
+    }
+    logs.close().await;
+    folder
+}
+
+/// The newest WAL file: the live one when the process ended.
+fn wal(folder: &Path) -> PathBuf {
+    let files = std::fs::read_dir(folder.join("log.db")).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "log")).max().unwrap()
+}
+
+#[tokio::test]
+async fn a_reopened_log_has_the_same_entries_vote_and_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries: Vec<Entry> = (0..50).map(|index| entry(2, index, 100)).collect();
+    let vote = Vote::new_committed(3, 9);
+    {
+        let logs = open(folder.path()).unwrap();
+        let mut log = logs.open_replica(KEY(), None).await.unwrap();
+        log.save_vote(&vote).await.unwrap();
+        append(&mut log, entries[..40].to_vec()).await.unwrap();
+        log.save_committed(Some(log_id(2, 7, 39))).await.unwrap();
+        append(&mut log, entries[40..].to_vec()).await.unwrap();
+        log.purge(log_id(2, 7, 9)).await.unwrap();
+        logs.close().await;
+    }
+    let logs = open(folder.path()).unwrap();
+    let mut log = logs.open_replica(KEY(), None).await.unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+    assert_eq!(log.read_committed().await.unwrap(), Some(log_id(2, 7, 39)));
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(2, 7, 9)), Some(log_id(2, 7, 49))));
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries[10..]);
+    logs.close().await;
+}
+
+#[tokio::test]
+async fn what_replaces_a_truncated_end_survives_a_restart() {
+    let folder = filled().await;
+    {
+        let logs = open(folder.path()).unwrap();
+        let mut log = logs.open_replica(KEY(), None).await.unwrap();
+        log.truncate_after(Some(log_id(1, 7, 149))).await.unwrap();
+        append(&mut log, (150..160).map(|index| entry(2, index, 10)).collect()).await.unwrap();
+        logs.close().await;
+    }
+    let logs = open(folder.path()).unwrap();
+    let mut log = logs.open_replica(KEY(), None).await.unwrap();
+    let entries = log.try_get_log_entries(148..).await.unwrap();
+    let terms: Vec<_> = entries.iter().map(|entry| (entry.log_id.leader_id.term, entry.log_id.index)).collect();
+    let expected: Vec<_> = [(1, 148), (1, 149)].into_iter().chain((150..160).map(|index| (2, index))).collect();
+    assert_eq!(terms, expected);
+    logs.close().await;
+}
+
+#[tokio::test]
+async fn old_entries_are_read_from_disk_and_a_limited_read_stops_early_but_not_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = open(folder.path()).unwrap();
+    let mut log = logs.open_replica(KEY(), None).await.unwrap();
+    let entries: Vec<Entry> = (0..40).map(|index| entry(1, index, 1 << 20)).collect();
+    for entry in &entries {
+        append(&mut log, vec![entry.clone()]).await.unwrap();
+    }
+    // More than the cache holds: the first are on disk only.
+    assert_eq!(log.try_get_log_entries(0..40).await.unwrap(), entries);
+    for start in [0, 39] {
+        let some = log.limited_get_log_entries(start, 40).await.unwrap();
+        assert!(!some.is_empty() && some.len() < 6);
+        assert_eq!(some, entries[start as usize..][..some.len()]);
+    }
+    logs.close().await;
+}
+
+#[tokio::test]
+async fn a_torn_record_that_nobody_was_promised_is_cut() {
+    for zeros in [false, true] {
+        let folder = filled().await;
+        // A record that was being written when the power went: the watermark does not know it.
+        let db = LogDb::open(&folder.path().join("log.db"), |_| None).unwrap();
+        let mut batch = LogBatch::default();
+        batch.put(KEY(), 200, &[7; 1000]);
+        db.write(batch, true).unwrap();
+        drop(db);
+        let file = OpenOptions::new().write(true).open(wal(folder.path())).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length - 500).unwrap();
+        if zeros {
+            // RocksDB refuses this one; what is left reaches the watermark.
+            file.set_len(length).unwrap();
+        }
+        let logs = open(folder.path()).unwrap();
+        let mut log = logs.open_replica(KEY(), None).await.unwrap();
+        assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 200);
+        append(&mut log, vec![entry(2, 200, 10)]).await.unwrap();
+        logs.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_is_rotten() {
+    let folder = filled().await;
+    let file = OpenOptions::new().write(true).open(wal(folder.path())).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    // RocksDB is content with half of the log, the watermark is not.
+    let logs = open(folder.path()).unwrap();
+    let refused = logs.open_replica(KEY(), None).await.err().expect("rot");
+    assert!(matches!(refused, LogOpenError::Rot { rot: Rot::Short { promised: 199, .. }, .. }), "{refused}");
+    assert!(refused.to_string().contains("replica 7 of group 1"), "{refused}");
+    // Entries that are applied and on disk there may be missing here.
+    assert!(logs.open_replica(KEY(), Some(199)).await.is_ok());
+    logs.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_last_record_that_was_promised_is_refused() {
+    let folder = filled().await;
+    let file = OpenOptions::new().write(true).open(wal(folder.path())).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.write_all_at(&[0; 200], length - 200).unwrap();
+    let refused = open(folder.path()).err().expect("refused");
+    assert!(refused.to_string().contains("less is left than was promised"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_inside_the_log_is_refused() {
+    let folder = filled().await;
+    let path = wal(folder.path());
+    let length = std::fs::metadata(&path).unwrap().len();
+    let byte = std::fs::read(&path).unwrap()[length as usize / 2];
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[byte ^ 1], length / 2).unwrap();
+    assert!(open(folder.path()).is_err());
+}
+
+#[tokio::test]
+async fn a_missing_watermark_beside_a_log_is_refused() {
+    let folder = filled().await;
+    std::fs::remove_file(folder.path().join("watermark")).unwrap();
+    assert!(matches!(open(folder.path()), Err(LogOpenError::Watermark(_))));
+}

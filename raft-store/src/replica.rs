@@ -1,0 +1,298 @@
+//! Replica: one group's placement on this store: how the rest of the process reaches it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use seriatim_proto::codec;
+use seriatim_proto::command::{Command, Outcome};
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::{GroupId, LeaseId, ReplicaId, StoreId};
+use seriatim_proto::limits;
+use seriatim_proto::store::{
+    Freshness, GroupStatus, Read, ReadOutcome, Renewal, StoreRefusal, StoreResponse,
+};
+
+use crate::admission::Budget;
+use crate::door::{self, Door, Visitor};
+use crate::fatal::FatalSignal;
+use crate::live::{Events, GroupLive};
+use crate::metrics::StoreMetrics;
+use crate::raft::group::GroupHandle;
+use crate::raft::types::CommandBatch;
+use crate::rocks::state_db::StateDb;
+
+/// What all replicas of a store have in common.
+pub(crate) struct Shared {
+    pub(crate) store: StoreId,
+    pub(crate) state: Arc<StateDb>,
+    pub(crate) metrics: StoreMetrics,
+    pub(crate) fatal: FatalSignal,
+    pub(crate) node_budget: Budget,
+    pub(crate) events: Events,
+}
+
+/// A replica that runs.
+pub(crate) struct Replica {
+    pub(crate) group: GroupId,
+    pub(crate) id: ReplicaId,
+    pub(crate) live: Arc<GroupLive>,
+    pub(crate) state: Arc<StateDb>,
+    pub(crate) metrics: StoreMetrics,
+    pub(crate) fatal: FatalSignal,
+    store: StoreId,
+    handle: GroupHandle,
+    node_budget: Budget,
+    budget: Budget,
+    groups: tokio::runtime::Handle,
+    /// `None` once it is stopped.
+    door: Mutex<Option<mpsc::Sender<Visitor>>>,
+}
+
+impl Replica {
+    /// Opens the doors of a group that runs.
+    pub(crate) fn start(
+        shared: Shared,
+        group: GroupId,
+        id: ReplicaId,
+        handle: GroupHandle,
+        live: Arc<GroupLive>,
+        groups: &tokio::runtime::Handle,
+    ) -> Arc<Self> {
+        let (door, queue) = mpsc::channel(DOOR_VISITORS);
+        let replica = Arc::new(Self {
+            group,
+            id,
+            live,
+            state: shared.state,
+            metrics: shared.metrics,
+            fatal: shared.fatal,
+            store: shared.store,
+            handle,
+            node_budget: shared.node_budget,
+            budget: Budget::new(limits::PROPOSAL_BYTES_GROUP_MAX),
+            groups: groups.clone(),
+            door: Mutex::new(Some(door)),
+        });
+        groups.spawn(Door::new(Arc::clone(&replica), queue).run());
+        groups.spawn(tell_leader(replica.handle.clone(), group, shared.events));
+        replica
+    }
+
+    /// Proposes a batch that the door has checked. The answer goes out of apply.
+    pub(crate) async fn propose(
+        &self,
+        id: u64,
+        count: u32,
+        bytes: Bytes,
+        answer: mpsc::OwnedPermit<StoreResponse>,
+    ) {
+        let size = bytes.len() as u64;
+        let (Some(of_node), Some(of_group)) = (self.node_budget.take(size), self.budget.take(size)) else {
+            let refusal = Refusal::later(ErrorCode::Busy, "too many bytes proposed and not answered", BUSY_RETRY_MS);
+            let refusal = StoreRefusal::Refused(refusal);
+            self.answer_refused(&refusal);
+            answer.send(StoreResponse::Proposed { id, result: Err(refusal) });
+            return;
+        };
+        self.metrics.proposals.inc();
+        self.metrics.proposal_bytes.inc_by(size);
+        let metrics = self.metrics.clone();
+        let callback = move |result: Result<Vec<Outcome>, StoreRefusal>| {
+            drop((of_node, of_group));
+            if let Err(refusal) = &result {
+                metrics.refused(code_of(refusal));
+            }
+            answer.send(StoreResponse::Proposed { id, result });
+        };
+        self.handle.propose(CommandBatch { count, bytes }, callback).await;
+    }
+
+    /// Proposes commands of the leader itself, bound to its leadership: an entry of another term is refused.
+    pub(crate) async fn propose_as_leader(
+        &self,
+        term: u64,
+        commands: &[Command],
+        answered: impl FnOnce(Result<Vec<Outcome>, StoreRefusal>) + Send + 'static,
+    ) {
+        let count = u32::try_from(commands.len()).expect("a batch of ours is short");
+        let batch = CommandBatch { count, bytes: codec::encode_bytes(&commands) };
+        self.handle.propose_as_leader(term, batch, answered).await;
+    }
+
+    /// Linearizable or stale reads. The place in the answer queue comes back with a refusal.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        id: u64,
+        freshness: Freshness,
+        reads: Vec<Read>,
+        answer: mpsc::OwnedPermit<StoreResponse>,
+    ) -> Result<(), (StoreRefusal, mpsc::OwnedPermit<StoreResponse>)> {
+        match freshness {
+            Freshness::Stale => {
+                let replica = Arc::clone(self);
+                self.groups.spawn_blocking(move || {
+                    let result = replica.read_now(&reads);
+                    answer.send(StoreResponse::Reads { id, result });
+                });
+                Ok(())
+            }
+            Freshness::Linearizable => {
+                if let Err(refusal) = self.check_leader() {
+                    return Err((refusal, answer));
+                }
+                match self.visit(Visitor::Read { id, reads, answer }) {
+                    Ok(()) => Ok(()),
+                    Err((refusal, Visitor::Read { answer, .. })) => Err((refusal, answer)),
+                    Err((_, Visitor::Renew { .. })) => unreachable!("the same visitor comes back"),
+                }
+            }
+        }
+    }
+
+    /// One lease's renewal.
+    pub(crate) fn renew(&self, lease: LeaseId, answer: oneshot::Sender<Renewal>) {
+        // Refused: the dropped sender says `Unavailable`.
+        drop(self.visit(Visitor::Renew { lease, answer }));
+    }
+
+    fn visit(&self, visitor: Visitor) -> Result<(), (StoreRefusal, Visitor)> {
+        let refused = |code, what: &str| StoreRefusal::Refused(Refusal::later(code, what, BUSY_RETRY_MS));
+        match &*self.door.lock() {
+            None => Err((refused(ErrorCode::Shutdown, "the store stops"), visitor)),
+            Some(door) => door.try_send(visitor).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(visitor) => (refused(ErrorCode::Busy, "too many reads wait"), visitor),
+                mpsc::error::TrySendError::Closed(visitor) => {
+                    (refused(ErrorCode::Shutdown, "the store stops"), visitor)
+                }
+            }),
+        }
+    }
+
+    /// Answers from the rows as they are here, all at one moment. May block.
+    pub(crate) fn read_now(&self, reads: &[Read]) -> Result<Vec<ReadOutcome>, StoreRefusal> {
+        if self.live.installing() {
+            let refusal = Refusal::later(ErrorCode::Unavailable, "a snapshot is being installed", BUSY_RETRY_MS);
+            return Err(StoreRefusal::Refused(refusal));
+        }
+        door::serve_reads(self, reads)
+    }
+
+    /// Waits until everything committed before the call is applied here, which only the leader can.
+    pub(crate) async fn read_index(&self) -> Result<(), StoreRefusal> {
+        self.handle.read_index().await
+    }
+
+    /// The term that this replica leads in, if it leads.
+    pub(crate) fn leadership(&self) -> Option<u64> {
+        self.handle.leadership()
+    }
+
+    /// The store that leads, as seen here.
+    pub(crate) fn leader(&self) -> Option<StoreId> {
+        self.handle.leader()
+    }
+
+    /// Refuses unless this replica leads.
+    pub(crate) fn check_leader(&self) -> Result<(), StoreRefusal> {
+        if self.leadership().is_some() {
+            return Ok(());
+        }
+        // A leader that is known to be here but does not lead any more is of no use to the caller.
+        Err(StoreRefusal::NotLeader { leader: self.leader().filter(|leader| *leader != self.store) })
+    }
+
+    /// Have all members of the group everything up to `index`?
+    pub(crate) fn all_have(&self, index: u64) -> bool {
+        self.handle.matched().iter().all(|(_, matched)| matched.is_some_and(|matched| matched >= index))
+    }
+
+    /// Last entry of the log.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.status().last_index
+    }
+
+    /// Gives leadership to the store that should have it, if that one is not far behind.
+    pub(crate) async fn transfer_to(&self, store: StoreId) {
+        let last = self.last_index();
+        let ready = self.handle.matched().into_iter().find(|(member, matched)| {
+            member.store == store && matched.is_some_and(|matched| matched + TRANSFER_LAG_MAX >= last)
+        });
+        if let Some((member, _)) = ready {
+            tracing::info!(group = self.group.0, store = store.0, "giving leadership away");
+            self.handle.transfer(member.replica).await;
+        }
+    }
+
+    /// Gives leadership to whoever is furthest.
+    pub(crate) async fn transfer_away(&self) {
+        if self.leadership().is_none() {
+            return;
+        }
+        let others = self.handle.matched().into_iter().filter(|(member, _)| member.store != self.store);
+        if let Some((member, Some(_))) = others.max_by_key(|(_, matched)| *matched) {
+            self.handle.transfer(member.replica).await;
+        }
+    }
+
+    /// The stores that the group lives on, in the order of its record.
+    pub(crate) fn stores(&self) -> Vec<StoreId> {
+        let mut stores = self.status().voters;
+        stores.sort_unstable();
+        stores
+    }
+
+    /// Tells openraft that what is flushed may be purged.
+    pub(crate) async fn note_flushed(&self) {
+        match self.state.flushed_position(self.group) {
+            Ok(Some(_)) => self.handle.snapshot().await,
+            Ok(None) => (),
+            Err(fatal) => self.fatal.raise(format!("group {} cannot read its position: {fatal}", self.group)),
+        }
+    }
+
+    /// Closes the door and stops Raft.
+    pub(crate) async fn stop(&self) {
+        drop(self.door.lock().take());
+        self.handle.stop().await;
+    }
+
+    /// What operators see.
+    pub(crate) fn status(&self) -> GroupStatus {
+        GroupStatus {
+            slots: self.live.slot_count(),
+            leases: self.live.lease_count(),
+            ..self.handle.status()
+        }
+    }
+
+    /// A refusal goes out.
+    pub(crate) fn answer_refused(&self, refusal: &StoreRefusal) {
+        self.metrics.refused(code_of(refusal));
+    }
+}
+
+fn code_of(refusal: &StoreRefusal) -> ErrorCode {
+    match refusal {
+        StoreRefusal::NotLeader { .. } => ErrorCode::NotLeader,
+        StoreRefusal::Refused(refusal) => refusal.code,
+    }
+}
+
+/// Tells watchers who leads, until the group stops.
+async fn tell_leader(mut handle: GroupHandle, group: GroupId, events: Events) {
+    let mut told = None;
+    while let Some(leader) = handle.leader_changed(told).await {
+        events.leader(group, leader);
+        told = Some(leader);
+    }
+}
+
+/// Reads and renewals that wait at one group's door.
+const DOOR_VISITORS: usize = 4_096;
+/// When to come again after `Busy`.
+const BUSY_RETRY_MS: u32 = 20;
+/// Entries that a replica may be behind and still be given the leadership.
+const TRANSFER_LAG_MAX: u64 = 100;

@@ -1,0 +1,399 @@
+//! State database: state.db, the rows of all groups of a store in one RocksDB without a WAL.
+//!
+//! The Raft log is its WAL: every batch holds the rows of an applied chunk *and* the position that they reach, in
+//! one column family, so a flush always keeps an exact prefix. What a crash takes away is applied again from the
+//! log, which therefore is purged only up to the flushed position.
+//!
+//! ```text
+//! apply ── Chunk (overlay of writes) ── one WriteBatch: rows + position ── memtable ── flush
+//!            └ RowCache (hot rows)                                            └ flushed_position: ReadTier::Persisted
+//! ```
+//!
+//! # Failure
+//! A snapshot is installed under an intent file: a crash in between finds the file at the next start and installs
+//! it again from the checked, durable copy. Rows that do not decode are [`Fatal`].
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions, ReadTier,
+    WriteBatch, WriteOptions,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use seriatim_proto::codec;
+use seriatim_proto::ids::{GroupId, SlotId};
+use seriatim_store_core::{Fatal, GroupItem, Key, Reader, Row, Scan};
+
+use crate::config::Tuning;
+use crate::identity::write_durable;
+use crate::keys;
+use crate::raft::snapshot::{BlockWriter, ReceivedSnapshot, SnapshotBlocks, SnapshotHeader};
+
+/// state.db.
+pub(crate) struct StateDb {
+    db: DB,
+    write_options: WriteOptions,
+    /// Where received snapshots and intents are kept.
+    snapshots: PathBuf,
+    /// Bytes of log entries applied since the last flush that was asked for.
+    unflushed_bytes: AtomicU64,
+}
+
+/// Why state.db cannot be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateDbError {
+    /// RocksDB's refusal.
+    #[error("open the state database in {path}")]
+    Open {
+        /// its folder
+        path: PathBuf,
+        /// why
+        #[source]
+        source: rocksdb::Error,
+    },
+    /// An interrupted install could not be completed.
+    #[error("finish installing the snapshot {path}")]
+    Install {
+        /// the received snapshot
+        path: PathBuf,
+        /// why
+        #[source]
+        source: io::Error,
+    },
+    /// The folder of snapshots.
+    #[error("use the folder {path}")]
+    Folder {
+        /// which
+        path: PathBuf,
+        /// why
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StateDb {
+    /// Opens it in `folder/state.db`, completing an install that a crash interrupted.
+    pub(crate) fn open(folder: &Path, tuning: &Tuning) -> Result<Self, StateDbError> {
+        let path = folder.join("state.db");
+        let snapshots = folder.join("snapshots");
+        fs::create_dir_all(&snapshots).map_err(|source| StateDbError::Folder { path: snapshots.clone(), source })?;
+        let db = DB::open(&options(tuning), &path).map_err(|source| StateDbError::Open { path, source })?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        let state = Self { db, write_options, snapshots, unflushed_bytes: AtomicU64::new(0) };
+        state.finish_installs()?;
+        Ok(state)
+    }
+
+    /// Where received snapshots are written.
+    pub(crate) fn snapshot_folder(&self) -> &Path {
+        &self.snapshots
+    }
+
+    /// The rows as they are now; apply is the only writer of a group.
+    pub(crate) fn reader(&self) -> DbReader<'_> {
+        DbReader { db: &self.db, snapshot: None }
+    }
+
+    /// The rows at one moment.
+    pub(crate) fn view(&self) -> DbReader<'_> {
+        DbReader { db: &self.db, snapshot: Some(self.db.snapshot()) }
+    }
+
+    /// Writes the rows of a chunk and the position that they reach.
+    pub(crate) fn write(&self, batch: WriteBatch, log_bytes: u64) -> Result<(), Fatal> {
+        self.db.write_opt(batch, &self.write_options).map_err(storage)?;
+        self.unflushed_bytes.fetch_add(log_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The group's position: what [`StateDb::write`] last wrote under [`keys::position_key`].
+    pub(crate) fn position(&self, group: GroupId) -> Result<Option<Vec<u8>>, Fatal> {
+        self.db.get(keys::position_key(group)).map_err(storage)
+    }
+
+    /// The position that a crash now would leave: purge must not pass it.
+    pub(crate) fn flushed_position(&self, group: GroupId) -> Result<Option<Vec<u8>>, Fatal> {
+        let mut read = ReadOptions::default();
+        read.set_read_tier(ReadTier::Persisted);
+        self.db.get_opt(keys::position_key(group), &read).map_err(storage)
+    }
+
+    /// Log bytes applied since the last [`StateDb::flush`].
+    pub(crate) fn unflushed_bytes(&self) -> u64 {
+        self.unflushed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Makes everything that is written durable. Blocks.
+    pub(crate) fn flush(&self) -> Result<(), Fatal> {
+        self.unflushed_bytes.store(0, Ordering::Relaxed);
+        self.db.flush().map_err(storage)
+    }
+
+    /// The key ranges `[from, end)` of all rows of a group.
+    fn ranges(&self, reader: &DbReader<'_>, group: GroupId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fatal> {
+        let key = Key::group(group, GroupItem::Owned);
+        let mut ranges = Vec::new();
+        match reader.get(&key)? {
+            None => (),
+            Some(Row::Owned(owned)) => {
+                ranges.extend(owned.slots.iter().map(|slots| (keys::slot_start(slots.first), keys::slot_start(slots.end))));
+            }
+            Some(_) => return Err(Fatal::broken(&key, "a row of another kind")),
+        }
+        let system = Key::system_slot(group);
+        ranges.push((keys::slot_start(system), slot_end(system)));
+        Ok(ranges)
+    }
+
+    /// Starts making a snapshot of one moment, which is now: apply goes on meanwhile. Answers the position that
+    /// it has reached, `None` if nothing was ever applied.
+    pub(crate) async fn send_snapshot(
+        self: &Arc<Self>,
+        group: GroupId,
+        applied_index: impl Fn(&[u8]) -> io::Result<u64> + Send + 'static,
+    ) -> io::Result<Option<(Vec<u8>, SnapshotBlocks)>> {
+        let (tx, blocks) = SnapshotBlocks::channel();
+        let (at_tx, at_rx) = oneshot::channel();
+        let state = Arc::clone(self);
+        std::thread::Builder::new().name("snapshot".into()).spawn(move || {
+            let view = state.view();
+            let position = view.get_bytes(&keys::position_key(group)).map_err(fatal_io);
+            let header = position.and_then(|position| match position {
+                None => Ok(None),
+                Some(position) => {
+                    let ranges = state.ranges(&view, group).map_err(fatal_io)?;
+                    Ok(Some((SnapshotHeader { group, applied_index: applied_index(&position)?, ranges }, position)))
+                }
+            });
+            match header {
+                Err(error) => drop(at_tx.send(Err(error))),
+                Ok(None) => drop(at_tx.send(Ok(None))),
+                Ok(Some((header, position))) => {
+                    if at_tx.send(Ok(Some(position))).is_ok() {
+                        send_blocks(&view, &header, &tx);
+                    }
+                }
+            }
+        })?;
+        let position = at_rx.await.map_err(|_| io::Error::other("the snapshot thread ended"))??;
+        Ok(position.map(|position| (position, blocks)))
+    }
+
+    /// Replaces all rows of a group by those of a snapshot. Durable when it returns. Blocks.
+    pub(crate) fn install(&self, group: GroupId, mut snapshot: ReceivedSnapshot) -> io::Result<()> {
+        if snapshot.header().group != group {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a snapshot of another group"));
+        }
+        let name = snapshot.path().file_name().and_then(|name| name.to_str()).expect("snapshot files have plain names");
+        let intent = intent_name(group);
+        write_durable(&self.snapshots, &intent, name.as_bytes())?;
+        // Whatever fails from here on is done again from the file at the next start.
+        snapshot.keep(true);
+        self.replace(group, &snapshot)?;
+        fs::remove_file(self.snapshots.join(&intent))?;
+        fs::File::open(&self.snapshots)?.sync_all()?;
+        snapshot.keep(false);
+        Ok(())
+    }
+
+    fn replace(&self, group: GroupId, snapshot: &ReceivedSnapshot) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        let old = self.ranges(&self.reader(), group).map_err(fatal_io)?;
+        for (from, end) in old.iter().chain(&snapshot.header().ranges) {
+            batch.delete_range(from, end);
+        }
+        snapshot.for_each_row(|key, value| {
+            if !snapshot.header().ranges.iter().any(|(from, end)| from.as_slice() <= key && key < end.as_slice()) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a row outside the group's ranges"));
+            }
+            batch.put(key, value);
+            if batch.size_in_bytes() >= INSTALL_BATCH_BYTES {
+                self.db.write_opt(std::mem::take(&mut batch), &self.write_options).map_err(io::Error::other)?;
+            }
+            Ok(())
+        })?;
+        self.db.write_opt(batch, &self.write_options).map_err(io::Error::other)?;
+        self.db.flush().map_err(io::Error::other)
+    }
+
+    fn finish_installs(&self) -> Result<(), StateDbError> {
+        let folder = |source| StateDbError::Folder { path: self.snapshots.clone(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.snapshots).map_err(folder)? {
+            names.push(entry.map_err(folder)?.file_name().to_string_lossy().into_owned());
+        }
+        for name in &names {
+            let Some(group) = intent_group(name) else { continue };
+            let file = fs::read_to_string(self.snapshots.join(name)).map_err(folder)?;
+            let path = self.snapshots.join(file);
+            tracing::warn!(group = group.0, "finishing the install of a snapshot that was interrupted");
+            ReceivedSnapshot::open(&path)
+                .and_then(|snapshot| self.install(group, snapshot))
+                .map_err(|source| StateDbError::Install { path, source })?;
+        }
+        for name in names {
+            let path = self.snapshots.join(&name);
+            if path.exists() {
+                fs::remove_file(&path).map_err(folder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows to read, now or at one moment.
+pub(crate) struct DbReader<'a> {
+    db: &'a DB,
+    snapshot: Option<rocksdb::Snapshot<'a>>,
+}
+
+impl DbReader<'_> {
+    fn read_options(&self) -> ReadOptions {
+        let mut read = ReadOptions::default();
+        if let Some(snapshot) = &self.snapshot {
+            read.set_snapshot(snapshot);
+        }
+        read
+    }
+
+    /// The bytes of a row.
+    pub(crate) fn get_bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
+        match &self.snapshot {
+            Some(snapshot) => snapshot.get(key).map_err(storage),
+            None => self.db.get(key).map_err(storage),
+        }
+    }
+
+    fn pinned<T>(&self, key: &[u8], with: impl FnOnce(Option<&[u8]>) -> Result<T, Fatal>) -> Result<T, Fatal> {
+        let row = match &self.snapshot {
+            Some(snapshot) => snapshot.get_pinned(key).map_err(storage)?,
+            None => self.db.get_pinned(key).map_err(storage)?,
+        };
+        with(row.as_deref())
+    }
+}
+
+impl Reader for DbReader<'_> {
+    fn get(&self, key: &Key) -> Result<Option<Row>, Fatal> {
+        self.pinned(&keys::encode(key), |bytes| bytes.map(|bytes| decode_row(key, bytes)).transpose())
+    }
+
+    fn scan(&self, scan: &Scan, limit: usize) -> Result<Vec<(Key, Row)>, Fatal> {
+        let (start, excluded) = scan.start();
+        let start_bytes = keys::encode(&start);
+        let mut rows = Vec::new();
+        if limit == 0 {
+            return Ok(rows);
+        }
+        let iter = self.db.iterator_opt(IteratorMode::From(&start_bytes, Direction::Forward), self.read_options());
+        for item in iter {
+            let (key_bytes, value) = item.map_err(storage)?;
+            // A row that is no typed one (a position) ends every range.
+            let Some(key) = keys::decode(&key_bytes) else { break };
+            if !scan.contains(&key) {
+                break;
+            }
+            if excluded && key == start {
+                continue;
+            }
+            let row = decode_row(&key, &value)?;
+            rows.push((key, row));
+            if rows.len() == limit {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Reads a row's value.
+pub(crate) fn decode_row(key: &Key, bytes: &[u8]) -> Result<Row, Fatal> {
+    codec::decode(bytes).map_err(|_| Fatal::broken(key, "a value that does not decode"))
+}
+
+fn send_blocks(view: &DbReader<'_>, header: &SnapshotHeader, tx: &mpsc::Sender<io::Result<Bytes>>) {
+    let (first, mut writer) = BlockWriter::new(header);
+    if tx.blocking_send(Ok(first)).is_err() {
+        return;
+    }
+    for (from, end) in &header.ranges {
+        let mut read = view.read_options();
+        read.set_iterate_upper_bound(end.clone());
+        read.fill_cache(false);
+        for item in view.db.iterator_opt(IteratorMode::From(from, Direction::Forward), read) {
+            let block = match item {
+                Ok((key, value)) => writer.row(&key, &value),
+                Err(error) => {
+                    let _ = tx.blocking_send(Err(io::Error::other(error)));
+                    return;
+                }
+            };
+            if let Some(block) = block
+                && tx.blocking_send(Ok(block)).is_err()
+            {
+                return;
+            }
+        }
+    }
+    for block in writer.finish() {
+        if tx.blocking_send(Ok(block)).is_err() {
+            return;
+        }
+    }
+}
+
+fn options(tuning: &Tuning) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_bloom_filter(10.0, false);
+    table.set_block_cache(&Cache::new_lru_cache(tuning.block_cache_bytes));
+    table.set_format_version(6);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(tuning.memtable_bytes);
+    options.set_max_write_buffer_number(3);
+    // Most gets of apply are for rows that do not exist yet (message ids): the filters answer them.
+    options.set_memtable_prefix_bloom_ratio(0.05);
+    options.set_memtable_whole_key_filtering(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(-1);
+    options.set_keep_log_file_num(4);
+    options
+}
+
+fn slot_end(slot: SlotId) -> Vec<u8> {
+    match slot.0.checked_add(1) {
+        Some(next) => keys::slot_start(SlotId(next)),
+        // Letters of keys are ASCII: nothing of the last slot is above this.
+        None => vec![0xFF; 3],
+    }
+}
+
+fn intent_name(group: GroupId) -> String {
+    format!("INSTALL.{}", group.0)
+}
+
+fn intent_group(name: &str) -> Option<GroupId> {
+    name.strip_prefix("INSTALL.")?.parse().ok().map(GroupId)
+}
+
+fn storage(error: rocksdb::Error) -> Fatal {
+    Fatal::Storage(error.to_string())
+}
+
+fn fatal_io(fatal: Fatal) -> io::Error {
+    io::Error::other(fatal)
+}
+
+/// Bytes of one write while a snapshot is installed.
+const INSTALL_BATCH_BYTES: usize = 4 << 20;
