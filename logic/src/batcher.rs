@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use seriatim_proto::ids::{Epoch, GroupId, SlotId};
 use seriatim_proto::{codec, limits};
 
@@ -43,16 +43,10 @@ impl Batcher {
             bytes += command.len();
             count += 1;
         }
-        // A sequence is its length and then its items: the commands are encoded already.
-        let mut batch = BytesMut::with_capacity(bytes + 16);
-        batch.put_slice(&codec::encode(&(count as u64)));
-        let mut of = Vec::with_capacity(count);
-        for (whose, command) in group.queue.drain(..count) {
-            of.push(whose);
-            batch.put_slice(&command);
-        }
+        let (of, commands): (Vec<CommandOf>, Vec<Bytes>) = group.queue.drain(..count).unzip();
+        let batch = codec::join(commands.iter().map(|command| &command[..]));
         group.in_flight += 1;
-        Some((*id, of, batch.freeze()))
+        Some((*id, of, batch))
     }
 
     /// An entry was answered, or will not be.
@@ -79,7 +73,7 @@ mod tests {
         let commands: Vec<Command> = (0..200).map(|node| Command::OpenLease { node: NodeId(node) }).collect();
         for (n, command) in commands.iter().enumerate() {
             let of = CommandOf { slot: SlotId(1), epoch: Epoch(1), n: n as u64 };
-            batcher.push(GroupId(1), of, codec::encode_bytes(command).slice(1..));
+            batcher.push(GroupId(1), of, codec::encode_part(command));
         }
         let (group, of, batch) = batcher.next().unwrap();
         assert_eq!((group, of.len()), (GroupId(1), 200));

@@ -10,7 +10,7 @@ use seriatim_proto::{codec, limits};
 use tokio::sync::mpsc;
 
 use crate::brain::Input;
-use crate::packets::Packets;
+use crate::packets::{Packets, Requests};
 
 /// Requests that wait for one peer; above it deliveries are made again later.
 pub(crate) const PEER_QUEUE: usize = 1_024;
@@ -22,7 +22,7 @@ pub(crate) async fn run(
     me: NodeId,
     peer: NodeId,
     connection: u64,
-    requests: mpsc::Receiver<PeerRequest>,
+    requests: Packets<PeerRequest>,
     brain: mpsc::Sender<Input>,
 ) {
     if let Err(error) = session(&address, cluster, me, peer, requests, &brain).await {
@@ -37,7 +37,7 @@ async fn session(
     cluster: ClusterId,
     me: NodeId,
     peer: NodeId,
-    requests: mpsc::Receiver<PeerRequest>,
+    requests: Packets<PeerRequest>,
     brain: &mpsc::Sender<Input>,
 ) -> Result<(), String> {
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
@@ -55,7 +55,7 @@ async fn session(
         .max_decoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize);
     let hello = Packet { frames: vec![codec::encode_bytes(&PeerRequest::Hello { cluster, node: me })] };
-    let requests = tokio_stream::StreamExt::chain(tokio_stream::iter([hello]), Packets::<_, Packet>::new(requests));
+    let requests = tokio_stream::StreamExt::chain(tokio_stream::iter([hello]), Requests(requests));
     let mut answers = client.channel(requests).await.map_err(|status| status.to_string())?.into_inner();
     while let Some(packet) = answers.message().await.map_err(|status| status.to_string())? {
         for frame in packet.frames {

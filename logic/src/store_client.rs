@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::store_client::StoreClient as Grpc;
 use seriatim_proto::ids::{ClusterId, GroupId, StoreId};
 use seriatim_proto::store::{Freshness, Read, ReadOutcome, StoreEvent, StoreRefusal, StoreRequest, StoreResponse};
@@ -18,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::brain::Input;
 use crate::metrics::Metrics;
-use crate::packets::Packets;
+use crate::packets::{Packets, Requests};
 use crate::topology::{Link, Topology};
 
 const READ_ID: u64 = 1 << 63;
@@ -143,12 +142,12 @@ impl StoreClient {
         let mut client = Grpc::new(channel)
             .max_decoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize)
             .max_encoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize);
-        let (queue, requests) = mpsc::channel(LINK_QUEUE);
+        let (queue, requests) = Packets::channel(LINK_QUEUE);
         let cluster: Option<ClusterId> = self.topology.directory().map(|directory| directory.cluster);
         for request in [StoreRequest::Hello { cluster }, StoreRequest::Watch] {
             queue.send(request).await.map_err(|_| unavailable("the queue closed".to_owned()))?;
         }
-        let answers = client.channel(Packets::<_, Packet>::new(requests)).await;
+        let answers = client.channel(Requests(requests)).await;
         let mut answers = answers.map_err(|status| unavailable(status.to_string()))?.into_inner();
         let mut store = None;
         while let Some(packet) = answers.message().await.map_err(|status| unavailable(status.to_string()))? {
@@ -156,7 +155,14 @@ impl StoreClient {
                 let response = codec::decode(&frame).map_err(|error| unavailable(error.to_string()))?;
                 match response {
                     StoreResponse::Welcome { result } => {
+                        if let Err(refusal) = &result {
+                            tracing::warn!(%address, %refusal, "a store refuses this node");
+                        }
                         store = result?.store;
+                        if store.is_none() {
+                            // It says Hello again later: then it may know who it is.
+                            return Err(unavailable("the store belongs to no cluster yet".to_owned()));
+                        }
                         self.topology.set_link(address, Link { queue: queue.clone(), connection });
                     }
                     StoreResponse::Reads { id, result } if id & READ_ID != 0 => {
@@ -179,6 +185,9 @@ impl StoreClient {
             StoreEvent::Leader { group, leader } => {
                 if self.topology.set_leader(group, leader, store) {
                     self.to_brain(Input::Directory).await;
+                }
+                if let Some(leader) = leader.filter(|leader| Some(*leader) == store) {
+                    self.to_brain(Input::Leads { group, store: leader }).await;
                 }
             }
             StoreEvent::Directory(directory) => {

@@ -79,7 +79,11 @@ impl Topology {
         let mut inner = self.inner.write();
         match leader {
             Some(leader) => {
-                inner.leaders.insert(group, leader);
+                // A store knows best of itself; of others only while nobody is known, or when it led itself.
+                let known = inner.leaders.get(&group).copied();
+                if said_by == Some(leader) || known.is_none() || known == said_by {
+                    inner.leaders.insert(group, leader);
+                }
                 group == GroupId::META && inner.choose(leader)
             }
             None => {

@@ -133,7 +133,7 @@ fn run(steps: Vec<Step>) {
 
 /// A failure that proptest found once, kept as steps: its seed stops leading there when the steps change.
 #[test]
-fn doubled_and_reordered_commands_around_a_gap_write_each_entry_once() {
+fn a_failure_found_once_stays_away() {
     let s = |sender, conversation, id| Step::Send { sender, conversation, id };
     let w = |place, fate| Step::Wire { place, fate };
     let a = |ms| Step::Advance { ms };

@@ -89,8 +89,8 @@ impl Brain {
             Effect::Read { id, read } => self.ask_read(group, stores::ReadOf { key, id }, read),
             Effect::Reply { request, result } => {
                 match &result {
-                    Ok(_) => self.metrics.replies.inc(),
-                    Err(_) => self.metrics.refusals.inc(),
+                    Ok(_) => drop(self.metrics.replies.inc()),
+                    Err(error) => self.metrics.refused(error),
                 };
                 let result = result.map_err(|error| self.with_row(error));
                 self.respond(request.stream, GatewayResponse::Reply { id: request.id, result });

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use seriatim_logic_core::{Clock, Placement, SlotHolder};
 use seriatim_proto::command::DeliveryOutcome;
-use seriatim_proto::ids::{ClusterId, Epoch, Generation, GroupId, NodeId, SlotId};
+use seriatim_proto::ids::{ClusterId, Epoch, Generation, GroupId, NodeId, SlotId, StoreId};
 use seriatim_proto::logic::{CallError, GatewayResponse, PeerResponse, SlotDeliveries};
 use seriatim_proto::store::{HolderRow, StoreResponse};
 use tokio::sync::{mpsc, watch};
@@ -43,6 +43,8 @@ pub(crate) enum Input {
     Holders(Vec<HolderRow>),
     /// The directory changed.
     Directory,
+    /// A store says that it leads a group.
+    Leads { group: GroupId, store: StoreId },
     /// A connection to a store is gone, with all that was asked on it.
     StoreDown { connection: u64 },
     /// An answer of a peer.
@@ -57,8 +59,8 @@ pub(crate) enum Input {
     SourceDown { stream: u64 },
     /// A gateway's stream began.
     GatewayUp { stream: u64, responses: mpsc::Sender<GatewayResponse> },
-    /// A request of a session that a holder must serve.
-    Session { stream: u64, input: SessionInput },
+    /// What one packet of a gateway wants.
+    Sessions { stream: u64, inputs: Vec<SessionInput> },
     /// A gateway's stream ended.
     GatewayDown { stream: u64 },
 }
@@ -200,6 +202,7 @@ impl Brain {
             Input::Store(response) => self.on_store(response),
             Input::Holders(rows) => rows.into_iter().for_each(|row| self.on_row(row)),
             Input::Directory => self.on_directory(),
+            Input::Leads { group, store } => self.on_leads(group, store),
             Input::StoreDown { connection } => self.on_store_down(connection),
             Input::PeerAnswer { id, results } => self.on_peer_answer(id, results),
             Input::PeerDown { peer, connection } => self.on_peer_down(peer, connection),
@@ -211,7 +214,7 @@ impl Brain {
                 self.sources.remove(&stream);
             }
             Input::GatewayUp { stream, responses } => self.on_gateway_up(stream, responses),
-            Input::Session { stream, input } => self.on_session(stream, input),
+            Input::Sessions { stream, inputs } => inputs.into_iter().for_each(|input| self.on_session(stream, input)),
             Input::GatewayDown { stream } => self.on_gateway_down(stream),
         }
     }

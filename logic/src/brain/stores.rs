@@ -14,7 +14,7 @@ use seriatim_proto::store::{
     Freshness, HolderRow, Read, ReadOutcome, Renewal, StoreRefusal, StoreRequest, StoreResponse,
 };
 
-use super::{Brain, HolderKey, Standing};
+use super::{Brain, HolderKey, Input, Standing};
 use crate::batcher::CommandOf;
 use crate::clock;
 
@@ -81,6 +81,7 @@ impl Brain {
             self.handle(slot, Event::Release { heir: Some(heir) });
         }
         self.tell_gateways(now_ms);
+        self.drop_overdue_deliveries(now_ms);
         let overdue = |asked: &Asked| asked.sent_ms + limits::REQUEST_TIMEOUT_MS < now_ms;
         let lost: Vec<u64> = self.asked.iter().filter(|(_, asked)| overdue(asked)).map(|(id, _)| *id).collect();
         lost.into_iter().for_each(|id| self.fail(id));
@@ -196,6 +197,15 @@ impl Brain {
 
     pub(super) fn on_store_down(&mut self, connection: u64) {
         let lost: Vec<u64> = self.asked.iter().filter(|(_, asked)| asked.connection == connection).map(|(id, _)| *id).collect();
+        lost.into_iter().for_each(|id| self.fail(id));
+    }
+
+    /// Another store leads now: what an older leader has not answered is asked again.
+    pub(super) fn on_leads(&mut self, group: GroupId, store: StoreId) {
+        let lost = |asked: &Asked| {
+            asked.group == group && asked.store != store && matches!(asked.what, What::Commands(_) | What::Read(_))
+        };
+        let lost: Vec<u64> = self.asked.iter().filter(|(_, asked)| lost(asked)).map(|(id, _)| *id).collect();
         lost.into_iter().for_each(|id| self.fail(id));
     }
 
@@ -399,5 +409,3 @@ impl Brain {
         }
     }
 }
-
-use super::Input;

@@ -1,12 +1,13 @@
 //! Streams: gateways with their sessions, source nodes that deliver here, and peers that are delivered to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use seriatim_logic_core::{Event, RequestId, Send, SessionKey, SourceId};
 use seriatim_proto::command::DeliveryOutcome;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
-use seriatim_proto::ids::{NodeId, Seq, SlotId};
+use seriatim_proto::ids::{GroupId, NodeId, Seq, SlotId};
 use seriatim_proto::logic::{
     CallError, GatewayResponse, HolderTable, Identity, PeerRequest, PeerResponse, PushEntry, SlotDeliveries,
 };
@@ -14,10 +15,15 @@ use seriatim_proto::meta::NodeKind;
 use tokio::sync::mpsc;
 
 use super::{Brain, HolderKey};
-use crate::peers;
+use crate::{clock, peers};
 
 /// Bytes of bodies and references in one request to a peer.
 const PEER_BYTES: usize = 4 << 20;
+
+/// Room in a gateway's queue that pushes leave to answers.
+const PUSH_ROOM: usize = crate::service::RESPONSES_WAITING / 2;
+/// A peer that has not answered for this long is asked again.
+const PEER_TIMEOUT_MS: u64 = 5_000;
 
 /// What a gateway's stream wants of holders.
 #[derive(Debug)]
@@ -69,6 +75,7 @@ pub(crate) struct Peer {
 /// A request to a peer: whose deliveries, in order.
 pub(crate) struct PeerAsked {
     peer: NodeId,
+    sent_ms: u64,
     of: Vec<(HolderKey, u64)>,
 }
 
@@ -156,19 +163,27 @@ impl Brain {
     }
 
     fn refuse_call(&mut self, stream: u64, id: u64, slot: SlotId) {
-        self.metrics.refusals.inc();
-        let result = Err(self.with_row(CallError::NotHolder { slot, row: None }));
+        let error = self.with_row(CallError::NotHolder { slot, row: None });
+        self.metrics.refused(&error);
+        let result = Err(error);
         self.respond(stream, GatewayResponse::Reply { id, result });
     }
 
     pub(super) fn push(&mut self, sessions: &[SessionKey], entries: Vec<PushEntry>) {
-        self.metrics.pushed_entries.inc_by((entries.len() * sessions.len()) as u64);
         let mut by_stream: HashMap<u64, Vec<u64>> = HashMap::new();
         for key in sessions {
             by_stream.entry(key.stream).or_default().push(key.session);
         }
         for (stream, sessions) in by_stream {
-            self.respond(stream, GatewayResponse::Push { sessions, entries: entries.clone() });
+            let count = (entries.len() * sessions.len()) as u64;
+            let room = self.gateways.get(&stream).is_some_and(|gateway| gateway.responses.capacity() > PUSH_ROOM);
+            if room {
+                self.metrics.pushed_entries.inc_by(count);
+                self.respond(stream, GatewayResponse::Push { sessions, entries: entries.clone() });
+            } else {
+                // The device sees the gap at the next push, or is told so when its registration is renewed.
+                self.metrics.pushes_dropped.inc_by(count);
+            }
         }
     }
 
@@ -252,7 +267,7 @@ impl Brain {
         if !self.peers.contains_key(&node) {
             let standing = (*self.standing.borrow())?;
             let address = self.nodes().into_iter().find(|(id, _)| *id == node)?.1;
-            let (queue, requests) = mpsc::channel(peers::PEER_QUEUE);
+            let (queue, requests) = Packets::channel(peers::PEER_QUEUE);
             let connection = self.id();
             tokio::spawn(peers::run(address, standing.cluster, standing.node, node, connection, requests, self.door.clone()));
             self.peers.insert(node, Peer { queue, connection, gathered: Vec::new() });
@@ -264,27 +279,48 @@ impl Brain {
         let full: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.gathered.is_empty()).map(|(node, _)| *node).collect();
         for node in full {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
-            let mut gathered = std::mem::take(&mut peer.gathered).into_iter().peekable();
-            while gathered.peek().is_some() {
-                let (mut of, mut slots, mut bytes) = (Vec::new(), Vec::new(), 0);
-                while let Some((key, batch, deliveries)) = gathered.next_if(|_| bytes < PEER_BYTES) {
-                    bytes += deliveries.bodies.iter().map(|body| body.body.len() + 100).sum::<usize>() + 200 * deliveries.deliveries.len();
-                    of.push((key, batch));
-                    slots.push(deliveries);
-                }
-                let id = self.id();
-                let sent = self.peers.get(&node).is_some_and(|peer| peer.queue.try_send(PeerRequest::Deliver { id, slots }).is_ok());
-                if sent {
-                    self.peer_asked.insert(id, PeerAsked { peer: node, of });
-                } else {
-                    of.into_iter().for_each(|(key, batch)| self.unanswered(key, batch));
-                }
+            // A request is answered when all its slots are: those of one group wait for that group alone.
+            let mut by_group: BTreeMap<Option<GroupId>, Vec<_>> = BTreeMap::new();
+            for gathered in std::mem::take(&mut peer.gathered) {
+                by_group.entry(self.stores.topology.group_of(gathered.2.slot)).or_default().push(gathered);
             }
+            by_group.into_values().for_each(|gathered| self.send_to_peer(node, gathered));
+        }
+    }
+
+    fn send_to_peer(&mut self, node: NodeId, gathered: Vec<(HolderKey, u64, SlotDeliveries)>) {
+        let mut gathered = gathered.into_iter().peekable();
+        while gathered.peek().is_some() {
+            let (mut of, mut slots, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while let Some((key, batch, deliveries)) = gathered.next_if(|_| bytes < PEER_BYTES) {
+                bytes += deliveries.bodies.iter().map(|body| body.body.len() + 100).sum::<usize>();
+                bytes += deliveries.deliveries.iter().map(|delivery| 200 + 100 * delivery.entries.len()).sum::<usize>();
+                of.push((key, batch));
+                slots.push(deliveries);
+            }
+            let (id, sent_ms) = (self.id(), clock::boot_ms());
+            let request = PeerRequest::Deliver { id, slots };
+            if self.peers.get(&node).is_some_and(|peer| peer.queue.try_send(request).is_ok()) {
+                self.peer_asked.insert(id, PeerAsked { peer: node, sent_ms, of });
+            } else {
+                of.into_iter().for_each(|(key, batch)| self.unanswered(key, batch));
+            }
+        }
+    }
+
+    pub(super) fn drop_overdue_deliveries(&mut self, now_ms: u64) {
+        let overdue = |asked: &PeerAsked| asked.sent_ms + PEER_TIMEOUT_MS < now_ms;
+        let lost: Vec<u64> = self.peer_asked.iter().filter(|(_, asked)| overdue(asked)).map(|(id, _)| *id).collect();
+        for id in lost {
+            let of = self.peer_asked.remove(&id).map(|asked| asked.of).unwrap_or_default();
+            of.into_iter().for_each(|(key, batch)| self.unanswered(key, batch));
         }
     }
 
     pub(super) fn on_peer_answer(&mut self, id: u64, results: Vec<Result<Vec<DeliveryOutcome>, CallError>>) {
         let Some(asked) = self.peer_asked.remove(&id) else { return };
+        let took_ms = clock::boot_ms().saturating_sub(asked.sent_ms);
+        self.metrics.delivery_seconds.observe(Duration::from_millis(took_ms).as_secs_f64());
         let mut results = results.into_iter();
         for (key, batch) in asked.of {
             let result = results.next();

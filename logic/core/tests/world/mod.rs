@@ -256,6 +256,7 @@ impl World {
     }
 
     /// Something that was given up, or doubled, happens now.
+    #[allow(dead_code, reason = "only the property test wants ghosts")]
     pub(crate) fn haunt(&mut self, ghost: Wire) {
         match ghost {
             Wire::Propose { command, .. } => {

@@ -1,0 +1,202 @@
+//! Reads: what any logic node answers by linearizable reads, never from memory: sync, history, status, `QuerySend`.
+//!
+//! # Invariants
+//! I10, I12: `upto` is what one read of the inbox covered; a body that nobody answers for is `Unavailable`, and the
+//! entry still counts. I14: history shows only entries inside the caller's stays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::hash;
+use seriatim_proto::ids::{Chain, ConversationId, GroupId, MessageId, Namespace, Seq, SlotId, TenantId, UserId};
+use seriatim_proto::limits;
+use seriatim_proto::logic::{Body, Call, HistoryEntry, Identity, Reply, SendState, SyncEntry, SyncPage};
+use seriatim_proto::store::{ConversationState, InboxEntry, Read, ReadOutcome, StoredMessage};
+
+use crate::store_client::StoreClient;
+
+/// Answers one call of a session.
+pub(crate) async fn answer(stores: &Arc<StoreClient>, who: &Identity, call: Call) -> Result<Reply, Refusal> {
+    match call {
+        Call::Sync { from, limit } => sync(stores, who, from, limit).await,
+        Call::History { conversation, from, limit } => history(stores, who, conversation, from, limit).await,
+        Call::Status => status(stores, who).await,
+        Call::QuerySend { conversation, message_id, known } => query(stores, who, conversation, message_id, known).await,
+        Call::Send { .. } | Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::Ack { .. } => {
+            Err(Refusal::new(ErrorCode::Internal, "a holder's call came to the reader"))
+        }
+    }
+}
+
+fn group_of(stores: &StoreClient, slot: SlotId) -> Result<GroupId, Refusal> {
+    let unknown = || Refusal::later(ErrorCode::Unavailable, "no group is known for the slot", 100);
+    stores.topology.group_of(slot).ok_or_else(unknown)
+}
+
+fn odd() -> Refusal {
+    Refusal::new(ErrorCode::Internal, "a read was answered with something else")
+}
+
+async fn read_one(stores: &StoreClient, slot: SlotId, read: Read) -> Result<ReadOutcome, Refusal> {
+    let outcomes = stores.read(group_of(stores, slot)?, vec![read]).await?;
+    outcomes.into_iter().next().ok_or_else(odd)
+}
+
+async fn sync(stores: &Arc<StoreClient>, who: &Identity, from: Option<Seq>, limit: u32) -> Result<Reply, Refusal> {
+    stores.metrics.syncs.inc();
+    let limit = if limit == 0 { limits::SYNC_ENTRIES_MAX } else { limit.min(limits::SYNC_ENTRIES_MAX) };
+    let slot = hash::inbox_slot(who.tenant, &who.user);
+    let read = Read::Inbox { tenant: who.tenant, user: who.user.clone(), from, limit };
+    let ReadOutcome::Inbox { state, entries } = read_one(stores, slot, read).await? else { return Err(odd()) };
+    let Some(state) = state else {
+        if from.is_some_and(|from| from > Seq::FIRST) {
+            return Err(ahead());
+        }
+        let (upto, trim) = (Seq::FIRST, Seq::FIRST);
+        let page = SyncPage { entries: Vec::new(), upto, more: false, too_long: false, trim, tail: trim, chain: Chain::default() };
+        return Ok(Reply::Sync(page));
+    };
+    if from.is_some_and(|from| from > state.tail) {
+        return Err(ahead());
+    }
+    let too_long = from.is_some_and(|from| from < state.trim && state.trim > Seq::FIRST);
+    let whole = entries.len() < limit as usize;
+    let count = entries.len();
+    let entries = with_bodies(stores, who.tenant, entries).await;
+    let cut = entries.len() < count;
+    let more = cut || !whole;
+    let last = entries.last().map(|entry| (entry.entry.seq, entry.entry.chain));
+    let upto = if more { last.map_or(from.unwrap_or(state.trim), |(seq, _)| seq.next()) } else { state.tail };
+    let chain = match last {
+        Some((_, chain)) => chain,
+        None => state.chain,
+    };
+    let more = more && upto < state.tail;
+    Ok(Reply::Sync(SyncPage { entries, upto, more, too_long, trim: state.trim, tail: state.tail, chain }))
+}
+
+fn ahead() -> Refusal {
+    Refusal::new(ErrorCode::CursorAhead, "a cursor from the future: it lies above the inbox's tail")
+}
+
+/// Fetches bodies from their conversations, one multi-get per group, and cuts the page where it gets too large.
+async fn with_bodies(stores: &Arc<StoreClient>, tenant: TenantId, entries: Vec<InboxEntry>) -> Vec<SyncEntry> {
+    let mut wanted: BTreeMap<GroupId, BTreeMap<ConversationId, Vec<Seq>>> = BTreeMap::new();
+    for entry in &entries {
+        if let Some(group) = stores.topology.group_of(hash::conversation_slot(tenant, &entry.conversation)) {
+            wanted.entry(group).or_default().entry(entry.conversation.clone()).or_default().push(entry.entry.seq);
+        }
+    }
+    let fetches = wanted.into_iter().map(|(group, conversations)| async move {
+        let mut found: Vec<(ConversationId, Vec<StoredMessage>)> = Vec::new();
+        let reads = conversations
+            .iter()
+            .map(|(conversation, seqs)| Read::MessagesAt { tenant, conversation: conversation.clone(), seqs: seqs.clone() })
+            .collect();
+        if let Ok(outcomes) = stores.read(group, reads).await {
+            for (conversation, outcome) in conversations.into_keys().zip(outcomes) {
+                if let ReadOutcome::Messages(messages) = outcome {
+                    found.push((conversation, messages));
+                }
+            }
+        }
+        found
+    });
+    let mut bodies: BTreeMap<(ConversationId, Seq), StoredMessage> = BTreeMap::new();
+    for (conversation, messages) in futures_util::future::join_all(fetches).await.into_iter().flatten() {
+        for message in messages {
+            bodies.insert((conversation.clone(), message.entry.seq), message);
+        }
+    }
+    let mut bytes = 0;
+    let mut page = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let body = match bodies.remove(&(entry.conversation.clone(), entry.entry.seq)) {
+            Some(message) => Body::Here { salt: message.salt, body: message.body },
+            None => Body::Unavailable,
+        };
+        bytes += ENTRY_BYTES + if let Body::Here { body, .. } = &body { body.len() } else { 0 };
+        page.push(SyncEntry { entry, body });
+        if bytes >= limits::SYNC_BYTES_MAX as usize {
+            break;
+        }
+    }
+    page
+}
+
+/// The caller's conversation with its stays, or the one refusal for "no such thing" and "not yours".
+async fn conversation_of(
+    stores: &StoreClient,
+    who: &Identity,
+    conversation: &ConversationId,
+) -> Result<ConversationState, Refusal> {
+    let slot = hash::conversation_slot(who.tenant, conversation);
+    let read = Read::Conversation { tenant: who.tenant, conversation: conversation.clone() };
+    match read_one(stores, slot, read).await? {
+        ReadOutcome::Conversation(Some(state)) if state.stays.iter().any(|stay| stay.user == who.user) => Ok(state),
+        ReadOutcome::Conversation(_) => Err(Refusal::new(ErrorCode::NotFound, "no such conversation, or not yours")),
+        _ => Err(odd()),
+    }
+}
+
+async fn history(
+    stores: &Arc<StoreClient>,
+    who: &Identity,
+    conversation: ConversationId,
+    from: Option<Seq>,
+    limit: u32,
+) -> Result<Reply, Refusal> {
+    let state = conversation_of(stores, who, &conversation).await?;
+    let limit = if limit == 0 { limits::SYNC_ENTRIES_MAX } else { limit.min(limits::SYNC_ENTRIES_MAX) };
+    let from = from.unwrap_or(state.namespace.trim);
+    let slot = hash::conversation_slot(who.tenant, &conversation);
+    let read = Read::Messages { tenant: who.tenant, conversation, from, limit, bytes_max: limits::SYNC_BYTES_MAX };
+    let ReadOutcome::Messages(messages) = read_one(stores, slot, read).await? else { return Err(odd()) };
+    let upto = messages.last().map_or(from, |message| message.entry.seq.next());
+    let inside = |seq: Seq| {
+        state.stays.iter().any(|stay| stay.user == who.user && stay.joined <= seq && stay.left.is_none_or(|left| seq <= left))
+    };
+    let more = upto < state.namespace.tail && !messages.is_empty();
+    let entries = messages.into_iter().filter(|message| inside(message.entry.seq)).map(|message| HistoryEntry { message }).collect();
+    Ok(Reply::History { entries, upto, more })
+}
+
+async fn status(stores: &Arc<StoreClient>, who: &Identity) -> Result<Reply, Refusal> {
+    let group = group_of(stores, hash::inbox_slot(who.tenant, &who.user))?;
+    let reads = vec![
+        Read::Namespace(Namespace::inbox(who.tenant, who.user.clone())),
+        Read::Cursors { tenant: who.tenant, user: who.user.clone() },
+    ];
+    match <[ReadOutcome; 2]>::try_from(stores.read(group, reads).await?) {
+        Ok([ReadOutcome::Namespace(inbox), ReadOutcome::Cursors(devices)]) => Ok(Reply::Status { inbox, devices }),
+        _ => Err(odd()),
+    }
+}
+
+async fn query(
+    stores: &Arc<StoreClient>,
+    who: &Identity,
+    conversation: ConversationId,
+    message_id: MessageId,
+    known: Option<Seq>,
+) -> Result<Reply, Refusal> {
+    let slot = hash::conversation_slot(who.tenant, &conversation);
+    let (tenant, sender): (TenantId, UserId) = (who.tenant, who.user.clone());
+    let reads = vec![
+        Read::Dedupe { tenant, conversation: conversation.clone(), sender, message_id },
+        Read::Namespace(Namespace::conversation(tenant, conversation)),
+    ];
+    let state = match <[ReadOutcome; 2]>::try_from(stores.read(group_of(stores, slot)?, reads).await?) {
+        Ok([ReadOutcome::Dedupe(Some(seq)), _]) => SendState::Committed(seq),
+        Ok([ReadOutcome::Dedupe(None), ReadOutcome::Namespace(row)]) => {
+            let trim = row.map_or(Seq::FIRST, |row| row.trim);
+            if known.unwrap_or(Seq::FIRST) < trim { SendState::Expired } else { SendState::NotYet }
+        }
+        _ => return Err(odd()),
+    };
+    Ok(Reply::SendStatus(state))
+}
+
+/// What an entry takes in a page besides its body.
+const ENTRY_BYTES: usize = 320;

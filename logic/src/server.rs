@@ -1,0 +1,129 @@
+//! Server: starts a logic node, serves until told to stop, and gives its slots back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use seriatim_proto::error::Refusal;
+use seriatim_proto::grpc::logic_server::LogicServer as LogicGrpc;
+use seriatim_proto::grpc::peer_server::PeerServer as PeerGrpc;
+use seriatim_proto::limits;
+use seriatim_proto::token::Verifier;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Server;
+
+use crate::brain::{Brain, INPUT_QUEUE};
+use crate::config::LogicConfig;
+use crate::metrics::Metrics;
+use crate::service::Doors;
+use crate::store_client::StoreClient;
+
+/// Why a logic node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogicStartError {
+    /// Plaintext must be asked for.
+    #[error("internal traffic without TLS needs insecure_plaintext = true")]
+    Plaintext,
+    /// It must know at least one store.
+    #[error("no store is named")]
+    NoStores,
+    /// The token key is no Ed25519 public key.
+    #[error("read the token key")]
+    TokenKey(#[source] Refusal),
+    /// The address is taken, or not ours.
+    #[error("listen on {address}")]
+    Listen {
+        /// which
+        address: SocketAddr,
+        /// why
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why a logic node stopped other than by request.
+#[derive(Debug, thiserror::Error)]
+pub enum LogicRunError {
+    /// The gRPC server failed.
+    #[error("serve gRPC")]
+    Serve(#[source] tonic::transport::Error),
+    /// The node's task ended.
+    #[error("the node's task ended unexpectedly")]
+    Ended,
+}
+
+/// A running logic node.
+#[derive(Debug)]
+pub struct LogicServer {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    close: watch::Sender<bool>,
+    brain: tokio::task::JoinHandle<()>,
+    serve: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl LogicServer {
+    /// Binds, connects to the stores and serves. The node opens itself as soon as a store answers.
+    pub async fn start(config: LogicConfig, registry: &mut Registry) -> Result<LogicServer, LogicStartError> {
+        if !config.insecure_plaintext {
+            return Err(LogicStartError::Plaintext);
+        }
+        if config.stores.is_empty() {
+            return Err(LogicStartError::NoStores);
+        }
+        let verifier = Verifier::from_public_pem(&config.token_public_key_pem).map_err(LogicStartError::TokenKey)?;
+        let listen = |source| LogicStartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let metrics = Metrics::register(registry);
+        let (door, inputs) = mpsc::channel(INPUT_QUEUE);
+        let stores = StoreClient::new(door.clone(), metrics.clone());
+        let (standing, standing_seen) = watch::channel(None);
+        let (stop, stopped) = watch::channel(false);
+        let (close, closed) = watch::channel(false);
+        let advertise = config.advertise.clone().unwrap_or_else(|| address.to_string());
+        let brain = Brain::new(stores.clone(), (door.clone(), inputs), metrics, advertise, standing);
+        let doors =
+            Doors { brain: door, standing: standing_seen, stores: stores.clone(), verifier, next_stream: Arc::new(AtomicU64::new(1)) };
+        stores.connect(config.stores.iter().cloned());
+        let frame_max = limits::INTERNAL_FRAME_BYTES_MAX as usize;
+        let logic = LogicGrpc::new(doors.clone()).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
+        let peer = PeerGrpc::new(doors).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
+        let serve = Server::builder()
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(16 << 20)
+            .http2_keepalive_interval(Some(Duration::from_secs(1)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(3)))
+            .add_service(logic)
+            .add_service(peer)
+            .serve_with_incoming(crate::listener::incoming(listener, closed));
+        Ok(LogicServer { address, stop, close, brain: tokio::spawn(brain.run(stopped)), serve: tokio::spawn(serve) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`, then gives its slots back, within seconds.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), LogicRunError> {
+        tokio::select! {
+            () = shutdown => {}
+            _ = &mut self.brain => return Err(LogicRunError::Ended),
+            served = &mut self.serve => {
+                return served.map_err(|_| LogicRunError::Ended)?.map_err(LogicRunError::Serve);
+            }
+        }
+        self.stop.send_replace(true);
+        let ended = tokio::time::timeout(Duration::from_secs(5), &mut self.brain).await;
+        self.close.send_replace(true);
+        self.serve.abort();
+        if ended.is_err() {
+            tracing::warn!("the node's task did not stop in time");
+        }
+        Ok(())
+    }
+}
