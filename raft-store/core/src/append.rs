@@ -84,9 +84,10 @@ fn is_valid(held: Held, append: &Append) -> bool {
         Content::Create { members } => members.iter().all(input::user_is_valid),
         Content::Members { add, remove } => add.iter().chain(remove).all(input::user_is_valid),
     };
-    let locals_are_valid = append.local.iter().all(|local| {
-        input::inbox_is_in(held.slot, append.tenant, &local.user) && input::place_is_valid(local.place)
-    });
+    let locals_are_valid = append
+        .local
+        .iter()
+        .all(|local| input::inbox_is_in(held.slot, append.tenant, &local.user) && input::place_is_valid(local.place));
     let locals_are_distinct = append.local.len() < 2
         || append.local.iter().map(|local| &local.user).collect::<BTreeSet<_>>().len() == append.local.len();
     input::conversation_is_in(held.slot, append.tenant, &append.conversation)

@@ -97,13 +97,7 @@ pub fn apply(view: &mut impl View, at: At, command: &Command, events: &mut Vec<E
     }
 }
 
-fn held(
-    view: &mut impl View,
-    at: At,
-    fence: Fence,
-    op: &HolderOp,
-    events: &mut Vec<Event>,
-) -> Result<Outcome, No> {
+fn held(view: &mut impl View, at: At, fence: Fence, op: &HolderOp, events: &mut Vec<Event>) -> Result<Outcome, No> {
     let held = fence::admit(view, at, fence)?;
     match op {
         HolderOp::Release { heir } => claim::release(view, held, *heir, events),

@@ -57,7 +57,8 @@ fn take(view: &mut impl View, held: Held, delivery: &Delivery) -> Result<Deliver
     let mut inbox = Inbox::load(view, held.slot, *tenant, user, conversation)?;
     let last = inbox.last();
     let accepted = *after <= last;
-    let new: &[EntryRef] = if accepted { &entries[entries.partition_point(|entry| Some(entry.seq) <= last)..] } else { &[] };
+    let new: &[EntryRef] =
+        if accepted { &entries[entries.partition_point(|entry| Some(entry.seq) <= last)..] } else { &[] };
     let (first, segment) = match inbox.row.allot(held, *place, new.len() as u64) {
         Ok((first, segment)) => (Some(first), segment),
         Err(_) if new.is_empty() => (None, None),

@@ -227,11 +227,8 @@ impl Scan {
 /// The smallest name: control characters are no part of names, so nothing is below a space.
 const NAME_FIRST: &str = " ";
 /// The smallest lease id.
-const LEASE_FIRST: LeaseId = LeaseId {
-    generation: seriatim_proto::ids::Generation(0),
-    index: seriatim_proto::ids::LogIndex(0),
-    place: 0,
-};
+const LEASE_FIRST: LeaseId =
+    LeaseId { generation: seriatim_proto::ids::Generation(0), index: seriatim_proto::ids::LogIndex(0), place: 0 };
 
 fn user_first() -> UserId {
     UserId::new(NAME_FIRST).expect("a space is a name")

@@ -68,13 +68,16 @@ fn init(
         return MetaOutcome::Refused(MetaRefusal::Malformed);
     }
     let first = (u64::from(generation.0) << limits::GENERATION_SHIFT) + 1;
-    put_cluster(view, ClusterRow {
-        cluster,
-        generation,
-        store_next: StoreId(first.max(highest_store + 1)),
-        replica_next: ReplicaId(first.max(highest_replica + 1)),
-        node_next: NodeId(first),
-    });
+    put_cluster(
+        view,
+        ClusterRow {
+            cluster,
+            generation,
+            store_next: StoreId(first.max(highest_store + 1)),
+            replica_next: ReplicaId(first.max(highest_replica + 1)),
+            node_next: NodeId(first),
+        },
+    );
     for store in stores {
         view.put(group_key(GroupItem::Store(store.id)), Row::Store(store.clone()));
     }
@@ -101,11 +104,7 @@ fn create_group(
     if let Some(group) = groups.iter().find(|group| group.id == id) {
         let same_stores = group.replicas.iter().map(|replica| replica.store).eq(stores.iter().copied());
         let same = same_stores && group.slots == slots;
-        return Ok(if same {
-            MetaOutcome::Created(group.clone())
-        } else {
-            MetaOutcome::Refused(MetaRefusal::Overlap)
-        });
+        return Ok(if same { MetaOutcome::Created(group.clone()) } else { MetaOutcome::Refused(MetaRefusal::Overlap) });
     }
     for store in stores {
         if view.get(&group_key(GroupItem::Store(*store)))?.is_none() {

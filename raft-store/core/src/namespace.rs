@@ -64,10 +64,8 @@ impl NamespaceRow {
         match place {
             Place::At(seq) => {
                 let end = seq.get().saturating_add(count);
-                let fits = self.epoch == held.epoch
-                    && self.base <= seq
-                    && self.tail <= seq
-                    && end <= self.ceiling.get();
+                let fits =
+                    self.epoch == held.epoch && self.base <= seq && self.tail <= seq && end <= self.ceiling.get();
                 if fits { Ok((seq, None)) } else { Err(TakeError::Refused) }
             }
             Place::Open { segment } => {

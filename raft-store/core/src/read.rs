@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use seriatim_proto::ids::{ConversationId, DeviceId, GroupId, LeaseId, Namespace, NodeId, Owner, Seq, SlotId, TenantId, UserId};
+use seriatim_proto::ids::{
+    ConversationId, DeviceId, GroupId, LeaseId, Namespace, NodeId, Owner, Seq, SlotId, TenantId, UserId,
+};
 use seriatim_proto::meta::Directory;
 use seriatim_proto::store::{ConversationState, HolderRow, InboxEntry, Read, ReadOutcome, Stay, StoredMessage};
 use seriatim_proto::{hash, limits};
@@ -21,18 +23,18 @@ pub fn read(view: &impl Reader, group: GroupId, read: &Read) -> Result<ReadOutco
     match read {
         Read::Holder(slot) => holder(view, group, *slot),
         Read::Holders => Ok(ReadOutcome::Holders(holder_rows(view, group)?)),
-        Read::Directory => Ok(if group == GroupId::META {
-            ReadOutcome::Directory(directory(view)?)
-        } else {
-            ReadOutcome::WrongGroup
-        }),
+        Read::Directory => {
+            Ok(if group == GroupId::META { ReadOutcome::Directory(directory(view)?) } else { ReadOutcome::WrongGroup })
+        }
         Read::Pending { slot, after, limit } => pending(view, group, *slot, after, *limit),
         Read::Namespace(namespace) => of_namespace(view, group, namespace, |slot| {
             Ok(ReadOutcome::Namespace(match view.get(&Key::namespace(slot, namespace.clone()))? {
                 None => None,
                 Some(Row::Namespace(row)) => Some(row.state()),
                 Some(Row::Conversation(row)) => Some(row.namespace.state()),
-                Some(_) => return Err(Fatal::broken(&Key::namespace(slot, namespace.clone()), "a row of another kind")),
+                Some(_) => {
+                    return Err(Fatal::broken(&Key::namespace(slot, namespace.clone()), "a row of another kind"));
+                }
             }))
         }),
         Read::Conversation { tenant, conversation } => of_conversation(view, group, *tenant, conversation, |slot| {
@@ -44,9 +46,11 @@ pub fn read(view: &impl Reader, group: GroupId, read: &Read) -> Result<ReadOutco
                 Ok(ReadOutcome::Messages(messages(view, slot, *tenant, conversation, bounds)?))
             })
         }
-        Read::MessagesAt { tenant, conversation, seqs } => of_conversation(view, group, *tenant, conversation, |slot| {
-            Ok(ReadOutcome::Messages(messages_at(view, slot, *tenant, conversation, seqs)?))
-        }),
+        Read::MessagesAt { tenant, conversation, seqs } => {
+            of_conversation(view, group, *tenant, conversation, |slot| {
+                Ok(ReadOutcome::Messages(messages_at(view, slot, *tenant, conversation, seqs)?))
+            })
+        }
         Read::Dedupe { tenant, conversation, sender, message_id } => {
             of_conversation(view, group, *tenant, conversation, |slot| {
                 if !input::user_is_valid(sender) {
@@ -56,9 +60,9 @@ pub fn read(view: &impl Reader, group: GroupId, read: &Read) -> Result<ReadOutco
                 Ok(ReadOutcome::Dedupe(row.map(|DedupeRow::Committed { seq, .. }| seq)))
             })
         }
-        Read::Inbox { tenant, user, from, limit } => of_inbox(view, group, *tenant, user, |slot| {
-            inbox(view, slot, *tenant, user, *from, capped(*limit))
-        }),
+        Read::Inbox { tenant, user, from, limit } => {
+            of_inbox(view, group, *tenant, user, |slot| inbox(view, slot, *tenant, user, *from, capped(*limit)))
+        }
         Read::Last { tenant, user, conversation } => of_inbox(view, group, *tenant, user, |slot| {
             if !input::conversation_is_valid(conversation) {
                 return Ok(ReadOutcome::Last(None));
@@ -199,8 +203,11 @@ fn conversation_state(
     let ConversationRow { namespace, first_seq: Some(first), pending, delivered, .. } = row else { return Ok(None) };
     let stays = match conversation {
         ConversationId::Direct(a, b) => {
-            let stay = |user: &UserId| {
-                Stay { slot: hash::inbox_slot(tenant, user), user: user.clone(), joined: first, left: None }
+            let stay = |user: &UserId| Stay {
+                slot: hash::inbox_slot(tenant, user),
+                user: user.clone(),
+                joined: first,
+                left: None,
             };
             let mut stays = vec![stay(a), stay(b)];
             stays.sort();
@@ -279,14 +286,7 @@ fn messages_at(
     Ok(found)
 }
 
-fn inbox(
-    view: &impl Reader,
-    slot: SlotId,
-    tenant: TenantId,
-    user: &UserId,
-    from: Option<Seq>,
-    limit: usize,
-) -> Answer {
+fn inbox(view: &impl Reader, slot: SlotId, tenant: TenantId, user: &UserId, from: Option<Seq>, limit: usize) -> Answer {
     let Some(row) = view.inbox_row(slot, tenant, user)? else {
         return Ok(ReadOutcome::Inbox { state: None, entries: Vec::new() });
     };
@@ -300,12 +300,7 @@ fn inbox(
     Ok(ReadOutcome::Inbox { state: Some(row.state()), entries })
 }
 
-fn cursors(
-    view: &impl Reader,
-    slot: SlotId,
-    tenant: TenantId,
-    user: &UserId,
-) -> Result<Vec<(DeviceId, Seq)>, Fatal> {
+fn cursors(view: &impl Reader, slot: SlotId, tenant: TenantId, user: &UserId) -> Result<Vec<(DeviceId, Seq)>, Fatal> {
     let scan = Scan::Cursors { slot, tenant, user: user.clone() };
     let cursor = |(key, row): (Key, Row)| match (&key.scope, row) {
         (Scope::Tenant(_, Item::Cursor(_, device)), Row::Cursor(cursor)) => Ok((device.clone(), cursor)),

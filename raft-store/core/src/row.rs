@@ -3,13 +3,13 @@
 //! A row is written as `codec::encode(&Row)`, so each value names its own kind and a reader that finds another
 //! kind under a key knows that the store is broken.
 
+use serde::{Deserialize, Serialize};
 use seriatim_proto::command::{DeliveryRecord, SlotRange};
 use seriatim_proto::ids::{
     BodyHash, Chain, ClusterId, Epoch, Generation, GroupId, LeaseId, NodeId, ReplicaId, Seq, SlotId, StoreId,
 };
 use seriatim_proto::meta::{GroupRecord, NodeRecord, StoreRecord};
 use seriatim_proto::store::{HolderRow, InboxEntry, NamespaceState, StoredMessage};
-use serde::{Deserialize, Serialize};
 
 /// The value of a row.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
