@@ -167,10 +167,7 @@ fn rows_have_their_golden_bytes() {
             format!("0103{namespace_hex}0101e8070102010102010700"),
         ),
         (Row::Cursor(seq(300)), "0104ac02".to_owned()),
-        (
-            Row::Dedupe(DedupeRow::Committed { seq: seq(2), body_hash: BodyHash([0xbb; 16]) }),
-            format!("01050002{bb}"),
-        ),
+        (Row::Dedupe(DedupeRow::Committed { seq: seq(2), body_hash: BodyHash([0xbb; 16]) }), format!("01050002{bb}")),
         (
             Row::Inbox(InboxEntry {
                 seq: seq(5),
@@ -253,7 +250,11 @@ fn any_item() -> impl Strategy<Value = Item> {
         any_conversation().prop_map(|conversation| Item::Namespace(Owner::Conversation(conversation))),
         any_name().prop_map(|name| Item::Namespace(Owner::Counter(CounterName::new(&name).unwrap()))),
         (any_user(), any_name()).prop_map(|(user, name)| Item::Cursor(user, DeviceId::new(&name).unwrap())),
-        (any_conversation(), any_user(), any::<u8>()).prop_map(|(c, user, id)| Item::Dedupe(c, user, MessageId([id; 16]))),
+        (any_conversation(), any_user(), any::<u8>()).prop_map(|(c, user, id)| Item::Dedupe(
+            c,
+            user,
+            MessageId([id; 16])
+        )),
         (any_user(), any_seq()).prop_map(|(user, seq)| Item::Inbox(user, seq)),
         (any_user(), any_conversation()).prop_map(|(user, conversation)| Item::Last(user, conversation)),
         (any_conversation(), any_seq()).prop_map(|(conversation, seq)| Item::Message(conversation, seq)),
