@@ -1,9 +1,19 @@
 //! Metrics of a logic node: names, units and what they count, nowhere else.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
+use seriatim_proto::error::ErrorCode;
+use seriatim_proto::logic::CallError;
+
+/// A code of the one table of errors.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CodeLabel {
+    code: &'static str,
+}
 
 macro_rules! metrics {
     ($($kind:ident $name:ident $help:literal;)*) => {
@@ -13,17 +23,34 @@ macro_rules! metrics {
             $(pub(crate) $name: $kind,)*
             /// from a batch's sending to its outcomes
             pub(crate) proposal_seconds: Histogram,
+            /// from sending deliveries to a peer to its answer
+            pub(crate) delivery_seconds: Histogram,
+            refusals: Family<CodeLabel, Counter>,
         }
 
         impl Metrics {
             pub(crate) fn register(registry: &mut Registry) -> Self {
-                let proposal_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 14));
-                let metrics = Self { $($name: $kind::default(),)* proposal_seconds };
+                let times = || Histogram::new(exponential_buckets(0.000_5, 2.0, 14));
+                let refusals = Family::default();
+                let metrics =
+                    Self { $($name: $kind::default(),)* proposal_seconds: times(), delivery_seconds: times(), refusals };
                 let sub = registry.sub_registry_with_prefix("logic");
                 $(sub.register(stringify!($name), $help, metrics.$name.clone());)*
-                let help = "Seconds from a batch's sending to its outcomes";
-                sub.register("proposal_seconds", help, metrics.proposal_seconds.clone());
+                let (proposal, delivery) = (metrics.proposal_seconds.clone(), metrics.delivery_seconds.clone());
+                sub.register_with_unit("proposal", "From a batch's sending to its outcomes", Unit::Seconds, proposal);
+                let help = "From sending deliveries to a peer to its answer";
+                sub.register_with_unit("delivery", help, Unit::Seconds, delivery);
+                sub.register("refusals", "Calls refused, by code", metrics.refusals.clone());
                 metrics
+            }
+
+            /// Counts a call's no.
+            pub(crate) fn refused(&self, error: &CallError) {
+                let code = match error {
+                    CallError::NotHolder { .. } => ErrorCode::NotHolder,
+                    CallError::Refused(refusal) => refusal.code,
+                };
+                self.refusals.get_or_create(&CodeLabel { code: code.name() }).inc();
             }
         }
     };
@@ -39,10 +66,13 @@ metrics! {
     Counter commands "Commands proposed";
     Counter proposals_failed "Batches without an outcome";
     Counter replies "Calls answered";
-    Counter refusals "Calls refused";
     Counter delivery_batches "Delivery batches sent to slots";
     Counter deliveries_unanswered "Delivery batches without an answer";
     Counter pushed_entries "Entries pushed to sessions";
+    Counter pushes_dropped "Pushed entries that a slow gateway did not get";
+    Counter bodies_missing "Bodies that should be there and are not";
+    Gauge sessions "Sessions open on all streams";
+    Gauge gateways "Streams of gateways";
     Counter reads "Reads sent to stores";
     Counter syncs "Sync pages served";
     Counter streams_dropped "Gateway streams ended because they did not keep up";

@@ -1,7 +1,6 @@
 //! Packets: the outgoing side of a gRPC stream. Whatever waits in the queue becomes one packet: no timer, no task.
 
 use std::collections::VecDeque;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,36 +16,19 @@ const BATCH_FRAMES: usize = 1_024;
 /// Bytes at which a packet is full; it overshoots by at most one frame.
 const PACKET_BYTES: usize = 1 << 20;
 
-/// What one kind of stream carries: a client sends packets, a server results.
-pub(crate) trait Carried {
-    fn carry(packet: Packet) -> Self;
-}
-
-impl Carried for Packet {
-    fn carry(packet: Packet) -> Self {
-        packet
-    }
-}
-
-impl Carried for Result<Packet, tonic::Status> {
-    fn carry(packet: Packet) -> Self {
-        Ok(packet)
-    }
-}
-
 /// Encodes and packs what is in the queue. Ends when all senders are gone.
-pub(crate) struct Packets<T, C> {
+pub(crate) struct Packets<T> {
     queue: mpsc::Receiver<T>,
     batch: Vec<T>,
     /// encoded, and no longer fitting the packet before
     left: VecDeque<Bytes>,
-    carried: PhantomData<fn() -> C>,
 }
 
-impl<T, C> Packets<T, C> {
-    /// The stream that empties a queue.
-    pub(crate) fn new(queue: mpsc::Receiver<T>) -> Self {
-        Self { queue, batch: Vec::new(), left: VecDeque::new(), carried: PhantomData }
+impl<T> Packets<T> {
+    /// A queue of so many frames, and the stream that empties it.
+    pub(crate) fn channel(frames: usize) -> (mpsc::Sender<T>, Self) {
+        let (sender, queue) = mpsc::channel(frames);
+        (sender, Self { queue, batch: Vec::new(), left: VecDeque::new() })
     }
 
     fn pack(&mut self) -> Packet {
@@ -60,18 +42,35 @@ impl<T, C> Packets<T, C> {
     }
 }
 
-impl<T: Serialize + Unpin, C: Carried> Stream for Packets<T, C> {
-    type Item = C;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<C>> {
-        let this = self.get_mut();
-        if this.left.is_empty() {
-            match this.queue.poll_recv_many(cx, &mut this.batch, BATCH_FRAMES) {
+impl<T: Serialize + Unpin> Packets<T> {
+    fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Option<Packet>> {
+        if self.left.is_empty() {
+            match self.queue.poll_recv_many(cx, &mut self.batch, BATCH_FRAMES) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(0) => return Poll::Ready(None),
-                Poll::Ready(_) => this.left.extend(this.batch.drain(..).map(|frame| codec::encode_bytes(&frame))),
+                Poll::Ready(_) => self.left.extend(self.batch.drain(..).map(|frame| codec::encode_bytes(&frame))),
             }
         }
-        Poll::Ready(Some(C::carry(this.pack())))
+        Poll::Ready(Some(self.pack()))
+    }
+}
+
+/// As a server's answer.
+impl<T: Serialize + Unpin> Stream for Packets<T> {
+    type Item = Result<Packet, tonic::Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_packet(cx).map(|packet| packet.map(Ok))
+    }
+}
+
+/// As a client's request.
+pub(crate) struct Requests<T>(pub(crate) Packets<T>);
+
+impl<T: Serialize + Unpin> Stream for Requests<T> {
+    type Item = Packet;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Packet>> {
+        self.get_mut().0.poll_packet(cx)
     }
 }

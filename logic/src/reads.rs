@@ -63,7 +63,14 @@ async fn sync(stores: &Arc<StoreClient>, who: &Identity, from: Option<Seq>, limi
     let too_long = from.is_some_and(|from| from < state.trim && state.trim > Seq::FIRST);
     let whole = entries.len() < limit as usize;
     let count = entries.len();
-    let entries = with_bodies(stores, who.tenant, entries).await;
+    let mut given = Vec::with_capacity(count);
+    let mut bytes = 0;
+    for chunk in entries.chunks(BODIES_MAX) {
+        if bytes < limits::SYNC_BYTES_MAX as usize {
+            given.extend(with_bodies(stores, who.tenant, chunk.to_vec(), &mut bytes).await);
+        }
+    }
+    let entries = given;
     let cut = entries.len() < count;
     let more = cut || !whole;
     let last = entries.last().map(|entry| (entry.entry.seq, entry.entry.chain));
@@ -81,7 +88,12 @@ fn ahead() -> Refusal {
 }
 
 /// Fetches bodies from their conversations, one multi-get per group, and cuts the page where it gets too large.
-async fn with_bodies(stores: &Arc<StoreClient>, tenant: TenantId, entries: Vec<InboxEntry>) -> Vec<SyncEntry> {
+async fn with_bodies(
+    stores: &Arc<StoreClient>,
+    tenant: TenantId,
+    entries: Vec<InboxEntry>,
+    bytes: &mut usize,
+) -> Vec<SyncEntry> {
     let mut wanted: BTreeMap<GroupId, BTreeMap<ConversationId, Vec<Seq>>> = BTreeMap::new();
     for entry in &entries {
         if let Some(group) = stores.topology.group_of(hash::conversation_slot(tenant, &entry.conversation)) {
@@ -109,16 +121,15 @@ async fn with_bodies(stores: &Arc<StoreClient>, tenant: TenantId, entries: Vec<I
             bodies.insert((conversation.clone(), message.entry.seq), message);
         }
     }
-    let mut bytes = 0;
     let mut page = Vec::with_capacity(entries.len());
     for entry in entries {
         let body = match bodies.remove(&(entry.conversation.clone(), entry.entry.seq)) {
             Some(message) => Body::Here { salt: message.salt, body: message.body },
             None => Body::Unavailable,
         };
-        bytes += ENTRY_BYTES + if let Body::Here { body, .. } = &body { body.len() } else { 0 };
+        *bytes += ENTRY_BYTES + if let Body::Here { body, .. } = &body { body.len() } else { 0 };
         page.push(SyncEntry { entry, body });
-        if bytes >= limits::SYNC_BYTES_MAX as usize {
+        if *bytes >= limits::SYNC_BYTES_MAX as usize {
             break;
         }
     }
@@ -198,5 +209,7 @@ async fn query(
     Ok(Reply::SendStatus(state))
 }
 
+/// Entries whose bodies are read in one go: even with the longest bodies the answer fits a frame.
+const BODIES_MAX: usize = 100;
 /// What an entry takes in a page besides its body.
 const ENTRY_BYTES: usize = 320;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use seriatim_logic_core::Send;
 use seriatim_proto::codec;
@@ -14,6 +15,7 @@ use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::Logic;
 use seriatim_proto::grpc::peer_server::Peer;
+use seriatim_proto::ids::ClusterId;
 use seriatim_proto::logic::{
     Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
 };
@@ -27,9 +29,12 @@ use crate::store_client::StoreClient;
 use crate::{clock, input, reads};
 
 /// Frames that wait for one gateway or source node.
-const STREAM_FRAMES: usize = 65_536;
+pub(crate) const STREAM_FRAMES: usize = 65_536;
 /// Reads of one gateway at a time.
 const READS_MAX: usize = 256;
+
+/// How long a Hello waits for a node that is not open yet.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the doors share.
 #[derive(Clone)]
@@ -57,10 +62,10 @@ impl Logic for Doors {
         let gateway = GatewayStream {
             doors: self.clone(),
             stream,
-            responses,
+            responses: Some(responses),
+            inputs: Vec::new(),
             sessions: HashMap::new(),
             reads: Arc::new(Semaphore::new(READS_MAX)),
-            greeted: false,
         };
         let requests = request.into_inner();
         tokio::spawn(async move {
@@ -78,47 +83,78 @@ impl Logic for Doors {
 struct GatewayStream {
     doors: Doors,
     stream: u64,
-    responses: mpsc::Sender<GatewayResponse>,
+    /// until the brain has it: from then on the brain alone ends the stream
+    responses: Option<mpsc::Sender<GatewayResponse>>,
+    /// what a packet wants of the brain
+    inputs: Vec<SessionInput>,
     sessions: HashMap<u64, Identity>,
     reads: Arc<Semaphore>,
-    greeted: bool,
 }
 
 impl GatewayStream {
-    async fn run(mut self, mut requests: Streaming<Packet>) -> Result<(), String> {
-        while let Some(packet) = requests.message().await.map_err(|status| status.to_string())? {
+    async fn run(mut self, requests: Streaming<Packet>) -> Result<(), String> {
+        let metrics = self.doors.stores.metrics.clone();
+        metrics.gateways.inc();
+        let ended = self.serve(requests).await;
+        metrics.gateways.dec();
+        metrics.sessions.dec_by(i64::try_from(self.sessions.len()).unwrap_or(0));
+        ended
+    }
+
+    /// Until the gateway goes, says something wrong, or this node is another one.
+    async fn serve(&mut self, mut requests: Streaming<Packet>) -> Result<(), String> {
+        let mut standing = self.doors.standing.clone();
+        loop {
+            let packet = tokio::select! {
+                changed = standing.changed(), if self.responses.is_none() => {
+                    changed.map_err(|_| "the node stops".to_owned())?;
+                    return Err("the node is another one now".to_owned());
+                }
+                packet = requests.message() => packet,
+            };
+            let Some(packet) = packet.map_err(|status| status.to_string())? else { return Ok(()) };
             for frame in packet.frames {
                 let request = codec::decode(&frame).map_err(|error| error.to_string())?;
-                self.take(request).await?;
+                if self.responses.is_some() {
+                    let GatewayRequest::Hello { cluster } = request else {
+                        return Err("the first frame must be Hello".to_owned());
+                    };
+                    self.greet(cluster).await?;
+                    standing.mark_unchanged();
+                } else {
+                    self.take(request).await?;
+                }
+            }
+            if !self.inputs.is_empty() {
+                let inputs = std::mem::take(&mut self.inputs);
+                self.to_brain(Input::Sessions { stream: self.stream, inputs }).await?;
             }
         }
-        Ok(())
+    }
+
+    async fn greet(&mut self, cluster: Option<ClusterId>) -> Result<(), String> {
+        // A gateway that comes early waits a little.
+        let mut standing = self.doors.standing.clone();
+        tokio::time::timeout(OPEN_TIMEOUT, standing.wait_for(Option::is_some)).await.ok();
+        let result = self.doors.standing().and_then(|standing| {
+            if cluster.is_some_and(|cluster| cluster != standing.cluster) {
+                return Err(Refusal::new(ErrorCode::WrongCluster, "this node serves another cluster"));
+            }
+            let Standing { cluster, generation, node } = standing;
+            Ok(LogicWelcome { cluster, node, generation })
+        });
+        let refused = result.is_err();
+        let responses = self.responses.take().ok_or_else(|| "Hello came twice".to_owned())?;
+        responses.send(GatewayResponse::Welcome { result }).await.map_err(|_| "the gateway is gone".to_owned())?;
+        if refused {
+            return Err("refused".to_owned());
+        }
+        self.to_brain(Input::GatewayUp { stream: self.stream, responses }).await
     }
 
     async fn take(&mut self, request: GatewayRequest) -> Result<(), String> {
-        if !self.greeted && !matches!(request, GatewayRequest::Hello { .. }) {
-            return Err("the first frame must be Hello".to_owned());
-        }
         match request {
-            GatewayRequest::Hello { cluster } => {
-                let result = self.doors.standing().and_then(|standing| {
-                    if cluster.is_some_and(|cluster| cluster != standing.cluster) {
-                        return Err(Refusal::new(ErrorCode::WrongCluster, "this node serves another cluster"));
-                    }
-                    let Standing { cluster, generation, node } = standing;
-                    Ok(LogicWelcome { cluster, node, generation })
-                });
-                let refused = result.is_err();
-                self.respond(GatewayResponse::Welcome { result }).await?;
-                if refused {
-                    return Err("refused".to_owned());
-                }
-                if !std::mem::replace(&mut self.greeted, true) {
-                    let responses = self.responses.clone();
-                    self.to_brain(Input::GatewayUp { stream: self.stream, responses }).await?;
-                }
-                Ok(())
-            }
+            GatewayRequest::Hello { .. } => return Err("Hello came twice".to_owned()),
             GatewayRequest::Open { session, token, device } => {
                 let verified = input::device(&device).and_then(|()| self.doors.verifier.verify(&token));
                 let result = verified.map(|verified| Identity {
@@ -128,29 +164,34 @@ impl GatewayStream {
                     expires_at_s: verified.expires_at_s,
                 });
                 if let Ok(identity) = &result {
-                    self.sessions.insert(session, identity.clone());
+                    if self.sessions.insert(session, identity.clone()).is_none() {
+                        self.doors.stores.metrics.sessions.inc();
+                    }
                 }
-                self.respond(GatewayResponse::Opened { session, result }).await
+                self.respond(GatewayResponse::Opened { session, result });
             }
             GatewayRequest::Close { session } => {
-                self.sessions.remove(&session);
-                self.session(SessionInput::Close { session }).await
+                if self.sessions.remove(&session).is_some() {
+                    self.doors.stores.metrics.sessions.dec();
+                }
+                self.inputs.push(SessionInput::Close { session });
             }
             GatewayRequest::Call { id, session, call } => match self.identity(session) {
-                Ok(identity) => self.call(id, identity, call).await,
-                Err(refusal) => self.refuse(id, refusal).await,
+                Ok(identity) => self.call(id, identity, call).await?,
+                Err(refusal) => self.refuse(id, refusal),
             },
             GatewayRequest::Register { id, session, position } => {
                 match self.identity(session).and_then(|identity| input::seq(position).map(|()| identity)) {
-                    Ok(identity) => self.session(SessionInput::Register { id, session, identity, position }).await,
+                    Ok(identity) => self.inputs.push(SessionInput::Register { id, session, identity, position }),
                     Err(refusal) => {
                         let result = Err(CallError::Refused(refusal));
-                        self.respond(GatewayResponse::Registered { id, result }).await
+                        self.respond(GatewayResponse::Registered { id, result });
                     }
                 }
             }
-            GatewayRequest::Renew { positions } => self.session(SessionInput::Renew { positions }).await,
+            GatewayRequest::Renew { positions } => self.inputs.push(SessionInput::Renew { positions }),
         }
+        Ok(())
     }
 
     /// Who a session speaks for, while its token lasts.
@@ -165,7 +206,8 @@ impl GatewayStream {
 
     async fn call(&mut self, id: u64, who: Identity, call: Call) -> Result<(), String> {
         if let Err(refusal) = input::call(&call) {
-            return self.refuse(id, refusal).await;
+            self.refuse(id, refusal);
+            return Ok(());
         }
         let (tenant, sender) = (who.tenant, who.user.clone());
         let send = match call {
@@ -181,34 +223,42 @@ impl GatewayStream {
                 let content = Content::Members { add, remove };
                 Send { tenant, conversation, sender, message_id, known, follows: None, content }
             }
-            Call::Ack { cursor } => return self.session(SessionInput::Ack { id, identity: who, cursor }).await,
-            call => return self.read(id, who, call).await,
+            Call::Ack { cursor } => {
+                self.inputs.push(SessionInput::Ack { id, identity: who, cursor });
+                return Ok(());
+            }
+            call @ (Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status) => {
+                return self.read(id, who, call).await;
+            }
         };
-        self.session(SessionInput::Send { id, send: Box::new(send) }).await
+        self.inputs.push(SessionInput::Send { id, send: Box::new(send) });
+        Ok(())
     }
 
     async fn read(&mut self, id: u64, who: Identity, call: Call) -> Result<(), String> {
         let Ok(permit) = self.reads.clone().acquire_owned().await else { return Ok(()) };
-        let (stores, responses) = (self.doors.stores.clone(), self.responses.clone());
+        let (stores, brain, stream) = (self.doors.stores.clone(), self.doors.brain.clone(), self.stream);
         tokio::spawn(async move {
             let result = reads::answer(&stores, &who, call).await.map_err(CallError::Refused);
+            if let Err(error) = &result {
+                stores.metrics.refused(error);
+            }
+            let inputs = vec![SessionInput::Respond { response: GatewayResponse::Reply { id, result } }];
             // A gateway that went away misses nothing: the device asks again.
-            responses.send(GatewayResponse::Reply { id, result }).await.ok();
+            brain.send(Input::Sessions { stream, inputs }).await.ok();
             drop(permit);
         });
         Ok(())
     }
 
-    async fn refuse(&self, id: u64, refusal: Refusal) -> Result<(), String> {
-        self.respond(GatewayResponse::Reply { id, result: Err(CallError::Refused(refusal)) }).await
+    fn refuse(&mut self, id: u64, refusal: Refusal) {
+        let error = CallError::Refused(refusal);
+        self.doors.stores.metrics.refused(&error);
+        self.respond(GatewayResponse::Reply { id, result: Err(error) });
     }
 
-    async fn respond(&self, response: GatewayResponse) -> Result<(), String> {
-        self.responses.send(response).await.map_err(|_| "the gateway is gone".to_owned())
-    }
-
-    async fn session(&self, input: SessionInput) -> Result<(), String> {
-        self.to_brain(Input::Session { stream: self.stream, input }).await
+    fn respond(&mut self, response: GatewayResponse) {
+        self.inputs.push(SessionInput::Respond { response });
     }
 
     async fn to_brain(&self, input: Input) -> Result<(), String> {
@@ -241,28 +291,35 @@ async fn source(
     answers: mpsc::Sender<PeerResponse>,
     mut requests: Streaming<Packet>,
 ) -> Result<(), String> {
-    let mut greeted = false;
+    let mut answers = Some(answers);
+    let mut standing = doors.standing.clone();
     let stops = |_| "the node stops".to_owned();
-    while let Some(packet) = requests.message().await.map_err(|status| status.to_string())? {
+    loop {
+        let packet = tokio::select! {
+            _ = standing.changed(), if answers.is_none() => return Err("the node is another one now".to_owned()),
+            packet = requests.message() => packet,
+        };
+        let Some(packet) = packet.map_err(|status| status.to_string())? else { return Ok(()) };
         for frame in packet.frames {
-            match codec::decode(&frame).map_err(|error| error.to_string())? {
-                PeerRequest::Hello { cluster, .. } => {
+            match (codec::decode(&frame).map_err(|error| error.to_string())?, answers.take()) {
+                (PeerRequest::Hello { cluster, .. }, Some(answers)) => {
+                    standing.mark_unchanged();
                     let result = doors.standing().and_then(|standing| {
                         let other = || Refusal::new(ErrorCode::WrongCluster, "this node serves another cluster");
                         if standing.cluster == cluster { Ok(standing.node) } else { Err(other()) }
                     });
-                    greeted = result.is_ok();
+                    let refused = result.is_err();
                     answers.send(PeerResponse::Welcome { result }).await.map_err(|_| "the source is gone".to_owned())?;
-                    if greeted {
-                        doors.brain.send(Input::SourceUp { stream, answers: answers.clone() }).await.map_err(stops)?;
+                    if refused {
+                        return Err("refused".to_owned());
                     }
+                    doors.brain.send(Input::SourceUp { stream, answers }).await.map_err(stops)?;
                 }
-                PeerRequest::Deliver { id, slots } if greeted => {
+                (PeerRequest::Deliver { id, slots }, None) => {
                     doors.brain.send(Input::SourceDelivers { stream, id, slots }).await.map_err(stops)?;
                 }
-                PeerRequest::Deliver { .. } => return Err("the first frame must be Hello".to_owned()),
+                _ => return Err("Hello must come first, and once".to_owned()),
             }
         }
     }
-    Ok(())
 }

@@ -15,13 +15,14 @@ use seriatim_proto::meta::NodeKind;
 use tokio::sync::mpsc;
 
 use super::{Brain, HolderKey};
+use crate::packets::Packets;
 use crate::{clock, peers};
 
 /// Bytes of bodies and references in one request to a peer.
 const PEER_BYTES: usize = 4 << 20;
 
 /// Room in a gateway's queue that pushes leave to answers.
-const PUSH_ROOM: usize = crate::service::RESPONSES_WAITING / 2;
+const PUSH_ROOM: usize = crate::service::STREAM_FRAMES / 2;
 /// A peer that has not answered for this long is asked again.
 const PEER_TIMEOUT_MS: u64 = 5_000;
 
