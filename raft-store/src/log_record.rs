@@ -155,11 +155,7 @@ impl Record {
     }
 
     /// As [`Record::read`], and checks the chain against the record before it, if that is known.
-    pub(crate) fn read_linked(
-        index: u64,
-        bytes: Bytes,
-        previous: Option<u32>,
-    ) -> Result<(Record, u32), RecordError> {
+    pub(crate) fn read_linked(index: u64, bytes: Bytes, previous: Option<u32>) -> Result<(Record, u32), RecordError> {
         let (record, chain) = Self::read(index, bytes)?;
         match previous {
             Some(previous) if link(previous, record.crc()) != chain => Err(RecordError::Chain),

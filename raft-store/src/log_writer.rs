@@ -192,8 +192,7 @@ impl LogWriter {
             scratch: Vec::new(),
             failed: false,
         };
-        let thread =
-            std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || writer.run(receiver))?;
+        let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || writer.run(receiver))?;
         Ok(Self { sender: LogSender(sender), stats, thread: Mutex::new(Some(thread)) })
     }
 

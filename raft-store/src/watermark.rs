@@ -28,9 +28,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
 use seriatim_proto::codec;
 use seriatim_proto::ids::{GroupId, ReplicaId};
-use serde::{Deserialize, Serialize};
 
 use crate::fatal::FatalSignal;
 use crate::log_record::ReplicaKey;
@@ -75,13 +75,17 @@ pub(crate) enum WatermarkError {
         source: io::Error,
     },
     /// Neither copy is what was written.
-    #[error("both copies in the watermark file {path} are damaged: this store's votes are lost, rebuild it under a new id")]
+    #[error(
+        "both copies in the watermark file {path} are damaged: this store's votes are lost, rebuild it under a new id"
+    )]
     Damaged {
         /// the file
         path: PathBuf,
     },
     /// The log has records, so there was a file.
-    #[error("the watermark file {path} is missing, but the log is not empty: this store's votes are lost, rebuild it under a new id")]
+    #[error(
+        "the watermark file {path} is missing, but the log is not empty: this store's votes are lost, rebuild it under a new id"
+    )]
     Missing {
         /// the file
         path: PathBuf,
@@ -119,7 +123,8 @@ impl Watermark {
         if !found && !may_begin {
             return Err(WatermarkError::Missing { path: path.to_owned() });
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(refusal)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(refusal)?;
         let length = file.metadata().map_err(refusal)?.len();
         let mut pen = Pen { file, generation: 0, next: Region::A };
         let mut marks = BTreeMap::new();
@@ -165,7 +170,12 @@ impl Watermark {
     }
 
     /// Stores a vote; `done` hears when it is on disk twice.
-    pub(crate) fn save_vote(&self, key: ReplicaKey, vote: MarkVote, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+    pub(crate) fn save_vote(
+        &self,
+        key: ReplicaKey,
+        vote: MarkVote,
+        done: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
         self.promise(key, |mark| mark.vote = Some(vote), Box::new(done));
     }
 

@@ -138,7 +138,9 @@ fn what_is_answered_is_applied_in_the_same_order_everywhere() {
     node.runtime.block_on(async {
         for number in 1..500 {
             let sender = sender.clone();
-            let answered = move |result: Result<Vec<Outcome>, StoreRefusal>| sender.send(result.map(|outcomes| outcomes.len())).unwrap_or(());
+            let answered = move |result: Result<Vec<Outcome>, StoreRefusal>| {
+                sender.send(result.map(|outcomes| outcomes.len())).unwrap_or(())
+            };
             node.handle.propose(batch(&format!("{number:04}")), answered).await;
         }
     });
@@ -208,8 +210,7 @@ fn a_follower_behind_a_purged_log_gets_a_snapshot() {
     let listeners: Vec<_> = (0..3).map(|_| listen()).collect();
     let members = members(&listeners.iter().map(|(_, address)| *address).collect::<Vec<_>>());
     let mut listeners = listeners.into_iter();
-    let mut nodes: Vec<Node> =
-        (1..3).map(|replica| start(replica, listeners.next().unwrap().0, tuning)).collect();
+    let mut nodes: Vec<Node> = (1..3).map(|replica| start(replica, listeners.next().unwrap().0, tuning)).collect();
     for node in &nodes {
         node.runtime.block_on(node.handle.initialise(&members)).unwrap();
     }
@@ -266,36 +267,4 @@ fn requests_for_others_are_refused() {
         links.close();
         node.host.stop().await;
     });
-}
-
-#[test]
-fn bench_tmp() {
-    let nodes = cluster(Tuning::default());
-    insist(&nodes, "x");
-    for (inflight, size) in [(1usize, 500usize), (4, 500), (4, 5000), (64, 500), (256, 500), (16, 100_000)] {
-        let node = &nodes[leader(&nodes)];
-        let payload = "x".repeat(size);
-        let began = Instant::now();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let mut sent = 0usize;
-        let mut lat = Vec::new();
-        let mut put = |sent: &mut usize| {
-            let sender = sender.clone();
-            let at = Instant::now();
-            node.runtime.block_on(node.handle.propose(batch(&payload), move |r: Result<Vec<Outcome>, StoreRefusal>| { let _ = sender.send((r.is_ok(), at.elapsed())); }));
-            *sent += 1;
-        };
-        for _ in 0..inflight { put(&mut sent); }
-        let mut done = 0;
-        let mut bad = 0;
-        while began.elapsed() < Duration::from_secs(3) {
-            let (ok, t) = receiver.recv_timeout(PATIENCE).unwrap();
-            if ok { done += 1; lat.push(t); } else { bad += 1; }
-            put(&mut sent);
-        }
-        for _ in 0..inflight { let _ = receiver.recv_timeout(PATIENCE).unwrap(); }
-        lat.sort();
-        eprintln!("BENCH inflight {inflight} size {size}: {:.0}/s bad {bad} p50 {:?} p99 {:?} fsync {:?}", done as f64 / 3.0, lat[lat.len()/2], lat[lat.len()*99/100], node.host.fsync_us());
-    }
-    for node in &nodes { node.runtime.block_on(node.host.stop()); }
 }

@@ -3,8 +3,8 @@
 //! openraft's own serde forms are not used: what is on disk and on the wire must not change with its version.
 
 use bytes::Bytes;
-use seriatim_proto::codec::{self, CodecError};
 use serde::{Deserialize, Serialize};
+use seriatim_proto::codec::{self, CodecError};
 
 use super::types::{
     CommandBatch, Entry, LeaderId, LogId, Membership, Node, Payload, SnapshotMeta, StoredMembership, Vote,
@@ -135,9 +135,7 @@ pub(crate) fn entry_of(record: Record) -> Result<Entry, CodecError> {
     let payload = match record.kind {
         RecordKind::Blank => Payload::Blank,
         RecordKind::Commands => Payload::Normal(CommandBatch { count: record.count, bytes: record.payload }),
-        RecordKind::Membership => {
-            Payload::Membership(codec::decode::<MembershipRow>(&record.payload)?.membership()?)
-        }
+        RecordKind::Membership => Payload::Membership(codec::decode::<MembershipRow>(&record.payload)?.membership()?),
     };
     Ok(Entry { log_id: log_id(record.term, record.node, record.index), payload })
 }

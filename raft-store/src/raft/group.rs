@@ -70,7 +70,9 @@ impl From<StartError> for crate::host::StartError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Log(LogOpenError::Rot { .. }) => Self::Rot(error.to_string()),
-            StartError::Log(LogOpenError::Read { key, source }) => Self::Failed(format!("read the log of {key}: {source}")),
+            StartError::Log(LogOpenError::Read { key, source }) => {
+                Self::Failed(format!("read the log of {key}: {source}"))
+            }
             error => Self::Failed(error.to_string()),
         }
     }
@@ -316,8 +318,7 @@ where
             None => None,
         };
         let member = |(id, node): (&u64, &Node)| {
-            let member =
-                Member { replica: ReplicaId(*id), store: StoreId(node.store), address: node.address.clone() };
+            let member = Member { replica: ReplicaId(*id), store: StoreId(node.store), address: node.address.clone() };
             (member, matched(id))
         };
         metrics.membership_config.nodes().map(member).collect()
@@ -392,9 +393,9 @@ fn reply(
             Some(Err(ClientWriteError::LogEntryDiscarded(_))) => {
                 Err(refused(ErrorCode::Unavailable, "leadership was lost while the entry was on its way"))
             }
-            Some(Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)))) => {
-                Err(refused(ErrorCode::Internal, &error.to_string()))
-            }
+            Some(Err(
+                error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+            )) => Err(refused(ErrorCode::Internal, &error.to_string())),
             None => Err(refused(ErrorCode::Shutdown, "the group has stopped")),
         });
     })

@@ -37,9 +37,7 @@ use super::codec::{LogIdRow, SnapshotMetaRow, entry_of};
 use super::snapshot::{SnapshotData, SnapshotReceiver};
 use super::types::{LogId, Snapshot, TypeConfig, Vote};
 use crate::log_record::ReplicaKey;
-use crate::transport::{
-    Answer, Append, Ballot, Envelope, FramePackets, Request, Response, SESSION_REQUESTS_MAX,
-};
+use crate::transport::{Answer, Append, Ballot, Envelope, FramePackets, Request, Response, SESSION_REQUESTS_MAX};
 use crate::watermark::MarkVote;
 
 /// Answers that wait for a stream.
@@ -74,7 +72,8 @@ where
         request: GrpcRequest<Streaming<Packet>>,
     ) -> Result<GrpcResponse<Self::ChannelStream>, Status> {
         let (answers, packets) = FramePackets::channel(ANSWERS_MAX);
-        let reader = Reader { replicas: Arc::clone(&self.0), answers, appends: HashMap::new(), snapshots: HashMap::new() };
+        let reader =
+            Reader { replicas: Arc::clone(&self.0), answers, appends: HashMap::new(), snapshots: HashMap::new() };
         tokio::spawn(reader.run(request.into_inner()));
         Ok(GrpcResponse::new(Box::pin(packets.map(Ok))))
     }
@@ -271,13 +270,8 @@ where
     answer.send(response).await;
 }
 
-async fn transfer<M>(
-    raft: Raft<TypeConfig, M>,
-    from: MarkVote,
-    to: ReplicaId,
-    last: Option<LogIdRow>,
-    answer: AnswerTo,
-) where
+async fn transfer<M>(raft: Raft<TypeConfig, M>, from: MarkVote, to: ReplicaId, last: Option<LogIdRow>, answer: AnswerTo)
+where
     M: RaftStateMachine<TypeConfig>,
 {
     let request = TransferLeaderRequest::new(Vote::from(from), to.0, last.map(LogId::from));

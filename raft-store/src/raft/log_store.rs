@@ -448,10 +448,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     /// In pieces, so that a long way to catch up is never in memory as a whole.
-    async fn entries_stream<RB>(
-        &mut self,
-        range: RB,
-    ) -> impl Stream<Item = io::Result<Entry>> + openraft::OptionalSend
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + openraft::OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + openraft::OptionalSend,
     {

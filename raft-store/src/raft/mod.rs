@@ -21,6 +21,8 @@ pub(crate) mod types;
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
+mod conformance_tests;
+#[cfg(test)]
 mod log_tests;
 #[cfg(test)]
 pub(crate) mod testing;

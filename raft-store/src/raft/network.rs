@@ -133,7 +133,12 @@ impl Network {
         }
     }
 
-    async fn ballot(&self, rpc: &VoteRequest<TypeConfig>, pre: bool, deadline: Duration) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn ballot(
+        &self,
+        rpc: &VoteRequest<TypeConfig>,
+        pre: bool,
+        deadline: Duration,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let ballot = Ballot {
             vote: rpc.vote.into(),
             last: rpc.last_log_id.map(LogIdRow::from),
@@ -207,10 +212,9 @@ impl NetTransferLeader<TypeConfig> for Network {
             Response::TransferVoteChanged { actual } => {
                 Ok(Err(TransferLeaderError::VoteChanged { expected: expected_vote, actual: actual.into() }))
             }
-            Response::TransferBehind { actual } => Ok(Err(TransferLeaderError::LogNotFlushed {
-                expected: expected_last,
-                actual: actual.map(LogId::from),
-            })),
+            Response::TransferBehind { actual } => {
+                Ok(Err(TransferLeaderError::LogNotFlushed { expected: expected_last, actual: actual.map(LogId::from) }))
+            }
             _ => Err(unexpected()),
         }
     }

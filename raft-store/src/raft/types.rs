@@ -8,9 +8,9 @@
 use std::fmt;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use seriatim_proto::command::Outcome;
 use seriatim_proto::ids::{ReplicaId, StoreId};
-use serde::{Deserialize, Serialize};
 
 /// Tells openraft our types.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
