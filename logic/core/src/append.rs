@@ -253,18 +253,18 @@ impl SlotHolder {
     /// Open places have brought their segments, or none.
     pub(crate) fn close_places(&mut self, append: &Append, segment: Option<seriatim_proto::command::Segment>, local: &[LocalOutcome]) {
         let mut closed = false;
-        if matches!(append.place, Place::Open { .. }) {
-            if let Some(conversation) = self.conversations.get_mut(&(append.tenant, append.conversation.clone())) {
-                conversation.allocator.installed(segment);
-                closed = true;
-            }
+        if matches!(append.place, Place::Open { .. })
+            && let Some(conversation) = self.conversations.get_mut(&(append.tenant, append.conversation.clone()))
+        {
+            conversation.allocator.installed(segment);
+            closed = true;
         }
         for (place, inbox) in append.local.iter().enumerate() {
-            if matches!(inbox.place, Place::Open { .. }) {
-                if let Some(inbox) = self.inboxes.get_mut(&(append.tenant, inbox.user.clone())) {
-                    inbox.allocator.installed(local.get(place).and_then(|outcome| outcome.segment));
-                    closed = true;
-                }
+            if matches!(inbox.place, Place::Open { .. })
+                && let Some(inbox) = self.inboxes.get_mut(&(append.tenant, inbox.user.clone()))
+            {
+                inbox.allocator.installed(local.get(place).and_then(|outcome| outcome.segment));
+                closed = true;
             }
         }
         if closed {

@@ -110,11 +110,11 @@ impl SlotHolder {
                 if incoming.outcomes[place].replace(outcome).is_none() {
                     incoming.missing -= 1;
                 }
-                if incoming.missing == 0 {
-                    if let Some(incoming) = self.incoming.remove(&id) {
-                        let outcomes = incoming.outcomes.into_iter().flatten().collect();
-                        self.effects.push_back(Effect::DeliverAnswer { source: incoming.source, result: Ok(outcomes) });
-                    }
+                if incoming.missing == 0
+                    && let Some(incoming) = self.incoming.remove(&id)
+                {
+                    let outcomes = incoming.outcomes.into_iter().flatten().collect();
+                    self.effects.push_back(Effect::DeliverAnswer { source: incoming.source, result: Ok(outcomes) });
                 }
             }
         }
@@ -161,10 +161,10 @@ impl SlotHolder {
     /// The outcomes of these deliveries are not known, or the command was refused: the source sends again.
     pub(crate) fn on_deliver_lost(&mut self, deliveries: &[Delivery], places: &[(u64, usize)]) {
         for delivery in deliveries {
-            if matches!(delivery.place, Place::Open { .. }) {
-                if let Some(inbox) = self.inboxes.get_mut(&(delivery.tenant, delivery.user.clone())) {
-                    inbox.allocator.failed();
-                }
+            if matches!(delivery.place, Place::Open { .. })
+                && let Some(inbox) = self.inboxes.get_mut(&(delivery.tenant, delivery.user.clone()))
+            {
+                inbox.allocator.failed();
             }
         }
         for (id, _) in places {

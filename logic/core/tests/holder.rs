@@ -3,7 +3,7 @@
 mod world;
 
 use seriatim_logic_core::Event;
-use seriatim_proto::command::{Content, Outcome, Reject};
+use seriatim_proto::command::{Content, DeliveryOutcome, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
@@ -382,4 +382,38 @@ fn a_full_disk_refuses_new_requests_with_its_code() {
     world.handle(slot, Event::ProposeFailed { n: 0, refusal: Refusal::new(ErrorCode::ReadOnly, "disk") });
     let refused = world.send(send("alice", &conversation, 1, message("x")));
     assert!(matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::ReadOnly));
+}
+
+#[test]
+fn a_jump_sends_the_source_back_to_what_the_inbox_has() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    for id in 0..3 {
+        world.send(send("alice", &conversation, id, message("x")));
+    }
+    world.run(200);
+    let log = seqs(&world, &conversation);
+    world.send(send("alice", &conversation, 3, message("x")));
+    let mut ranges = Vec::new();
+    while !world.wires.is_empty() {
+        let wire = world.wires.remove(0);
+        let Wire::Deliver { source, epoch, batch, deliveries } = &wire else {
+            world.step(wire, Fate::Arrives);
+            continue;
+        };
+        ranges.push((deliveries.deliveries[0].after, deliveries.deliveries[0].entries.len()));
+        if ranges.len() == 1 {
+            let outcomes = Some(vec![DeliveryOutcome::Jump { last: Some(log[0]), segment: None }]);
+            let answer = Wire::Answer { source: *source, epoch: *epoch, batch: *batch, outcomes };
+            world.step(answer, Fate::Arrives);
+        } else {
+            world.step(wire, Fate::Arrives);
+        }
+    }
+    assert_eq!(ranges, [(Some(log[2]), 1), (Some(log[0]), 3)]);
+    world.run(3_000);
+    let log = seqs(&world, &conversation);
+    world.assert_inbox("alice", &conversation, &log);
+    world.assert_inbox("bob", &conversation, &log);
 }

@@ -1,4 +1,5 @@
 //! World: holders of several slots against the real apply, over a network that loses, doubles and reorders.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
 
