@@ -113,10 +113,12 @@ async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Re
         None => ClusterId(rand::random()),
     };
     let ids = 1..=addresses.len() as u64;
-    let stores: Vec<StoreRecord> =
-        ids.clone().zip(addresses).map(|(id, address)| StoreRecord { id: StoreId(id), address: address.clone() }).collect();
-    let replicas: Vec<ReplicaRecord> =
-        ids.map(|id| ReplicaRecord { id: ReplicaId(id), store: StoreId(id) }).collect();
+    let stores: Vec<StoreRecord> = ids
+        .clone()
+        .zip(addresses)
+        .map(|(id, address)| StoreRecord { id: StoreId(id), address: address.clone() })
+        .collect();
+    let replicas: Vec<ReplicaRecord> = ids.map(|id| ReplicaRecord { id: ReplicaId(id), store: StoreId(id) }).collect();
     for (store, replica) in stores.iter().zip(&replicas) {
         let request = AdminRequest::Adopt {
             cluster,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The room of one file system.
 #[derive(Debug)]
-pub struct DiskGuard {
+pub(crate) struct DiskGuard {
     folder: PathBuf,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
@@ -19,26 +19,25 @@ pub struct DiskGuard {
 
 impl DiskGuard {
     /// Looks for the first time.
-    pub fn new(folder: PathBuf, reserve_bytes: u64) -> io::Result<Self> {
-        let guard =
-            Self { folder, reserve_bytes, free_bytes: AtomicU64::new(0), read_only: AtomicBool::new(false) };
+    pub(crate) fn new(folder: PathBuf, reserve_bytes: u64) -> io::Result<Self> {
+        let guard = Self { folder, reserve_bytes, free_bytes: AtomicU64::new(0), read_only: AtomicBool::new(false) };
         guard.check()?;
         Ok(guard)
     }
 
     /// Looks again. Answers whether writes are refused from now on.
-    pub fn check(&self) -> io::Result<bool> {
+    pub(crate) fn check(&self) -> io::Result<bool> {
         let stat = rustix::fs::statvfs(&self.folder)?;
         Ok(self.note(stat.f_bavail.saturating_mul(stat.f_frsize)))
     }
 
     /// Are writes refused?
-    pub fn read_only(&self) -> bool {
+    pub(crate) fn read_only(&self) -> bool {
         self.read_only.load(Ordering::Relaxed)
     }
 
     /// Free bytes when last looked.
-    pub fn free_bytes(&self) -> u64 {
+    pub(crate) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)
     }
 

@@ -184,6 +184,7 @@ impl Host {
         let was_initialised = born.is_some_and(|born| born.initialised);
         if handle.is_empty().await {
             if was_initialised {
+                handle.stop().await;
                 return Err(StartError::Rot("an initialised replica has no log".into()));
             }
             handle.initialise(&members).await.map_err(|error| StartError::Failed(error.to_string()))?;
@@ -191,7 +192,7 @@ impl Host {
         if !was_initialised {
             self.note(move |folder| folder.note_initialised(group, replica)).await.map_err(|error| failed(&error))?;
         }
-        Ok(Replica::start(self.shared(), group, replica, handle, live, &self.groups))
+        Ok(Replica::start(self.shared(), group, handle, live, &self.groups))
     }
 
     async fn note(
@@ -282,6 +283,11 @@ impl Host {
     /// Raft's side.
     pub(crate) fn raft(&self) -> &RaftHost {
         &self.raft
+    }
+
+    /// The runtime of all group tasks.
+    pub(crate) fn groups(&self) -> &tokio::runtime::Handle {
+        &self.groups
     }
 
     /// Runs a read that may block on a thread of the groups' runtime.

@@ -27,41 +27,41 @@ use seriatim_proto::meta::{ReplicaRecord, StoreRecord};
 
 /// Who this store is, as written to disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// its cluster
-    pub cluster: ClusterId,
+    pub(crate) cluster: ClusterId,
     /// its id
-    pub store: StoreId,
+    pub(crate) store: StoreId,
     /// where others reach it; recorded in group 0 too
-    pub address: String,
+    pub(crate) address: String,
     /// set when this folder must never be started again
-    pub poisoned: bool,
+    pub(crate) poisoned: bool,
     /// the stores of group 0 as `cluster init` named them
-    pub meta_stores: Vec<StoreRecord>,
+    pub(crate) meta_stores: Vec<StoreRecord>,
     /// the replicas of group 0 as `cluster init` named them
-    pub meta_replicas: Vec<ReplicaRecord>,
+    pub(crate) meta_replicas: Vec<ReplicaRecord>,
     /// replicas that were born in this folder
-    pub born: Vec<BornReplica>,
+    pub(crate) born: Vec<BornReplica>,
 }
 
 /// A replica that lives in this folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BornReplica {
+pub(crate) struct BornReplica {
     /// of which group
-    pub group: GroupId,
+    pub(crate) group: GroupId,
     /// which
-    pub replica: ReplicaId,
+    pub(crate) replica: ReplicaId,
     /// it has been initialised: an empty log is rot from now on
-    pub initialised: bool,
+    pub(crate) initialised: bool,
 }
 
 impl Identity {
     /// The replica, if it was born in this folder.
-    pub fn born(&self, group: GroupId, replica: ReplicaId) -> Option<BornReplica> {
+    pub(crate) fn born(&self, group: GroupId, replica: ReplicaId) -> Option<BornReplica> {
         self.born.iter().copied().find(|born| born.group == group && born.replica == replica)
     }
     /// This store's replica of group 0.
-    pub fn meta_replica(&self) -> Option<ReplicaId> {
+    pub(crate) fn meta_replica(&self) -> Option<ReplicaId> {
         self.meta_replicas.iter().find(|replica| replica.store == self.store).map(|replica| replica.id)
     }
 }
@@ -118,7 +118,7 @@ pub enum IdentityError {
 
 /// A locked data folder and the identity in it.
 #[derive(Debug)]
-pub struct DataFolder {
+pub(crate) struct DataFolder {
     path: PathBuf,
     identity: Option<Identity>,
     /// Held for as long as the process uses the folder.
@@ -127,7 +127,7 @@ pub struct DataFolder {
 
 impl DataFolder {
     /// Makes the folder if needed, locks it and reads the identity.
-    pub fn open(path: &Path) -> Result<Self, IdentityError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, IdentityError> {
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(io)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("LOCK")).map_err(io)?;
@@ -143,7 +143,7 @@ impl DataFolder {
     }
 
     /// Takes an identity. Repeating the same one changes nothing; another one is refused.
-    pub fn adopt(&mut self, new: Identity) -> Result<(), IdentityError> {
+    pub(crate) fn adopt(&mut self, new: Identity) -> Result<(), IdentityError> {
         if let Some(old) = &self.identity {
             if old.cluster != new.cluster || old.store != new.store {
                 return Err(IdentityError::Other { cluster: old.cluster, store: old.store });
@@ -154,7 +154,7 @@ impl DataFolder {
     }
 
     /// Notes that a replica is born here, before it is initialised.
-    pub fn note_born(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
+    pub(crate) fn note_born(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
         let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
         if identity.born(group, replica).is_some() {
             return Ok(());
@@ -164,7 +164,7 @@ impl DataFolder {
     }
 
     /// Notes that a replica that was born here has been initialised, or has taken part.
-    pub fn note_initialised(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
+    pub(crate) fn note_initialised(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
         let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
         match identity.born.iter_mut().find(|born| born.group == group && born.replica == replica) {
             Some(born) if !born.initialised => born.initialised = true,
@@ -174,7 +174,7 @@ impl DataFolder {
     }
 
     /// Refuses a start under another address than the cluster knows.
-    pub fn check_address(&self, address: &str) -> Result<(), IdentityError> {
+    pub(crate) fn check_address(&self, address: &str) -> Result<(), IdentityError> {
         match &self.identity {
             Some(identity) if identity.address != address => {
                 Err(IdentityError::Address { address: address.to_owned(), recorded: identity.address.clone() })
@@ -184,13 +184,8 @@ impl DataFolder {
     }
 
     /// Who this store is; `None` before `cluster init`.
-    pub fn identity(&self) -> Option<&Identity> {
+    pub(crate) fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
-    }
-
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     fn write(&mut self, identity: Identity) -> Result<(), IdentityError> {

@@ -19,11 +19,11 @@ use seriatim_proto::ids::LeaseId;
 use seriatim_proto::limits;
 
 /// Time since boot, suspend included.
-pub type BootMs = u64;
+pub(crate) type BootMs = u64;
 
 /// The notes of one leadership.
 #[derive(Debug, Default)]
-pub struct LeaseNotes {
+pub(crate) struct LeaseNotes {
     notes: BTreeMap<LeaseId, Note>,
     last_tick: Option<BootMs>,
 }
@@ -36,12 +36,12 @@ struct Note {
 
 impl LeaseNotes {
     /// A leadership begins at its first [`LeaseNotes::tick`]: all leases count from then.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// A renewal whose lease was found to exist after a ReadIndex. `false`: it is marked, the answer is `Gone`.
-    pub fn renew(&mut self, now: BootMs, lease: LeaseId) -> bool {
+    pub(crate) fn renew(&mut self, now: BootMs, lease: LeaseId) -> bool {
         let note = self.notes.entry(lease).or_insert(Note { renewed_at: now, marked: false });
         if note.marked {
             return false;
@@ -52,7 +52,7 @@ impl LeaseNotes {
 
     /// Looks at all leases that exist. Returns those to be ended; each is marked and refused from now on, and is
     /// returned again at every tick until it is gone.
-    pub fn tick(&mut self, now: BootMs, existing: &[LeaseId]) -> Vec<LeaseId> {
+    pub(crate) fn tick(&mut self, now: BootMs, existing: &[LeaseId]) -> Vec<LeaseId> {
         // A tick that comes late says that this process slept, and renewals may have waited as long.
         let late = match self.last_tick {
             Some(last) => now.saturating_sub(last).saturating_sub(TICK_MS),
@@ -78,7 +78,7 @@ impl LeaseNotes {
 }
 
 /// Period of the tick.
-pub const TICK: Duration = Duration::from_millis(TICK_MS);
+pub(crate) const TICK: Duration = Duration::from_millis(TICK_MS);
 const TICK_MS: u64 = 50;
 
 #[cfg(test)]

@@ -88,7 +88,9 @@ pub(crate) async fn tend(host: Arc<Host>) {
 /// Disk, numbers, and the flush that lets the log be purged.
 async fn look(host: &Arc<Host>) {
     match host.disk().check() {
-        Ok(read_only) => drop(host.metrics().read_only.set(i64::from(read_only))),
+        Ok(read_only) => {
+            host.metrics().read_only.set(i64::from(read_only));
+        }
         Err(error) => tracing::warn!(%error, "the free disk cannot be read"),
     };
     host.metrics().disk_free_bytes.set(i64::try_from(host.disk().free_bytes()).unwrap_or(i64::MAX));

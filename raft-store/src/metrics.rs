@@ -11,7 +11,7 @@ use seriatim_proto::error::ErrorCode;
 
 /// Everything that a store counts.
 #[derive(Debug, Clone)]
-pub struct StoreMetrics {
+pub(crate) struct StoreMetrics {
     /// `Propose` frames taken
     pub(crate) proposals: Counter,
     /// bytes of the batches in them
@@ -57,7 +57,7 @@ struct CodeLabel {
 
 impl StoreMetrics {
     /// Registers all of them under `store_`.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("store");
         let sizes = || Histogram::new(exponential_buckets(1.0, 2.0, 14));
         let times = || Histogram::new(exponential_buckets(0.000_05, 2.0, 16));

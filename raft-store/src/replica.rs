@@ -9,11 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{GroupId, LeaseId, ReplicaId, StoreId};
+use seriatim_proto::ids::{GroupId, LeaseId, StoreId};
 use seriatim_proto::limits;
-use seriatim_proto::store::{
-    Freshness, GroupStatus, Read, ReadOutcome, Renewal, StoreRefusal, StoreResponse,
-};
+use seriatim_proto::store::{Freshness, GroupStatus, Read, ReadOutcome, Renewal, StoreRefusal, StoreResponse};
 
 use crate::admission::Budget;
 use crate::door::{self, Door, Visitor};
@@ -37,7 +35,6 @@ pub(crate) struct Shared {
 /// A replica that runs.
 pub(crate) struct Replica {
     pub(crate) group: GroupId,
-    pub(crate) id: ReplicaId,
     pub(crate) live: Arc<GroupLive>,
     pub(crate) state: Arc<StateDb>,
     pub(crate) metrics: StoreMetrics,
@@ -56,7 +53,6 @@ impl Replica {
     pub(crate) fn start(
         shared: Shared,
         group: GroupId,
-        id: ReplicaId,
         handle: GroupHandle,
         live: Arc<GroupLive>,
         groups: &tokio::runtime::Handle,
@@ -64,7 +60,6 @@ impl Replica {
         let (door, queue) = mpsc::channel(DOOR_VISITORS);
         let replica = Arc::new(Self {
             group,
-            id,
             live,
             state: shared.state,
             metrics: shared.metrics,
@@ -82,13 +77,7 @@ impl Replica {
     }
 
     /// Proposes a batch that the door has checked. The answer goes out of apply.
-    pub(crate) async fn propose(
-        &self,
-        id: u64,
-        count: u32,
-        bytes: Bytes,
-        answer: mpsc::OwnedPermit<StoreResponse>,
-    ) {
+    pub(crate) async fn propose(&self, id: u64, count: u32, bytes: Bytes, answer: mpsc::OwnedPermit<StoreResponse>) {
         let size = bytes.len() as u64;
         let (Some(of_node), Some(of_group)) = (self.node_budget.take(size), self.budget.take(size)) else {
             let refusal = Refusal::later(ErrorCode::Busy, "too many bytes proposed and not answered", BUSY_RETRY_MS);
@@ -261,11 +250,7 @@ impl Replica {
 
     /// What operators see.
     pub(crate) fn status(&self) -> GroupStatus {
-        GroupStatus {
-            slots: self.live.slot_count(),
-            leases: self.live.lease_count(),
-            ..self.handle.status()
-        }
+        GroupStatus { slots: self.live.slot_count(), leases: self.live.lease_count(), ..self.handle.status() }
     }
 
     /// A refusal goes out.

@@ -155,11 +155,12 @@ impl StoreServer {
         let host = Host::new(parts);
         let (closed, closing) = watch::channel(false);
         let serving = tokio::spawn(serve(Arc::clone(&host), listener, closing));
-        let mut server =
-            Self { address, host, fatal, closed, serving, tasks: Vec::new(), groups: Some(groups) };
+        let mut server = Self { address, host, fatal, closed, serving, tasks: Vec::new(), groups: Some(groups) };
         server.open_groups().await?;
-        server.tasks.push(tokio::spawn(meta::follow_directory(Arc::clone(&server.host))));
-        server.tasks.push(tokio::spawn(meta::tend(Arc::clone(&server.host))));
+        // They touch RocksDB, so they run where the groups run.
+        let groups = server.host.groups().clone();
+        server.tasks.push(groups.spawn(meta::follow_directory(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(meta::tend(Arc::clone(&server.host))));
         Ok(server)
     }
 

@@ -62,17 +62,16 @@ async fn what_is_acked_is_read_back_and_survives_a_leader_and_a_restart_of_all()
     let (conversation, slot) = conversation();
     let mut holder = Holder::claim(&cluster, slot, GROUPS).await;
     let group = holder.group;
-    let leader = cluster.leader(group).await;
-    let client = cluster.client(leader).await;
 
     let commands: Vec<_> = (0..10).map(|id| holder.message(&conversation, "alice", id, b"hello")).collect();
-    let first = appended(&client.propose(group, &commands).await.unwrap());
+    let first = appended(&cluster.propose(group, &commands).await);
     assert!(first.windows(2).all(|pair| pair[0] < pair[1]));
     assert_eq!(messages(&cluster, group, &conversation).await.len(), 10);
     // The same commands again change nothing.
-    let again = client.propose(group, &commands).await.unwrap();
+    let again = cluster.propose(group, &commands).await;
     assert!(again.iter().all(|outcome| *outcome == Outcome::Rejected(Reject::Passed)), "{again:?}");
 
+    let leader = cluster.leader(group).await;
     cluster.stop(leader).await;
     let more = holder.message(&conversation, "bob", 100, b"still there");
     appended(&cluster.propose(group, &[more]).await);
@@ -156,7 +155,13 @@ async fn a_follower_that_was_away_longer_than_the_log_catches_up_by_snapshot() {
     .await;
     // The follower's own rows say the same, and go on after the snapshot.
     let client = cluster.client(away).await;
-    let read = Read::Messages { tenant: TENANT, conversation: conversation.clone(), from: Seq::FIRST, limit: 4_096, bytes_max: 8 << 20 };
+    let read = Read::Messages {
+        tenant: TENANT,
+        conversation: conversation.clone(),
+        from: Seq::FIRST,
+        limit: 4_096,
+        bytes_max: 8 << 20,
+    };
     let stale = client.read(group, Freshness::Stale, vec![read.clone()]).await.unwrap();
     assert_eq!(stale, [ReadOutcome::Messages(want)]);
     let command = holder.message(&conversation, "bob", 1_000_000, b"after");
@@ -178,17 +183,16 @@ async fn a_lease_lives_with_renewals_and_expires_without() {
     let (conversation, slot) = conversation();
     let mut holder = Holder::claim(&cluster, slot, GROUPS).await;
     let group = holder.group;
-    let client = cluster.client(cluster.leader(group).await).await;
     let watcher = cluster.client(cluster.leader(group).await).await;
     watcher.watch().await;
 
     let until = Instant::now() + Duration::from_millis(2 * limits::LEASE_GRANT_MS);
     while Instant::now() < until {
-        assert_eq!(client.renew(vec![(group, holder.lease)]).await, [Renewal::Renewed]);
+        assert_eq!(cluster.renew(group, holder.lease).await, Renewal::Renewed);
         tokio::time::sleep(Duration::from_millis(limits::LEASE_RENEW_MS)).await;
     }
     let command = holder.message(&conversation, "alice", 1, b"hello");
-    appended(&client.propose(group, &[command]).await.unwrap());
+    appended(&cluster.propose(group, &[command]).await);
 
     // From here on nobody renews.
     let began = Instant::now();
@@ -197,7 +201,7 @@ async fn a_lease_lives_with_renewals_and_expires_without() {
     })
     .await;
     assert!(began.elapsed() >= Duration::from_millis(limits::LEASE_HOLD_MS), "{:?}", began.elapsed());
-    assert_eq!(client.renew(vec![(group, holder.lease)]).await, [Renewal::Gone]);
+    assert_eq!(cluster.renew(group, holder.lease).await, Renewal::Gone);
     let seen = holder.epoch;
     let other = cluster.propose(group, &[Command::OpenLease { node: NodeId(2) }]).await;
     let [Outcome::Leased(lease)] = other[..] else { panic!("{other:?}") };
@@ -272,7 +276,7 @@ async fn a_nearly_full_disk_refuses_writes_and_serves_reads() {
     cluster.leader(holder.group).await;
     let client = cluster.client(0).await;
     let command = holder.message(&conversation, "alice", 2, b"no room");
-    let refusal = client.propose(holder.group, &[command.clone()]).await.unwrap_err();
+    let refusal = client.propose(holder.group, std::slice::from_ref(&command)).await.unwrap_err();
     assert_eq!(refused(refusal), ErrorCode::ReadOnly);
     assert_eq!(messages(&cluster, holder.group, &conversation).await.len(), 1);
     assert!(cluster.status(0).await.read_only);
@@ -337,4 +341,62 @@ async fn leaders_end_up_spread_over_the_stores() {
         led == [2, 2, 2]
     })
     .await;
+}
+
+/// `cargo test --release -p seriatim-store --test cluster throughput -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: prints appends per second of three stores in this process"]
+async fn throughput() {
+    const BATCHES_IN_FLIGHT: usize = 4;
+    const SECONDS: u64 = 5;
+    for batch in [1usize, 10, 100] {
+        let cluster = Cluster::start(3, 4, Tuning::default()).await;
+        let mut lanes = Vec::new();
+        for group in 1..=4 {
+            let slot = SlotId((group - 1) * (limits::SLOTS / 4) + 1);
+            let (one, conversation) = (0u32..)
+                .map(|n| (n, direct(&format!("user-{n}"), "zed")))
+                .find(|(_, conversation)| {
+                    let at = hash::conversation_slot(TENANT, conversation);
+                    slot.0 <= at.0 && at.0 < slot.0 + limits::SLOTS / 4 - 1
+                })
+                .unwrap();
+            let slot = hash::conversation_slot(TENANT, &conversation);
+            lanes.push((format!("user-{one}"), conversation, Holder::claim(&cluster, slot, 4).await));
+        }
+        let began = Instant::now();
+        let mut tasks = Vec::new();
+        for (sender, conversation, mut holder) in lanes {
+            let client = std::sync::Arc::new(cluster.client(cluster.leader(holder.group).await).await);
+            tasks.push(tokio::spawn(async move {
+                let mut done = 0u64;
+                let mut id = 0;
+                let mut flying = std::collections::VecDeque::new();
+                while began.elapsed() < Duration::from_secs(SECONDS) {
+                    let commands: Vec<_> = (0..batch)
+                        .map(|_| {
+                            id += 1;
+                            holder.message(&conversation, &sender, id, &[b'x'; 100])
+                        })
+                        .collect();
+                    let (client, group) = (std::sync::Arc::clone(&client), holder.group);
+                    flying.push_back(tokio::spawn(async move { client.propose(group, &commands).await }));
+                    if flying.len() == BATCHES_IN_FLIGHT {
+                        match flying.pop_front().unwrap().await.unwrap() {
+                            Ok(outcomes) => done += appended(&outcomes).len() as u64,
+                            // Leadership was balanced away: this lane ends.
+                            Err(_) => break,
+                        }
+                    }
+                }
+                (done, began.elapsed())
+            }));
+        }
+        let mut rate = 0.0;
+        for task in tasks {
+            let (done, took) = task.await.unwrap();
+            rate += done as f64 / took.as_secs_f64();
+        }
+        println!("batch {batch}: {rate:.0} appends/s");
+    }
 }

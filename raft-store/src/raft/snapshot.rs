@@ -66,8 +66,11 @@ pub(crate) struct SnapshotHeader {
     /// index of the last entry in it
     pub(crate) applied_index: u64,
     /// key ranges `[from, end)` that belong to the group: all that is there is replaced
-    pub(crate) ranges: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) ranges: Vec<KeyRange>,
 }
+
+/// Keys `[from, end)`.
+pub(crate) type KeyRange = (Vec<u8>, Vec<u8>);
 
 /// Proves that nothing is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

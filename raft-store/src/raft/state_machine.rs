@@ -94,11 +94,6 @@ impl StateMachine {
         Ok(Self { group, state, live, metrics, fatal, cache: RowCache::default(), position })
     }
 
-    /// Index of the last entry that state.db has.
-    pub(crate) fn applied_index(&self) -> Option<u64> {
-        self.position.applied.as_ref().map(|applied| applied.index)
-    }
-
     /// Applies and writes a chunk, then answers.
     fn apply_chunk(&mut self, items: Vec<Item>) -> Result<(), Fatal> {
         let started = Instant::now();
@@ -282,4 +277,3 @@ impl RaftSnapshotBuilder<TypeConfig> for LogicalSnapshot {
 const CHUNK_BYTES: usize = 1 << 20;
 /// What an entry costs in the log beside its commands.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
-

@@ -84,11 +84,6 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    /// Rows written so far.
-    pub(crate) fn len(&self) -> usize {
-        self.writes.len()
-    }
-
     /// Gets that went to RocksDB, and those that did not.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.gets.get(), self.hits.get())
@@ -140,11 +135,8 @@ impl Reader for Chunk<'_> {
     fn scan(&self, scan: &Scan, limit: usize) -> Result<Vec<(Key, Row)>, Fatal> {
         let (start, excluded) = scan.start();
         let bound = if excluded { std::ops::Bound::Excluded(start) } else { std::ops::Bound::Included(start) };
-        let written: Vec<_> = self
-            .writes
-            .range((bound, std::ops::Bound::Unbounded))
-            .take_while(|(key, _)| scan.contains(key))
-            .collect();
+        let written: Vec<_> =
+            self.writes.range((bound, std::ops::Bound::Unbounded)).take_while(|(key, _)| scan.contains(key)).collect();
         if written.is_empty() {
             return self.reader.scan(scan, limit);
         }

@@ -33,7 +33,7 @@ use seriatim_store_core::{Fatal, GroupItem, Key, Reader, Row, Scan};
 use crate::config::Tuning;
 use crate::identity::write_durable;
 use crate::keys;
-use crate::raft::snapshot::{BlockWriter, ReceivedSnapshot, SnapshotBlocks, SnapshotHeader};
+use crate::raft::snapshot::{BlockWriter, KeyRange, ReceivedSnapshot, SnapshotBlocks, SnapshotHeader};
 
 /// state.db.
 pub(crate) struct StateDb {
@@ -92,6 +92,7 @@ impl StateDb {
     }
 
     /// Where received snapshots are written.
+    #[cfg(test)]
     pub(crate) fn snapshot_folder(&self) -> &Path {
         &self.snapshots
     }
@@ -137,13 +138,15 @@ impl StateDb {
     }
 
     /// The key ranges `[from, end)` of all rows of a group.
-    fn ranges(&self, reader: &DbReader<'_>, group: GroupId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fatal> {
+    fn ranges(&self, reader: &DbReader<'_>, group: GroupId) -> Result<Vec<KeyRange>, Fatal> {
         let key = Key::group(group, GroupItem::Owned);
         let mut ranges = Vec::new();
         match reader.get(&key)? {
             None => (),
             Some(Row::Owned(owned)) => {
-                ranges.extend(owned.slots.iter().map(|slots| (keys::slot_start(slots.first), keys::slot_start(slots.end))));
+                ranges.extend(
+                    owned.slots.iter().map(|slots| (keys::slot_start(slots.first), keys::slot_start(slots.end))),
+                );
             }
             Some(_) => return Err(Fatal::broken(&key, "a row of another kind")),
         }
@@ -397,3 +400,181 @@ fn fatal_io(fatal: Fatal) -> io::Error {
 
 /// Bytes of one write while a snapshot is installed.
 const INSTALL_BATCH_BYTES: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::snapshot::{SnapshotData, SnapshotReceiver};
+    use crate::rocks::chunk::{Chunk, RowCache};
+    use seriatim_proto::command::SlotRange;
+    use seriatim_proto::ids::{Epoch, Generation, LeaseId, LogIndex, NodeId};
+    use seriatim_store_core::View;
+    use seriatim_store_core::row::{LeaseRow, OwnedRow, SlotRow};
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn open(folder: &Path) -> Arc<StateDb> {
+        Arc::new(StateDb::open(folder, &Tuning::default()).unwrap())
+    }
+
+    fn slot_row(next_n: u64) -> Row {
+        Row::Holder(SlotRow {
+            group: GROUP,
+            generation: Generation(0),
+            epoch: Epoch::NONE,
+            lease: None,
+            next_n,
+            heir: None,
+        })
+    }
+
+    fn lease(index: u64) -> Key {
+        Key::group(GROUP, GroupItem::Lease(LeaseId { generation: Generation(0), index: LogIndex(index), place: 0 }))
+    }
+
+    /// Writes a chunk that reaches `position`.
+    fn write(state: &StateDb, cache: &mut RowCache, position: u8, rows: &[(Key, Option<Row>)]) {
+        let mut chunk = Chunk::new(state, cache);
+        for (key, row) in rows {
+            match row {
+                Some(row) => chunk.put(key.clone(), row.clone()),
+                None => chunk.delete(key.clone()),
+            }
+        }
+        let mut batch = chunk.batch();
+        batch.put(keys::position_key(GROUP), [position]);
+        state.write(batch, 1).unwrap();
+        chunk.written();
+    }
+
+    fn own(first: u16, end: u16) -> (Key, Option<Row>) {
+        let slots = vec![SlotRange { first: SlotId(first), end: SlotId(end) }];
+        (Key::group(GROUP, GroupItem::Owned), Some(Row::Owned(OwnedRow { generation: Generation(0), slots })))
+    }
+
+    #[test]
+    fn only_what_is_flushed_is_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(dir.path());
+        let mut cache = RowCache::default();
+        assert_eq!(state.flushed_position(GROUP).unwrap(), None);
+        write(&state, &mut cache, 1, &[(Key::holder(SlotId(0)), Some(slot_row(1)))]);
+        assert_eq!(state.flushed_position(GROUP).unwrap(), None);
+        assert_eq!(state.position(GROUP).unwrap(), Some(vec![1]));
+        state.flush().unwrap();
+        write(&state, &mut cache, 2, &[(Key::holder(SlotId(0)), Some(slot_row(2)))]);
+        assert_eq!(state.flushed_position(GROUP).unwrap(), Some(vec![1]));
+        assert_eq!(state.position(GROUP).unwrap(), Some(vec![2]));
+    }
+
+    #[test]
+    fn a_chunk_shows_its_own_writes_in_gets_and_scans() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(dir.path());
+        let mut cache = RowCache::default();
+        let row = |node| Some(Row::Lease(LeaseRow { node: NodeId(node) }));
+        write(&state, &mut cache, 1, &[(lease(1), row(1)), (lease(2), row(2)), (lease(4), row(4))]);
+        let mut chunk = Chunk::new(&state, &mut cache);
+        chunk.put(lease(3), row(3).unwrap());
+        chunk.delete(lease(1));
+        chunk.put(lease(4), row(44).unwrap());
+        let scanned = chunk.scan(&Scan::Leases(GROUP), 2).unwrap();
+        assert_eq!(scanned, [(lease(2), row(2).unwrap()), (lease(3), row(3).unwrap())]);
+        assert_eq!(chunk.scan(&Scan::Leases(GROUP), 9).unwrap().last(), Some(&(lease(4), row(44).unwrap())));
+        assert_eq!(chunk.get(&lease(1)).unwrap(), None);
+        assert_eq!(chunk.get(&lease(2)).unwrap(), row(2));
+        assert_eq!(chunk.counts(), (0, 1), "a row of the chunk before is in the cache");
+        drop(chunk);
+        // What was not written is nowhere.
+        let chunk = Chunk::new(&state, &mut cache);
+        assert_eq!(chunk.get(&lease(1)).unwrap(), row(1));
+        assert_eq!(chunk.get(&lease(3)).unwrap(), None);
+    }
+
+    /// A snapshot of `GROUP` as another store would receive it.
+    fn transfer(source: &Arc<StateDb>, target: &StateDb) -> ReceivedSnapshot {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let sent = source.send_snapshot(GROUP, |position| Ok(u64::from(position[0]))).await.unwrap().unwrap();
+            let mut data = SnapshotData::Sending(sent.1);
+            let mut receiver = SnapshotReceiver::create(target.snapshot_folder(), GROUP).unwrap();
+            while let Some(block) = data.next_block().await {
+                receiver.write(&block.unwrap()).unwrap();
+            }
+            match receiver.finish().unwrap() {
+                SnapshotData::Received(received) => received,
+                SnapshotData::Sending(_) => panic!("received"),
+            }
+        })
+    }
+
+    fn source(dir: &Path) -> Arc<StateDb> {
+        let source = open(dir);
+        let mut rows = vec![own(10, 20)];
+        rows.extend((10..20).map(|slot| (Key::holder(SlotId(slot)), Some(slot_row(7)))));
+        // A row of another group, which must not travel.
+        rows.push((Key::holder(SlotId(20)), Some(slot_row(99))));
+        write(&source, &mut RowCache::default(), 9, &rows);
+        source
+    }
+
+    fn check_installed(state: &StateDb) {
+        let reader = state.reader();
+        assert_eq!(state.position(GROUP).unwrap(), Some(vec![9]));
+        assert_eq!(state.flushed_position(GROUP).unwrap(), Some(vec![9]));
+        assert_eq!(reader.get(&Key::holder(SlotId(12))).unwrap(), Some(slot_row(7)));
+        assert_eq!(reader.get(&Key::holder(SlotId(5))).unwrap(), None, "rows of before are gone");
+        assert_eq!(reader.get(&Key::holder(SlotId(20))).unwrap(), Some(slot_row(1)), "others stay");
+        assert_eq!(fs::read_dir(state.snapshot_folder()).unwrap().count(), 0);
+    }
+
+    fn target(dir: &Path) -> Arc<StateDb> {
+        let target = open(dir);
+        let rows =
+            [own(5, 15), (Key::holder(SlotId(5)), Some(slot_row(3))), (Key::holder(SlotId(20)), Some(slot_row(1)))];
+        write(&target, &mut RowCache::default(), 3, &rows);
+        target.flush().unwrap();
+        target
+    }
+
+    #[test]
+    fn an_installed_snapshot_replaces_the_groups_rows_and_no_others() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (source, target) = (source(one.path()), target(other.path()));
+        let received = transfer(&source, &target);
+        target.install(GROUP, received).unwrap();
+        check_installed(&target);
+    }
+
+    #[test]
+    fn an_interrupted_install_is_completed_at_the_next_start() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (source, target) = (source(one.path()), target(other.path()));
+        let mut received = transfer(&source, &target);
+        // As `install` does, up to the middle of the writes: the old rows are gone for good, the new ones not there.
+        let name = received.path().file_name().unwrap().to_str().unwrap().to_owned();
+        write_durable(target.snapshot_folder(), &intent_name(GROUP), name.as_bytes()).unwrap();
+        received.keep(true);
+        let mut batch = WriteBatch::default();
+        batch.delete_range(keys::slot_start(SlotId(5)), keys::slot_start(SlotId(15)));
+        batch.delete(keys::position_key(GROUP));
+        target.write(batch, 0).unwrap();
+        target.flush().unwrap();
+        drop(received);
+        drop(target);
+        check_installed(&open(other.path()));
+    }
+
+    #[test]
+    fn left_overs_of_a_transfer_are_removed_at_the_next_start() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (source, target) = (source(one.path()), target(other.path()));
+        let mut received = transfer(&source, &target);
+        received.keep(true);
+        drop(received);
+        drop(target);
+        let state = open(other.path());
+        assert_eq!(state.position(GROUP).unwrap(), Some(vec![3]));
+        assert_eq!(fs::read_dir(state.snapshot_folder()).unwrap().count(), 0);
+    }
+}

@@ -1,5 +1,5 @@
 //! A cluster of stores in this process, on loopback ports and temporary folders, and a client of the Store channel.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "test code; each test binary uses its own part")]
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -171,6 +171,20 @@ impl Cluster {
             match client.propose(group, commands).await {
                 Ok(outcomes) => return outcomes,
                 Err(refusal) => assert!(Instant::now() < deadline, "{refusal:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Renews at whichever store leads, until it says yes or no.
+    pub async fn renew(&self, group: GroupId, lease: LeaseId) -> Renewal {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let client = self.client(self.leader(group).await).await;
+            match client.renew(vec![(group, lease)]).await[..] {
+                [Renewal::Renewed] => return Renewal::Renewed,
+                [Renewal::Gone] => return Renewal::Gone,
+                _ => assert!(Instant::now() < deadline, "no leader renews"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
