@@ -279,8 +279,9 @@ impl Brain {
             self.claiming.remove(slot);
             match outcomes.as_ref().map(|outcomes| &outcomes[place]) {
                 Some(Outcome::Claimed { epoch }) if ours => {
-                    self.on_row(HolderRow { slot: *slot, epoch: *epoch, holder: node, lease: Some(lease), heir: None });
+                    // The holder first: a row that names this node without a holder is claimed again.
                     self.start_holder(*slot, *epoch, *seen);
+                    self.on_row(HolderRow { slot: *slot, epoch: *epoch, holder: node, lease: Some(lease), heir: None });
                 }
                 other => {
                     if let Some(Outcome::Rejected(Reject::LeaseGone)) = other {
