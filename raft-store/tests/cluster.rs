@@ -351,6 +351,16 @@ async fn throughput() {
     const SECONDS: u64 = 5;
     for batch in [1usize, 10, 100] {
         let cluster = Cluster::start(3, 4, Tuning::default()).await;
+        // Leaders are balanced once; a lane must not lose its leader while it measures.
+        wait_until("leaders are spread", || async {
+            let mut led = Vec::new();
+            for nth in 0..3 {
+                let groups = cluster.status(nth).await.groups;
+                led.push(groups.iter().filter(|group| group.role == "leader").count());
+            }
+            led.iter().all(|led| *led <= 2)
+        })
+        .await;
         let mut lanes = Vec::new();
         for group in 1..=4 {
             let slot = SlotId((group - 1) * (limits::SLOTS / 4) + 1);
@@ -367,7 +377,7 @@ async fn throughput() {
         let began = Instant::now();
         let mut tasks = Vec::new();
         for (sender, conversation, mut holder) in lanes {
-            let client = std::sync::Arc::new(cluster.client(cluster.leader(holder.group).await).await);
+            let client = cluster.client(cluster.leader(holder.group).await).await;
             tasks.push(tokio::spawn(async move {
                 let mut done = 0u64;
                 let mut id = 0;
@@ -379,10 +389,9 @@ async fn throughput() {
                             holder.message(&conversation, &sender, id, &[b'x'; 100])
                         })
                         .collect();
-                    let (client, group) = (std::sync::Arc::clone(&client), holder.group);
-                    flying.push_back(tokio::spawn(async move { client.propose(group, &commands).await }));
+                    flying.push_back(client.propose_later(holder.group, &commands).await);
                     if flying.len() == BATCHES_IN_FLIGHT {
-                        match flying.pop_front().unwrap().await.unwrap() {
+                        match flying.pop_front().unwrap().await {
                             Ok(outcomes) => done += appended(&outcomes).len() as u64,
                             // Leadership was balanced away: this lane ends.
                             Err(_) => break,

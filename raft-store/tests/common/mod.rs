@@ -283,6 +283,26 @@ impl Client {
         self.propose_raw(group, commands.len() as u32, batch).await
     }
 
+    /// Sends now, in order; the answer comes by the future.
+    pub async fn propose_later(
+        &self,
+        group: GroupId,
+        commands: &[Command],
+    ) -> impl Future<Output = Result<Vec<Outcome>, StoreRefusal>> + Send + use<> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (tx, rx) = oneshot::channel();
+        self.waiting.lock().insert(id, tx);
+        let (count, batch) = (commands.len() as u32, codec::encode_bytes(&commands.to_vec()));
+        let frame = codec::encode_bytes(&StoreRequest::Propose { id, group, count, batch });
+        self.packets.send(Packet { frames: vec![frame] }).await.unwrap();
+        async move {
+            match rx.await {
+                Ok(StoreResponse::Proposed { result, .. }) => result,
+                _ => Err(gone()),
+            }
+        }
+    }
+
     pub async fn propose_raw(
         &self,
         group: GroupId,
