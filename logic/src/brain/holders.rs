@@ -13,6 +13,11 @@ impl Brain {
     /// A claim of ours was applied.
     pub(super) fn start_holder(&mut self, slot: SlotId, epoch: Epoch, seen: Epoch) {
         let Some(group) = self.stores.topology.group_of(slot) else { return };
+        // A repeated claim returns the same epoch: what was served under it, or ended, is not begun again.
+        if self.started.get(&slot).is_some_and(|started| *started >= epoch) {
+            return;
+        }
+        self.started.insert(slot, epoch);
         let holder = SlotHolder::new(clock::boot_ms(), slot, epoch, seen, HolderLimits::default());
         self.end_holder(slot);
         self.holders.insert(slot, Held { holder, group, timer: None });
@@ -121,6 +126,9 @@ impl Brain {
 
     /// The row says that this node holds the slot, but no holder is there: to be claimed again.
     pub(super) fn free_own_row(&mut self, slot: SlotId) {
+        if self.claiming.contains(&slot) {
+            return;
+        }
         let me = self.standing.borrow().map(|standing| standing.node);
         let Some(row) = self.rows.get(&slot).copied().filter(|row| row.holder.is_some() && row.holder == me) else { return };
         if let Some(placement) = &mut self.placement {

@@ -105,6 +105,8 @@ pub(crate) struct Brain {
 
     holders: BTreeMap<SlotId, Held>,
     claiming: BTreeSet<SlotId>,
+    /// the highest epoch that was begun here
+    started: BTreeMap<SlotId, Epoch>,
     touched: BTreeSet<SlotId>,
     timers: BTreeSet<(u64, SlotId)>,
 
@@ -145,6 +147,7 @@ impl Brain {
             next_id: 1,
             holders: BTreeMap::new(),
             claiming: BTreeSet::new(),
+            started: BTreeMap::new(),
             touched: BTreeSet::new(),
             timers: BTreeSet::new(),
             local_deliveries: HashMap::new(),

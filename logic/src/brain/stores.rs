@@ -276,7 +276,6 @@ impl Brain {
         let ours = self.leases.get(group).is_some_and(|open| open.id == lease);
         let outcomes = outcomes.filter(|outcomes| outcomes.len() == claims.len());
         for (place, (slot, seen)) in claims.iter().enumerate() {
-            self.claiming.remove(slot);
             match outcomes.as_ref().map(|outcomes| &outcomes[place]) {
                 Some(Outcome::Claimed { epoch }) if ours => {
                     // The holder first: a row that names this node without a holder is claimed again.
@@ -292,6 +291,8 @@ impl Brain {
                     }
                 }
             }
+            // Only now: until here a row that names us is no reason to claim again.
+            self.claiming.remove(slot);
         }
     }
 
