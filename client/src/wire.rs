@@ -109,7 +109,7 @@ async fn greet(options: &Options, connection: Connection) -> Result<(Wire, v1::W
     wire::encode_frame(&frame(0, Asked::Hello(hello)), &mut control.out);
     std::future::poll_fn(|cx| control.poll_write(cx)).await.map_err(|_| lost(&connection))?;
     let welcome = loop {
-        let said = control.decoder.next::<v1::ServerFrame>();
+        let said = control.decoder.next_frame::<v1::ServerFrame>();
         match said.map_err(|error| DialError::Retry(error.to_string()))?.map(|frame| frame.body) {
             Some(Some(Said::Welcome(welcome))) => break welcome,
             Some(_) => {}
@@ -277,7 +277,7 @@ impl Wire {
         self.inboxes.retain_mut(|inbox| {
             let open = read(cx, &mut inbox.recv, &mut inbox.decoder);
             loop {
-                match inbox.decoder.next::<v1::ServerFrame>() {
+                match inbox.decoder.next_frame::<v1::ServerFrame>() {
                     Ok(Some(frame)) => match frame.body {
                         Some(Said::StreamHeader(header)) => inbox.subscription_id = header.subscription_id,
                         Some(body) => incoming.push(Incoming::Inbox { body }),
@@ -354,7 +354,7 @@ fn open(connection: &Connection, cx: &mut Context<'_>) -> Option<Pipe> {
 fn read_pipe(cx: &mut Context<'_>, pipe: &mut Pipe, incoming: &mut Vec<Incoming>) -> Result<bool, Broken> {
     let open = read(cx, &mut pipe.recv, &mut pipe.decoder);
     loop {
-        match pipe.decoder.next::<v1::ServerFrame>() {
+        match pipe.decoder.next_frame::<v1::ServerFrame>() {
             Ok(Some(v1::ServerFrame { request_id, body: Some(body), .. })) => {
                 incoming.push(Incoming::Said { request_id, body });
             }

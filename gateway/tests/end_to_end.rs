@@ -422,7 +422,7 @@ async fn read(stream: &mut quinn::RecvStream) -> v1::ServerFrame {
     let mut decoder = FrameDecoder::default();
     let mut buffer = [0; 4096];
     loop {
-        if let Some(frame) = decoder.next::<v1::ServerFrame>().unwrap() {
+        if let Some(frame) = decoder.next_frame::<v1::ServerFrame>().unwrap() {
             return frame;
         }
         let count = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap().unwrap().unwrap();

@@ -37,7 +37,7 @@ pub fn conversation_slot(tenant: TenantId, conversation: &ConversationId) -> Slo
     match conversation {
         ConversationId::Direct(a, b) => {
             let pair = digest(b'd', &[&tenant.0.to_be_bytes(), a.as_str().as_bytes(), b.as_str().as_bytes()]);
-            inbox_slot(tenant, if pair % 2 == 0 { a } else { b })
+            inbox_slot(tenant, if pair.is_multiple_of(2) { a } else { b })
         }
         ConversationId::Group(key) => slot_of(digest(b'c', &[&tenant.0.to_be_bytes(), &key.0])),
     }

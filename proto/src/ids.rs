@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(Seq::new(limits::SEQ_END + 1), None);
         let end = Seq::new(limits::SEQ_END).unwrap();
         assert_eq!(end.next(), end);
-        assert_eq!(std::mem::size_of::<Option<Seq>>(), 8);
+        assert_eq!(size_of::<Option<Seq>>(), 8);
     }
 
     #[test]

@@ -8,8 +8,8 @@ pub const SLOTS: u16 = 4096;
 pub const SYSTEM_SLOT_FIRST: u16 = 0xFF00;
 /// Data groups of a new cluster unless told otherwise.
 pub const GROUPS_DEFAULT: u32 = 4;
-/// Most data groups of a cluster.
-pub const GROUPS_MAX: u32 = 256;
+/// Most data groups of a cluster: group 0 and these have their own rows under `SYSTEM_SLOT_FIRST + group`.
+pub const GROUPS_MAX: u32 = 255;
 /// Voters of a group.
 pub const VOTERS: usize = 3;
 
@@ -63,7 +63,7 @@ pub const DEVICES_MAX: u32 = 64;
 
 /// Most entries of one sync answer.
 pub const SYNC_ENTRIES_MAX: u32 = 1_000;
-/// Most bytes of bodies in one sync answer: it always fits a frame.
+/// Bytes of bodies and headers at which a sync answer is cut; the gateway cuts further where a frame would overflow.
 pub const SYNC_BYTES_MAX: u32 = 128 << 10;
 /// Most rows that one read of the store scans.
 pub const READ_ROWS_MAX: u32 = 4_096;
@@ -134,6 +134,7 @@ const _: () = assert!(LEASE_HOLD_MS + CLOCK_DRIFT_MS_MAX < LEASE_GRANT_MS); // t
 const _: () = assert!(3 * LEASE_RENEW_MS < LEASE_HOLD_MS); // two lost renewals cost nothing
 const _: () = assert!(RAFT_HEARTBEAT_MS * 3 <= RAFT_ELECTION_MS_MIN); // two lost heartbeats cost nothing
 const _: () = assert!(SLOTS < SYSTEM_SLOT_FIRST);
+const _: () = assert!(GROUPS_MAX as u64 + SYSTEM_SLOT_FIRST as u64 <= u16::MAX as u64); // every group has a system slot
 const _: () = assert!(SEQ_END.is_power_of_two() && (1 << GENERATION_SHIFT) < SEQ_END);
 const _: () = assert!(SEGMENT_SEQS_MIN <= SEGMENT_SEQS_MAX);
 const _: () = assert!(INLINE_MEMBERS_MAX <= MEMBERS_MAX);

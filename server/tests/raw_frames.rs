@@ -72,7 +72,7 @@ impl Raw {
 
     async fn answer(&mut self) -> v1::ServerFrame {
         loop {
-            if let Some(frame) = self.decoder.next().unwrap() {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
                 return frame;
             }
             let chunk = tokio::time::timeout(PATIENCE, self.answers.read_chunk(64 << 10, true)).await;

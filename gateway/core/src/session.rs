@@ -435,7 +435,7 @@ impl Session {
                 State::Authenticating { .. } | State::Closed => false,
             };
             let Some(stream) = self.streams.get_mut(&id).filter(|_| open) else { return };
-            match stream.decoder.next::<v1::ClientFrame>() {
+            match stream.decoder.next_frame::<v1::ClientFrame>() {
                 Ok(Some(frame)) => self.handle_frame(now, id, frame),
                 Ok(None) => return self.maybe_ended(id),
                 Err(error) => return self.close(frame_refusal(&error)),

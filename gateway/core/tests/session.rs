@@ -163,7 +163,7 @@ impl Device {
             }
         }
         let mut heard = Vec::new();
-        while let Some(frame) = decoder.next::<v1::ServerFrame>().unwrap() {
+        while let Some(frame) = decoder.next_frame::<v1::ServerFrame>().unwrap() {
             heard.push((frame.request_id, frame.body.unwrap()));
         }
         decoder.finish().unwrap();

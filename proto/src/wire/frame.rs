@@ -48,7 +48,7 @@ impl FrameDecoder {
         self.buffer.len()
     }
     /// The next whole message, `None` if more bytes are needed.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn next_frame<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
         let Some((length, header)) = read_length(&self.buffer)? else { return Ok(None) };
         if self.buffer.len() < header + length {
             return Ok(None);
@@ -99,7 +99,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
                 decoder.push(part);
-                while let Some(frame) = decoder.next::<v1::ClientFrame>().unwrap() {
+                while let Some(frame) = decoder.next_frame::<v1::ClientFrame>().unwrap() {
                     seen.push(frame);
                 }
             }
@@ -119,10 +119,10 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
         let mut decoder = FrameDecoder::default();
         decoder.push(&[0xff, 0xff, 0xff, 0x7f]);
-        assert!(matches!(decoder.next::<v1::ClientFrame>(), Err(FrameError::TooLarge { .. })));
+        assert!(matches!(decoder.next_frame::<v1::ClientFrame>(), Err(FrameError::TooLarge { .. })));
         let mut decoder = FrameDecoder::default();
         decoder.push(&[0x80, 0x80, 0x80, 0x80, 0x80]);
-        assert_eq!(decoder.next::<v1::ClientFrame>(), Err(FrameError::Length));
+        assert_eq!(decoder.next_frame::<v1::ClientFrame>(), Err(FrameError::Length));
     }
 
     proptest! {
@@ -130,7 +130,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let mut decoder = FrameDecoder::default();
             decoder.push(&bytes);
-            while let Ok(Some(_)) = decoder.next::<v1::ClientFrame>() {}
+            while let Ok(Some(_)) = decoder.next_frame::<v1::ClientFrame>() {}
         }
     }
 }
