@@ -33,7 +33,11 @@ impl Batcher {
 
     /// The next entry to send: `(group, whose commands, codec::encode(&Vec<Command>))`.
     pub(crate) fn next(&mut self) -> Option<(GroupId, Vec<CommandOf>, Bytes)> {
-        let ready = |group: &Group| !group.queue.is_empty() && group.in_flight < limits::PROPOSALS_IN_FLIGHT_MAX;
+        let ready = |group: &Group| match group.in_flight {
+            0 | 1 => !group.queue.is_empty(),
+            // An entry costs much, a command little: the more is under way, the more must have gathered.
+            in_flight => in_flight < limits::PROPOSALS_IN_FLIGHT_MAX && group.queue.len() >= GATHER_COMMANDS,
+        };
         let (id, group) = self.groups.iter_mut().find(|(_, group)| ready(group))?;
         let (mut bytes, mut count) = (0, 0);
         for (_, command) in group.queue.iter().take(limits::ENTRY_COMMANDS_MAX as usize) {
@@ -57,6 +61,8 @@ impl Batcher {
     }
 }
 
+/// Commands that gather before a third entry is sent.
+const GATHER_COMMANDS: usize = 64;
 /// Bytes of commands in one entry, well below the limit.
 const ENTRY_BYTES: usize = (limits::ENTRY_BYTES_MAX - limits::FRAME_HEADER_BYTES) as usize;
 
@@ -82,16 +88,25 @@ mod tests {
     }
 
     #[test]
-    fn only_a_few_entries_are_in_flight() {
+    fn only_a_few_entries_are_in_flight_and_the_later_ones_are_large() {
         let mut batcher = Batcher::default();
         let of = CommandOf { slot: SlotId(1), epoch: Epoch(1), n: 0 };
-        for _ in 0..limits::PROPOSALS_IN_FLIGHT_MAX {
-            batcher.push(GroupId(1), of, Bytes::from_static(b"x"));
-            batcher.next().unwrap();
+        let push = |batcher: &mut Batcher, count: usize| {
+            (0..count).for_each(|_| batcher.push(GroupId(1), of, Bytes::from_static(b"x")));
+        };
+        for _ in 0..2 {
+            push(&mut batcher, 1);
+            assert_eq!(batcher.next().unwrap().1.len(), 1);
         }
-        batcher.push(GroupId(1), of, Bytes::from_static(b"x"));
+        push(&mut batcher, GATHER_COMMANDS - 1);
         assert!(batcher.next().is_none());
-        batcher.landed(GroupId(1));
+        for _ in 2..limits::PROPOSALS_IN_FLIGHT_MAX {
+            push(&mut batcher, GATHER_COMMANDS);
+            assert!(batcher.next().unwrap().1.len() >= GATHER_COMMANDS);
+        }
+        push(&mut batcher, GATHER_COMMANDS);
+        assert!(batcher.next().is_none());
+        (0..limits::PROPOSALS_IN_FLIGHT_MAX).for_each(|_| batcher.landed(GroupId(1)));
         assert!(batcher.next().is_some());
     }
 }
