@@ -34,8 +34,8 @@ impl Batcher {
     /// The next entry to send: `(group, whose commands, codec::encode(&Vec<Command>))`.
     pub(crate) fn next(&mut self) -> Option<(GroupId, Vec<CommandOf>, Bytes)> {
         let ready = |group: &Group| match group.in_flight {
-            0 | 1 => !group.queue.is_empty(),
-            // An entry costs much, a command little: the more is under way, the more must have gathered.
+            0 => !group.queue.is_empty(),
+            // An entry costs much, a command little: while one is under way, commands gather for the next.
             in_flight => in_flight < limits::PROPOSALS_IN_FLIGHT_MAX && group.queue.len() >= GATHER_COMMANDS,
         };
         let (id, group) = self.groups.iter_mut().find(|(_, group)| ready(group))?;
@@ -61,7 +61,7 @@ impl Batcher {
     }
 }
 
-/// Commands that gather before a third entry is sent.
+/// Commands that gather before another entry is sent while one is under way.
 const GATHER_COMMANDS: usize = 64;
 /// Bytes of commands in one entry, well below the limit.
 const ENTRY_BYTES: usize = (limits::ENTRY_BYTES_MAX - limits::FRAME_HEADER_BYTES) as usize;

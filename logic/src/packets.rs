@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use serde::Serialize;
 use seriatim_proto::codec;
 use seriatim_proto::grpc::Packet;
-use serde::Serialize;
 use tokio::sync::mpsc;
 
 /// Most frames of one packet.

@@ -22,7 +22,9 @@ pub(crate) async fn answer(stores: &Arc<StoreClient>, who: &Identity, call: Call
         Call::Sync { from, limit } => sync(stores, who, from, limit).await,
         Call::History { conversation, from, limit } => history(stores, who, conversation, from, limit).await,
         Call::Status => status(stores, who).await,
-        Call::QuerySend { conversation, message_id, known } => query(stores, who, conversation, message_id, known).await,
+        Call::QuerySend { conversation, message_id, known } => {
+            query(stores, who, conversation, message_id, known).await
+        }
         Call::Send { .. } | Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::Ack { .. } => {
             Err(Refusal::new(ErrorCode::Internal, "a holder's call came to the reader"))
         }
@@ -54,7 +56,15 @@ async fn sync(stores: &Arc<StoreClient>, who: &Identity, from: Option<Seq>, limi
             return Err(ahead());
         }
         let (upto, trim) = (Seq::FIRST, Seq::FIRST);
-        let page = SyncPage { entries: Vec::new(), upto, more: false, too_long: false, trim, tail: trim, chain: Chain::default() };
+        let page = SyncPage {
+            entries: Vec::new(),
+            upto,
+            more: false,
+            too_long: false,
+            trim,
+            tail: trim,
+            chain: Chain::default(),
+        };
         return Ok(Reply::Sync(page));
     };
     if from.is_some_and(|from| from > state.tail) {
@@ -104,7 +114,11 @@ async fn with_bodies(
         let mut found: Vec<(ConversationId, Vec<StoredMessage>)> = Vec::new();
         let reads = conversations
             .iter()
-            .map(|(conversation, seqs)| Read::MessagesAt { tenant, conversation: conversation.clone(), seqs: seqs.clone() })
+            .map(|(conversation, seqs)| Read::MessagesAt {
+                tenant,
+                conversation: conversation.clone(),
+                seqs: seqs.clone(),
+            })
             .collect();
         if let Ok(outcomes) = stores.read(group, reads).await {
             for (conversation, outcome) in conversations.into_keys().zip(outcomes) {
@@ -166,10 +180,17 @@ async fn history(
     let ReadOutcome::Messages(messages) = read_one(stores, slot, read).await? else { return Err(odd()) };
     let upto = messages.last().map_or(from, |message| message.entry.seq.next());
     let inside = |seq: Seq| {
-        state.stays.iter().any(|stay| stay.user == who.user && stay.joined <= seq && stay.left.is_none_or(|left| seq <= left))
+        state
+            .stays
+            .iter()
+            .any(|stay| stay.user == who.user && stay.joined <= seq && stay.left.is_none_or(|left| seq <= left))
     };
     let more = upto < state.namespace.tail && !messages.is_empty();
-    let entries = messages.into_iter().filter(|message| inside(message.entry.seq)).map(|message| HistoryEntry { message }).collect();
+    let entries = messages
+        .into_iter()
+        .filter(|message| inside(message.entry.seq))
+        .map(|message| HistoryEntry { message })
+        .collect();
     Ok(Reply::History { entries, upto, more })
 }
 

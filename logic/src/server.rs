@@ -86,11 +86,17 @@ impl LogicServer {
         let (close, closed) = watch::channel(false);
         let advertise = config.advertise.clone().unwrap_or_else(|| address.to_string());
         let brain = Brain::new(stores.clone(), (door.clone(), inputs), metrics, advertise, standing);
-        let doors =
-            Doors { brain: door, standing: standing_seen, stores: stores.clone(), verifier, next_stream: Arc::new(AtomicU64::new(1)) };
+        let doors = Doors {
+            brain: door,
+            standing: standing_seen,
+            stores: stores.clone(),
+            verifier,
+            next_stream: Arc::new(AtomicU64::new(1)),
+        };
         stores.connect(config.stores.iter().cloned());
         let frame_max = limits::INTERNAL_FRAME_BYTES_MAX as usize;
-        let logic = LogicGrpc::new(doors.clone()).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
+        let logic =
+            LogicGrpc::new(doors.clone()).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
         let peer = PeerGrpc::new(doors).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
         let serve = Server::builder()
             .initial_stream_window_size(8 << 20)

@@ -309,7 +309,10 @@ async fn source(
                         if standing.cluster == cluster { Ok(standing.node) } else { Err(other()) }
                     });
                     let refused = result.is_err();
-                    answers.send(PeerResponse::Welcome { result }).await.map_err(|_| "the source is gone".to_owned())?;
+                    answers
+                        .send(PeerResponse::Welcome { result })
+                        .await
+                        .map_err(|_| "the source is gone".to_owned())?;
                     if refused {
                         return Err("refused".to_owned());
                     }

@@ -67,7 +67,11 @@ impl StoreClient {
             loop {
                 match self.read_once(group, reads.clone()).await {
                     Ok(outcomes) => return Ok(outcomes),
-                    Err(StoreRefusal::Refused(refusal)) if refusal.code.retry() == seriatim_proto::error::Retry::Never => return Err(refusal),
+                    Err(StoreRefusal::Refused(refusal))
+                        if refusal.code.retry() == seriatim_proto::error::Retry::Never =>
+                    {
+                        return Err(refusal);
+                    }
                     Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
                 }
             }
@@ -79,7 +83,8 @@ impl StoreClient {
     }
 
     async fn read_once(&self, group: GroupId, reads: Vec<Read>) -> ReadAnswer {
-        let unavailable = || StoreRefusal::Refused(Refusal::new(ErrorCode::Unavailable, "no store of the group is reachable"));
+        let unavailable =
+            || StoreRefusal::Refused(Refusal::new(ErrorCode::Unavailable, "no store of the group is reachable"));
         let (store, link) = self.topology.leader_link(group).ok_or_else(unavailable)?;
         let id = READ_ID | self.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = oneshot::channel();
@@ -115,7 +120,8 @@ impl StoreClient {
                 }
             }
             self.topology.drop_link(&address, connection);
-            let lost: Vec<u64> = self.waiting.lock().iter().filter(|(_, (by, _))| *by == connection).map(|(id, _)| *id).collect();
+            let lost: Vec<u64> =
+                self.waiting.lock().iter().filter(|(_, (by, _))| *by == connection).map(|(id, _)| *id).collect();
             for id in lost {
                 self.waiting.lock().remove(&id);
             }

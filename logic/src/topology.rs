@@ -103,7 +103,11 @@ impl Topology {
         let mut inner = self.inner.write();
         if inner.links.get(address).is_some_and(|link| link.connection == connection) {
             inner.links.remove(address);
-            let store = inner.directory.as_ref().and_then(|dir| dir.stores.iter().find(|store| store.address == address)).map(|store| store.id);
+            let store = inner
+                .directory
+                .as_ref()
+                .and_then(|dir| dir.stores.iter().find(|store| store.address == address))
+                .map(|store| store.id);
             inner.leaders.retain(|_, leader| Some(*leader) != store);
         }
     }
@@ -119,7 +123,8 @@ impl Topology {
         let count = record.replicas.len();
         let candidates = known.into_iter().chain((0..count).map(|place| record.replicas[(turn + place) % count].store));
         for store in candidates {
-            let address = directory.stores.iter().find(|record| record.id == store).map(|record| record.address.as_str());
+            let address =
+                directory.stores.iter().find(|record| record.id == store).map(|record| record.address.as_str());
             if let Some(link) = address.and_then(|address| inner.links.get(address)) {
                 return Some((store, link.clone()));
             }

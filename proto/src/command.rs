@@ -29,7 +29,10 @@ impl SlotRange {
 }
 
 /// One replicated command.
-#[expect(clippy::large_enum_variant, reason = "nearly all commands are the large variant; a box would cost each an allocation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all commands are the large variant; a box would cost each an allocation"
+)]
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Command {
     /// The group's first leader makes it owner of its slots. Idempotent by content.
@@ -75,7 +78,10 @@ pub enum Command {
 }
 
 /// What a holder may write. All namespaces concerned live in the fence's slot.
-#[expect(clippy::large_enum_variant, reason = "nearly all commands are the large variant; a box would cost each an allocation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all commands are the large variant; a box would cost each an allocation"
+)]
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum HolderOp {
     /// Gives the slot back. The last command under its epoch.
@@ -203,7 +209,9 @@ impl Content {
     pub fn hash(&self) -> BodyHash {
         match self {
             Content::Message { salt, body } => crate::chain::body_hash(salt, body),
-            Content::Create { .. } | Content::Members { .. } => crate::chain::body_hash(&[], &crate::codec::encode(self)),
+            Content::Create { .. } | Content::Members { .. } => {
+                crate::chain::body_hash(&[], &crate::codec::encode(self))
+            }
         }
     }
 }

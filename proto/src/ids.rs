@@ -10,8 +10,8 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::limits;
 
@@ -171,14 +171,14 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $max:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub struct $name(CompactString);
+        pub struct $name(SmolStr);
         impl $name {
             #[doc = concat!("1 to [`", stringify!($max), "`] bytes without control characters.")]
             pub fn new(text: &str) -> Result<Self, NameError> {
                 if text.is_empty() { return Err(NameError::Empty); }
                 if text.len() > $max as usize { return Err(NameError::TooLong { bytes: text.len(), bytes_max: $max }); }
                 if text.chars().any(char::is_control) { return Err(NameError::Control); }
-                Ok(Self(CompactString::new(text)))
+                Ok(Self(SmolStr::new(text)))
             }
             /// The name as text.
             pub fn as_str(&self) -> &str { &self.0 }

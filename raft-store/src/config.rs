@@ -31,7 +31,7 @@ pub struct Tuning {
     pub flush_log_bytes: u64,
     /// Log entries of a group that stay after a purge.
     pub log_keep_entries: u64,
-    /// Threads that run all groups.
+    /// Threads that run all groups: half of the cores, at most 4, since the log writer and the sockets need the rest.
     pub group_threads: usize,
 }
 
@@ -55,7 +55,7 @@ impl Default for Tuning {
             block_cache_bytes: 64 << 20,
             flush_log_bytes: limits::FLUSH_LOG_BYTES,
             log_keep_entries: limits::LOG_KEEP_ENTRIES,
-            group_threads: 2,
+            group_threads: std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4)),
         }
     }
 }

@@ -25,6 +25,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "seriatim", version)]
 struct Cli {
+    /// threads that serve sockets; unless given, one per core
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,7 +62,9 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SERIATIM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let result = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cli.threads.map_or(cores, usize::from))
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)

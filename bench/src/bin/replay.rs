@@ -56,7 +56,13 @@ fn main() -> anyhow::Result<ExitCode> {
         faults: !options.no_faults,
         window: options.window,
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(replay::run(script, &plan))?;
+    // The cluster runs on the same cores: the devices take half of them.
+    let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?
+        .block_on(replay::run(script, &plan))?;
     judge(&options.source, options.messages, &options.records, options.json)
 }
 

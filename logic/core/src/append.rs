@@ -64,7 +64,10 @@ impl SlotHolder {
             return later(ErrorCode::Busy, "too many requests wait for this slot");
         }
         let name = (send.tenant, send.conversation.clone());
-        let backlog = self.conversations.get(&name).map_or(0, |conversation| conversation.backlog(clock.now_ms.saturating_sub(ANSWERED_MS)));
+        let backlog = self
+            .conversations
+            .get(&name)
+            .map_or(0, |conversation| conversation.backlog(clock.now_ms.saturating_sub(ANSWERED_MS)));
         if backlog >= self.limits.undelivered_max {
             return later(ErrorCode::Backlogged, "too much of this conversation is not delivered yet");
         }
@@ -91,7 +94,9 @@ impl SlotHolder {
         let mut ready = std::mem::take(&mut self.ready);
         while let Some(name) = ready.pop_first() {
             while self.pipeline.is_open() && self.number_send(clock, &name) {}
-            if !self.pipeline.is_open() && self.conversations.get(&name).is_some_and(|conversation| !conversation.waiting.is_empty()) {
+            if !self.pipeline.is_open()
+                && self.conversations.get(&name).is_some_and(|conversation| !conversation.waiting.is_empty())
+            {
                 ready.insert(name);
                 break;
             }
@@ -111,7 +116,9 @@ impl SlotHolder {
         let users = conversation.local_members(name.0, &name.1, &send.sender, &send.content, self.slot);
         let inboxes = &mut self.inboxes;
         let waits = conversation.allocator.ready(1) == Ready::Wait
-            || users.iter().any(|user| inboxes.get(&(name.0, user.clone())).is_some_and(|inbox| inbox.allocator.ready(1) == Ready::Wait));
+            || users.iter().any(|user| {
+                inboxes.get(&(name.0, user.clone())).is_some_and(|inbox| inbox.allocator.ready(1) == Ready::Wait)
+            });
         if waits {
             self.stalled.insert(name.clone());
             return false;
@@ -166,7 +173,12 @@ impl SlotHolder {
             Content::Message { salt, body } => (salt.clone(), body.clone()),
             content => (bytes::Bytes::new(), codec::encode_bytes(content)),
         };
-        let written: Vec<_> = append.local.into_iter().zip(appended.local).filter_map(|(local, outcome)| Some((local.user, outcome.written?))).collect();
+        let written: Vec<_> = append
+            .local
+            .into_iter()
+            .zip(appended.local)
+            .filter_map(|(local, outcome)| Some((local.user, outcome.written?)))
+            .collect();
         let Some(conversation) = self.conversations.get_mut(&name) else { return };
         let before = conversation.last;
         if before != appended.prev_seq {
@@ -174,7 +186,11 @@ impl SlotHolder {
         }
         conversation.committed(clock.now_ms, &name, &entry, &append.content);
         if let Some(own) = conversation.targets.get_mut(&self.slot) {
-            let all = own.members.iter().filter(|member| member.owes(entry.seq)).all(|member| written.iter().any(|(user, _)| *user == member.user));
+            let all = own
+                .members
+                .iter()
+                .filter(|member| member.owes(entry.seq))
+                .all(|member| written.iter().any(|(user, _)| *user == member.user));
             if all && own.cursor >= before {
                 own.cursor = Some(entry.seq);
                 own.backlog = 0;
@@ -251,7 +267,12 @@ impl SlotHolder {
     }
 
     /// Open places have brought their segments, or none.
-    pub(crate) fn close_places(&mut self, append: &Append, segment: Option<seriatim_proto::command::Segment>, local: &[LocalOutcome]) {
+    pub(crate) fn close_places(
+        &mut self,
+        append: &Append,
+        segment: Option<seriatim_proto::command::Segment>,
+        local: &[LocalOutcome],
+    ) {
         let mut closed = false;
         if matches!(append.place, Place::Open { .. })
             && let Some(conversation) = self.conversations.get_mut(&(append.tenant, append.conversation.clone()))

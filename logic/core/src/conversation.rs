@@ -20,7 +20,9 @@ pub(crate) type ConversationName = (TenantId, ConversationId);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Load {
     /// A read is under way, or due at that time.
-    Loading { retry_at_ms: Option<u64> },
+    Loading {
+        retry_at_ms: Option<u64>,
+    },
     Loaded,
 }
 
@@ -176,11 +178,20 @@ impl Conversation {
     }
 
     /// Members whose inboxes live in `slot`, now and with `content`: each once.
-    pub(crate) fn local_members(&self, tenant: TenantId, id: &ConversationId, sender: &UserId, content: &Content, slot: SlotId) -> Vec<UserId> {
+    pub(crate) fn local_members(
+        &self,
+        tenant: TenantId,
+        id: &ConversationId,
+        sender: &UserId,
+        content: &Content,
+        slot: SlotId,
+    ) -> Vec<UserId> {
         let mut users: Vec<UserId> = self
             .targets
             .get(&slot)
-            .map(|target| target.members.iter().filter(|member| member.is_member()).map(|member| member.user.clone()).collect())
+            .map(|target| {
+                target.members.iter().filter(|member| member.is_member()).map(|member| member.user.clone()).collect()
+            })
             .unwrap_or_default();
         let mut join = |user: &UserId| {
             if hash::inbox_slot(tenant, user) == slot && !users.contains(user) {
@@ -188,7 +199,9 @@ impl Conversation {
             }
         };
         match (content, id) {
-            (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => [a, b].into_iter().for_each(&mut join),
+            (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => {
+                [a, b].into_iter().for_each(&mut join)
+            }
             (Content::Message { .. }, _) => {}
             (Content::Create { members }, _) => std::iter::once(sender).chain(members).for_each(&mut join),
             (Content::Members { add, .. }, _) => add.iter().for_each(&mut join),
@@ -201,9 +214,13 @@ impl Conversation {
         let (tenant, id) = name;
         let seq = entry.seq;
         match (content, id) {
-            (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => [a, b].into_iter().for_each(|user| self.join(*tenant, user, seq)),
+            (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => {
+                [a, b].into_iter().for_each(|user| self.join(*tenant, user, seq))
+            }
             (Content::Message { .. }, _) => {}
-            (Content::Create { members }, _) => members.iter().chain([&entry.sender]).for_each(|user| self.join(*tenant, user, seq)),
+            (Content::Create { members }, _) => {
+                members.iter().chain([&entry.sender]).for_each(|user| self.join(*tenant, user, seq))
+            }
             (Content::Members { add, remove }, _) => {
                 // As apply does it: who leaves cannot join with the same entry.
                 let left: BTreeSet<&UserId> = remove.iter().filter(|user| self.leave(*tenant, user, seq)).collect();
@@ -245,7 +262,8 @@ impl Conversation {
 
     /// The cursors, as a record: the slots that are furthest behind by name, all others together.
     pub(crate) fn record(&self) -> DeliveryRecord {
-        let mut cursors: Vec<Option<Seq>> = self.targets.values().map(|target| target.cursor).filter(|cursor| *cursor < self.last).collect();
+        let mut cursors: Vec<Option<Seq>> =
+            self.targets.values().map(|target| target.cursor).filter(|cursor| *cursor < self.last).collect();
         let named = limits::DELIVERY_SLOTS_BEHIND_MAX as usize;
         let all = if cursors.len() <= named {
             self.last
@@ -253,7 +271,12 @@ impl Conversation {
             cursors.sort_unstable();
             cursors[named]
         };
-        let behind = self.targets.iter().filter(|(_, target)| target.cursor < all).map(|(slot, target)| (*slot, target.cursor)).collect();
+        let behind = self
+            .targets
+            .iter()
+            .filter(|(_, target)| target.cursor < all)
+            .map(|(slot, target)| (*slot, target.cursor))
+            .collect();
         DeliveryRecord { all, behind }
     }
 

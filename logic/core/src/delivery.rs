@@ -64,7 +64,12 @@ impl SlotHolder {
         }
     }
 
-    fn deliver_conversation(&mut self, clock: &Clock, name: &ConversationName, outgoing: &mut BTreeMap<SlotId, Outgoing>) {
+    fn deliver_conversation(
+        &mut self,
+        clock: &Clock,
+        name: &ConversationName,
+        outgoing: &mut BTreeMap<SlotId, Outgoing>,
+    ) {
         let Some(conversation) = self.conversations.get_mut(name) else { return };
         if conversation.load != Load::Loaded {
             return;
@@ -115,7 +120,13 @@ impl SlotHolder {
     }
 
     /// Entries that were no longer in memory.
-    pub(crate) fn on_backlog_read(&mut self, clock: &Clock, name: ConversationName, slot: SlotId, messages: Vec<StoredMessage>) {
+    pub(crate) fn on_backlog_read(
+        &mut self,
+        clock: &Clock,
+        name: ConversationName,
+        slot: SlotId,
+        messages: Vec<StoredMessage>,
+    ) {
         let Some(conversation) = self.conversations.get_mut(&name) else { return };
         let (last, Some(target)) = (conversation.last, conversation.targets.get_mut(&slot)) else { return };
         target.busy = false;
@@ -173,12 +184,22 @@ impl SlotHolder {
 
 impl Outgoing {
     fn new(slot: SlotId) -> Self {
-        Self { deliveries: SlotDeliveries { slot, deliveries: Vec::new(), bodies: Vec::new() }, parts: Vec::new(), bytes: 0 }
+        Self {
+            deliveries: SlotDeliveries { slot, deliveries: Vec::new(), bodies: Vec::new() },
+            parts: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Adds what the members of one slot are owed of `entries`, which follow the slot's cursor without a hole. Moves
     /// the cursor at once over what nobody there is owed.
-    fn add<'a>(&mut self, name: &ConversationName, target: &mut Target, last: Seq, entries: impl Iterator<Item = &'a RecentEntry>) {
+    fn add<'a>(
+        &mut self,
+        name: &ConversationName,
+        target: &mut Target,
+        last: Seq,
+        entries: impl Iterator<Item = &'a RecentEntry>,
+    ) {
         let mut range = Vec::new();
         let mut bytes = 0;
         for recent in entries.take(limits::DELIVERY_ENTRIES_MAX as usize) {

@@ -69,7 +69,9 @@ impl Default for HolderLimits {
 pub(crate) enum Phase {
     Serving,
     /// Takes nothing new; releases when all replies are there.
-    Releasing { heir: Option<NodeId> },
+    Releasing {
+        heir: Option<NodeId>,
+    },
     /// `Release` was sent.
     Released,
     Ended,
@@ -78,9 +80,14 @@ pub(crate) enum Phase {
 /// What a read is for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum ReadFor {
-    Pending { after: Option<ConversationName> },
+    Pending {
+        after: Option<ConversationName>,
+    },
     Conversation(ConversationName),
-    Backlog { name: ConversationName, target: SlotId },
+    Backlog {
+        name: ConversationName,
+        target: SlotId,
+    },
     Tail(InboxName),
     /// What became of a send whose outcome was lost.
     Settle(u64),
@@ -194,9 +201,15 @@ impl SlotHolder {
     pub fn handle(&mut self, clock: &Clock, event: Event) {
         match event {
             Event::Send { request, send } => self.on_send(clock, request, send),
-            Event::Ack { request, tenant, user, device, cursor } => self.on_ack(clock, request, (tenant, user), device, cursor),
-            Event::Register { request, session, tenant, user, position } => self.on_register(clock, request, session, (tenant, user), position),
-            Event::Renew { session, tenant, user, position } => self.on_renew(clock, session, &(tenant, user), position),
+            Event::Ack { request, tenant, user, device, cursor } => {
+                self.on_ack(clock, request, (tenant, user), device, cursor)
+            }
+            Event::Register { request, session, tenant, user, position } => {
+                self.on_register(clock, request, session, (tenant, user), position)
+            }
+            Event::Renew { session, tenant, user, position } => {
+                self.on_renew(clock, session, &(tenant, user), position)
+            }
             Event::Unregister { session, tenant, user } => self.on_unregister(session, &(tenant, user)),
             Event::Deliver { source, deliveries, bodies } => self.on_deliver(source, deliveries, bodies),
             Event::DeliverAnswered { batch, outcomes } => self.on_deliver_answered(clock, batch, outcomes),
@@ -256,7 +269,8 @@ impl SlotHolder {
 
     fn on_timer(&mut self, clock: &Clock) {
         self.wake_at_ms = None;
-        let due: Vec<u64> = self.reads_due.iter().filter(|(_, (at, _))| *at <= clock.now_ms).map(|(id, _)| *id).collect();
+        let due: Vec<u64> =
+            self.reads_due.iter().filter(|(_, (at, _))| *at <= clock.now_ms).map(|(id, _)| *id).collect();
         for id in due {
             if let Some((_, what)) = self.reads_due.remove(&id) {
                 self.read(what);
@@ -265,7 +279,10 @@ impl SlotHolder {
         if let Some(at) = self.reads_due.values().map(|(at, _)| *at).min() {
             self.wake(at);
         }
-        let retry = self.conversations.iter().filter(|(_, conversation)| conversation.targets.values().any(|target| target.retry_at_ms > 0));
+        let retry = self
+            .conversations
+            .iter()
+            .filter(|(_, conversation)| conversation.targets.values().any(|target| target.retry_at_ms > 0));
         self.dirty.extend(retry.map(|(name, _)| name.clone()).collect::<Vec<_>>());
         self.due_cursors(clock);
         if !self.unrecorded.is_empty() {
@@ -305,8 +322,13 @@ impl SlotHolder {
     pub(crate) fn allocator(&mut self, namespace: &Namespace) -> Option<&mut Allocator> {
         use seriatim_proto::ids::Owner;
         match &namespace.owner {
-            Owner::Inbox(user) => self.inboxes.get_mut(&(namespace.tenant, user.clone())).map(|inbox| &mut inbox.allocator),
-            Owner::Conversation(id) => self.conversations.get_mut(&(namespace.tenant, id.clone())).map(|conversation| &mut conversation.allocator),
+            Owner::Inbox(user) => {
+                self.inboxes.get_mut(&(namespace.tenant, user.clone())).map(|inbox| &mut inbox.allocator)
+            }
+            Owner::Conversation(id) => self
+                .conversations
+                .get_mut(&(namespace.tenant, id.clone()))
+                .map(|conversation| &mut conversation.allocator),
             Owner::Counter(_) => None,
         }
     }
@@ -362,9 +384,15 @@ impl SlotHolder {
     pub(crate) fn read(&mut self, what: ReadFor) {
         let read = match &what {
             ReadFor::Pending { after } => Read::Pending { slot: self.slot, after: after.clone(), limit: PENDING_ROWS },
-            ReadFor::Conversation((tenant, conversation)) => Read::Conversation { tenant: *tenant, conversation: conversation.clone() },
+            ReadFor::Conversation((tenant, conversation)) => {
+                Read::Conversation { tenant: *tenant, conversation: conversation.clone() }
+            }
             ReadFor::Backlog { name, target } => {
-                let cursor = self.conversations.get(name).and_then(|conversation| conversation.targets.get(target)).and_then(|target| target.cursor);
+                let cursor = self
+                    .conversations
+                    .get(name)
+                    .and_then(|conversation| conversation.targets.get(target))
+                    .and_then(|target| target.cursor);
                 Read::Messages {
                     tenant: name.0,
                     conversation: name.1.clone(),
@@ -414,7 +442,9 @@ impl SlotHolder {
                 }
                 self.ready.insert(name);
             }
-            (ReadFor::Backlog { name, target }, Some(ReadOutcome::Messages(messages))) => self.on_backlog_read(clock, name, target, messages),
+            (ReadFor::Backlog { name, target }, Some(ReadOutcome::Messages(messages))) => {
+                self.on_backlog_read(clock, name, target, messages)
+            }
             (ReadFor::Tail(name), Some(ReadOutcome::Namespace(state))) => self.on_tail_read(&name, state),
             (ReadFor::Settle(send), Some(outcome)) => self.on_settle_read(send, outcome),
             (what, Some(_)) => {
@@ -448,7 +478,8 @@ impl SlotHolder {
     // --- endings
 
     fn release(&mut self, heir: Option<NodeId>) {
-        let quiet = self.pipeline.is_empty() && self.sends.is_empty() && self.incoming.is_empty() && self.unrecorded.is_empty();
+        let quiet =
+            self.pipeline.is_empty() && self.sends.is_empty() && self.incoming.is_empty() && self.unrecorded.is_empty();
         if quiet && self.pipeline.is_open() {
             self.phase = Phase::Released;
             self.submit(HolderOp::Release { heir }, Note::None);
@@ -464,14 +495,18 @@ impl SlotHolder {
                         conversation.joins.remove(&(send.sender.clone(), send.message_id));
                     }
                     for request in op.requests {
-                        self.effects.push_back(Effect::Reply { request, result: Err(CallError::NotHolder { slot: self.slot, row: None }) });
+                        self.effects.push_back(Effect::Reply {
+                            request,
+                            result: Err(CallError::NotHolder { slot: self.slot, row: None }),
+                        });
                     }
                 }
             }
         }
         self.ready.clear();
         self.stalled.clear();
-        let waiting: BTreeSet<u64> = self.ready_incoming.drain(..).chain(self.stalled_incoming.drain(..)).map(|(id, _)| id).collect();
+        let waiting: BTreeSet<u64> =
+            self.ready_incoming.drain(..).chain(self.stalled_incoming.drain(..)).map(|(id, _)| id).collect();
         for id in waiting {
             if let Some(incoming) = self.incoming.remove(&id) {
                 self.effects.push_back(Effect::DeliverAnswer { source: incoming.source, result: self.not_holder() });
@@ -494,7 +529,9 @@ impl SlotHolder {
             return;
         }
         self.refuse_unnumbered();
-        let unknown = || Err(CallError::Refused(Refusal::new(ErrorCode::Unavailable, "the slot moved before the outcome was known")));
+        let unknown = || {
+            Err(CallError::Refused(Refusal::new(ErrorCode::Unavailable, "the slot moved before the outcome was known")))
+        };
         for op in std::mem::take(&mut self.sends).into_values() {
             self.reply(&op.requests, &unknown());
         }
@@ -521,7 +558,8 @@ impl SlotHolder {
         let before = self.conversations.len();
         let (slot_bytes, unrecorded) = (&mut self.recent_bytes, &self.unrecorded);
         self.conversations.retain(|name, conversation| {
-            let keep = !conversation.is_idle() || conversation.allocator.used_at_ms() > since_ms || unrecorded.contains(name);
+            let keep =
+                !conversation.is_idle() || conversation.allocator.used_at_ms() > since_ms || unrecorded.contains(name);
             if !keep {
                 *slot_bytes -= conversation.recent.bytes;
             }

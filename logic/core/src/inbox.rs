@@ -55,7 +55,13 @@ pub(crate) struct Device {
 
 impl Inbox {
     pub(crate) fn new(epoch: Epoch) -> Self {
-        Self { allocator: Allocator::cold(epoch), tail: None, reading: false, sessions: BTreeMap::new(), devices: BTreeMap::new() }
+        Self {
+            allocator: Allocator::cold(epoch),
+            tail: None,
+            reading: false,
+            sessions: BTreeMap::new(),
+            devices: BTreeMap::new(),
+        }
     }
 
     /// An entry was written; returns who must hear of it.
@@ -66,11 +72,20 @@ impl Inbox {
 
     /// Sessions that were told where their push starts.
     pub(crate) fn active(&self) -> Vec<SessionKey> {
-        self.sessions.iter().filter(|(_, registration)| registration.request.is_none()).map(|(session, _)| *session).collect()
+        self.sessions
+            .iter()
+            .filter(|(_, registration)| registration.request.is_none())
+            .map(|(session, _)| *session)
+            .collect()
     }
 
     pub(crate) fn refuse_acks(&mut self) -> Vec<RequestId> {
-        self.devices.values_mut().filter(|device| !device.writing).flat_map(|device| device.waiters.drain(..)).map(|(request, _)| request).collect()
+        self.devices
+            .values_mut()
+            .filter(|device| !device.writing)
+            .flat_map(|device| device.waiters.drain(..))
+            .map(|(request, _)| request)
+            .collect()
     }
 
     /// A write of this device's cursor was refused: whoever waits for it hears so.
@@ -85,7 +100,10 @@ impl Inbox {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.sessions.is_empty() && !self.reading && !self.allocator.fetching() && self.devices.values().all(|device| !device.writing && device.waiters.is_empty())
+        self.sessions.is_empty()
+            && !self.reading
+            && !self.allocator.fetching()
+            && self.devices.values().all(|device| !device.writing && device.waiters.is_empty())
     }
 
     /// Forgets what an unknown outcome may have changed; says whether the tail must be read.
@@ -105,8 +123,18 @@ impl SlotHolder {
 
     // --- registrations
 
-    pub(crate) fn on_register(&mut self, clock: &Clock, request: RequestId, session: SessionKey, name: InboxName, _position: Seq) {
-        if self.phase != Phase::Serving || clock.now_ms >= clock.lease_until_ms || seriatim_proto::hash::inbox_slot(name.0, &name.1) != self.slot {
+    pub(crate) fn on_register(
+        &mut self,
+        clock: &Clock,
+        request: RequestId,
+        session: SessionKey,
+        name: InboxName,
+        _position: Seq,
+    ) {
+        if self.phase != Phase::Serving
+            || clock.now_ms >= clock.lease_until_ms
+            || seriatim_proto::hash::inbox_slot(name.0, &name.1) != self.slot
+        {
             self.effects.push_back(Effect::Registered { request, result: self.not_holder() });
             return;
         }
@@ -151,7 +179,8 @@ impl SlotHolder {
 
     pub(crate) fn on_renew(&mut self, clock: &Clock, session: SessionKey, name: &InboxName, position: Seq) {
         let serving = self.phase == Phase::Serving && clock.now_ms < clock.lease_until_ms;
-        let registration = self.inboxes.get_mut(name).and_then(|inbox| Some((inbox.tail, inbox.sessions.get_mut(&session)?)));
+        let registration =
+            self.inboxes.get_mut(name).and_then(|inbox| Some((inbox.tail, inbox.sessions.get_mut(&session)?)));
         match registration {
             Some((tail, registration)) if serving => {
                 // What was pushed since the last renewal may still be on its way: only what is older counts.
@@ -222,7 +251,8 @@ impl SlotHolder {
     pub(crate) fn due_cursors(&mut self, clock: &Clock) {
         let mut next = None::<u64>;
         for (name, inbox) in &self.inboxes {
-            for (device, state) in inbox.devices.iter().filter(|(_, state)| !state.writing && !state.waiters.is_empty()) {
+            for (device, state) in inbox.devices.iter().filter(|(_, state)| !state.writing && !state.waiters.is_empty())
+            {
                 let due_ms = state.wrote_at_ms.map_or(0, |wrote| wrote + ACK_MS);
                 if due_ms <= clock.now_ms {
                     self.cursors_due.insert((name.clone(), device.clone()));
@@ -240,7 +270,9 @@ impl SlotHolder {
         while !self.cursors_due.is_empty() && self.pipeline.is_open() {
             let mut cursors = Vec::new();
             while let Some((name, device)) = self.cursors_due.pop_first() {
-                let Some(state) = self.inboxes.get_mut(&name).and_then(|inbox| inbox.devices.get_mut(&device)) else { continue };
+                let Some(state) = self.inboxes.get_mut(&name).and_then(|inbox| inbox.devices.get_mut(&device)) else {
+                    continue;
+                };
                 let Some(cursor) = state.waiters.iter().map(|(_, cursor)| *cursor).max() else { continue };
                 if state.writing {
                     continue;
@@ -259,10 +291,17 @@ impl SlotHolder {
     }
 
     /// Cursors have their outcomes; `None`: the outcomes were lost, or the command was refused.
-    pub(crate) fn on_cursors_set(&mut self, clock: &Clock, cursors: Vec<CursorWrite>, outcomes: Option<Vec<CursorOutcome>>) {
+    pub(crate) fn on_cursors_set(
+        &mut self,
+        clock: &Clock,
+        cursors: Vec<CursorWrite>,
+        outcomes: Option<Vec<CursorOutcome>>,
+    ) {
         for (place, write) in cursors.into_iter().enumerate() {
             let name = (write.tenant, write.user);
-            let Some(state) = self.inboxes.get_mut(&name).and_then(|inbox| inbox.devices.get_mut(&write.device)) else { continue };
+            let Some(state) = self.inboxes.get_mut(&name).and_then(|inbox| inbox.devices.get_mut(&write.device)) else {
+                continue;
+            };
             state.writing = false;
             let outcome = outcomes.as_ref().and_then(|outcomes| outcomes.get(place)).copied();
             let verdict: Box<dyn Fn(Seq) -> Option<Result<Reply, CallError>>> = match outcome {
@@ -271,7 +310,10 @@ impl SlotHolder {
                     Box::new(move |cursor| (cursor <= durable).then_some(Ok(Reply::Acked(durable))))
                 }
                 Some(CursorOutcome::Ahead { tail }) => Box::new(move |cursor| {
-                    let refusal = Refusal::new(ErrorCode::CursorAhead, format!("a cursor from the future: the inbox ends at {tail}"));
+                    let refusal = Refusal::new(
+                        ErrorCode::CursorAhead,
+                        format!("a cursor from the future: the inbox ends at {tail}"),
+                    );
                     (cursor > tail).then_some(Err(CallError::Refused(refusal)))
                 }),
                 Some(CursorOutcome::DevicesFull) => Box::new(|_| {
@@ -281,12 +323,20 @@ impl SlotHolder {
                 // A cursor is written again: it only rises.
                 None => Box::new(|_| None),
             };
-            let (answered, waiting): (Vec<_>, Vec<_>) = state.waiters.drain(..).map(|(request, cursor)| (request, cursor, verdict(cursor))).partition(|(_, _, verdict)| verdict.is_some());
+            let (answered, waiting): (Vec<_>, Vec<_>) = state
+                .waiters
+                .drain(..)
+                .map(|(request, cursor)| (request, cursor, verdict(cursor)))
+                .partition(|(_, _, verdict)| verdict.is_some());
             state.waiters = waiting.into_iter().map(|(request, cursor, _)| (request, cursor)).collect();
             let again = !state.waiters.is_empty();
             let at_once = !matches!(outcome, Some(CursorOutcome::At(_)));
             let due_ms = state.wrote_at_ms.map_or(0, |wrote| wrote + ACK_MS);
-            self.effects.extend(answered.into_iter().filter_map(|(request, _, verdict)| Some(Effect::Reply { request, result: verdict? })));
+            self.effects.extend(
+                answered
+                    .into_iter()
+                    .filter_map(|(request, _, verdict)| Some(Effect::Reply { request, result: verdict? })),
+            );
             if again && (at_once || due_ms <= clock.now_ms) {
                 self.cursors_due.insert((name, write.device));
             } else if again {

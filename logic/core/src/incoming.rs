@@ -29,7 +29,13 @@ pub(crate) struct Incoming {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct BodyOf(seriatim_proto::ids::TenantId, seriatim_proto::ids::ConversationId, seriatim_proto::ids::Seq, bytes::Bytes, bytes::Bytes);
+struct BodyOf(
+    seriatim_proto::ids::TenantId,
+    seriatim_proto::ids::ConversationId,
+    seriatim_proto::ids::Seq,
+    bytes::Bytes,
+    bytes::Bytes,
+);
 
 impl SlotHolder {
     pub(crate) fn on_deliver(&mut self, source: SourceId, deliveries: Vec<Delivery>, bodies: Vec<DeliveryBody>) {
@@ -50,8 +56,20 @@ impl SlotHolder {
             return;
         }
         self.ready_incoming.extend((0..missing).map(|place| (id, place)));
-        let bodies = bodies.into_iter().map(|body| BodyOf(body.tenant, body.conversation, body.seq, body.salt, body.body)).collect();
-        self.incoming.insert(id, Incoming { source, deliveries: deliveries.into_iter().map(Some).collect(), bodies, outcomes: vec![None; missing], missing });
+        let bodies = bodies
+            .into_iter()
+            .map(|body| BodyOf(body.tenant, body.conversation, body.seq, body.salt, body.body))
+            .collect();
+        self.incoming.insert(
+            id,
+            Incoming {
+                source,
+                deliveries: deliveries.into_iter().map(Some).collect(),
+                bodies,
+                outcomes: vec![None; missing],
+                missing,
+            },
+        );
     }
 
     pub(crate) fn number_incoming(&mut self, clock: &Clock) {
@@ -59,7 +77,10 @@ impl SlotHolder {
         while !self.ready_incoming.is_empty() && self.pipeline.is_open() {
             let (mut deliveries, mut places, mut entries) = (Vec::new(), Vec::new(), 0);
             while let Some((id, place)) = self.ready_incoming.pop_front() {
-                let Some(slot) = self.incoming.get_mut(&id).and_then(|incoming| incoming.deliveries.get_mut(place)) else { continue };
+                let Some(slot) = self.incoming.get_mut(&id).and_then(|incoming| incoming.deliveries.get_mut(place))
+                else {
+                    continue;
+                };
                 let Some(delivery) = slot.as_mut() else { continue };
                 let count = delivery.entries.len() as u64;
                 let name = (delivery.tenant, delivery.user.clone());
@@ -86,7 +107,12 @@ impl SlotHolder {
     }
 
     /// Deliveries have their outcomes.
-    pub(crate) fn on_delivered(&mut self, deliveries: Vec<Delivery>, places: Vec<(u64, usize)>, outcomes: Vec<DeliveryOutcome>) {
+    pub(crate) fn on_delivered(
+        &mut self,
+        deliveries: Vec<Delivery>,
+        places: Vec<(u64, usize)>,
+        outcomes: Vec<DeliveryOutcome>,
+    ) {
         let mut closed = false;
         for ((delivery, (id, place)), outcome) in deliveries.into_iter().zip(places).zip(outcomes) {
             let name = (delivery.tenant, delivery.user.clone());
@@ -136,7 +162,9 @@ impl SlotHolder {
         let mut entries = Vec::with_capacity(written.len());
         for written in written {
             let entry = delivery.entries.iter().find(|entry| entry.seq == written.conversation_seq);
-            let body = bodies.iter().find(|body| body.2 == written.conversation_seq && body.1 == delivery.conversation && body.0 == delivery.tenant);
+            let body = bodies.iter().find(|body| {
+                body.2 == written.conversation_seq && body.1 == delivery.conversation && body.0 == delivery.tenant
+            });
             let (Some(entry), Some(body)) = (entry, body) else { break };
             entries.push(PushEntry {
                 seq: written.seq,
@@ -170,7 +198,10 @@ impl SlotHolder {
         for (id, _) in places {
             if let Some(incoming) = self.incoming.remove(id) {
                 let refusal = Refusal::new(ErrorCode::Unavailable, "the outcome of the delivery is not known");
-                self.effects.push_back(Effect::DeliverAnswer { source: incoming.source, result: Err(CallError::Refused(refusal)) });
+                self.effects.push_back(Effect::DeliverAnswer {
+                    source: incoming.source,
+                    result: Err(CallError::Refused(refusal)),
+                });
             }
         }
         self.unstall();

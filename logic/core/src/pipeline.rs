@@ -116,7 +116,9 @@ impl Pipeline {
     pub(crate) fn outcome(&mut self, now_ms: u64, n: u64, outcome: Outcome) -> Standing {
         let Some(sent) = self.landed(n) else { return Standing::Goes };
         match outcome {
-            Outcome::Rejected(Reject::Fenced { .. } | Reject::WrongGroup(_) | Reject::LeaseGone) => return Standing::Over,
+            Outcome::Rejected(Reject::Fenced { .. } | Reject::WrongGroup(_) | Reject::LeaseGone) => {
+                return Standing::Over;
+            }
             // It overtook one before it, which may be settled by now.
             Outcome::Rejected(Reject::Expected { .. }) => self.recover(now_ms, 0),
             Outcome::Rejected(Reject::Passed) => sent.verdict = Some(Verdict::Passed),

@@ -4,7 +4,7 @@
 //! for `k` steps; a named heir claims at once; a holder that is no longer first choice releases to the one who is.
 //! Wrong guesses cost time only: a claim is checked in apply.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seriatim_proto::hash;
 use seriatim_proto::ids::{Epoch, NodeId, SlotId};
@@ -36,12 +36,23 @@ pub struct Placement {
     nodes: Vec<NodeId>,
     nodes_since_ms: u64,
     slots: BTreeMap<SlotId, Slot>,
+    /// slots without a holder
+    free: BTreeSet<SlotId>,
+    /// slots that we hold and another should
+    misplaced: BTreeSet<SlotId>,
 }
 
 impl Placement {
     /// Knows nothing yet.
     pub fn new(me: NodeId) -> Self {
-        Self { me, nodes: Vec::new(), nodes_since_ms: 0, slots: BTreeMap::new() }
+        Self {
+            me,
+            nodes: Vec::new(),
+            nodes_since_ms: 0,
+            slots: BTreeMap::new(),
+            free: BTreeSet::new(),
+            misplaced: BTreeSet::new(),
+        }
     }
 
     /// The live logic nodes, in whatever order.
@@ -56,6 +67,7 @@ impl Placement {
         self.nodes_since_ms = now_ms;
         for (id, slot) in &mut self.slots {
             slot.rank(self.me, &self.nodes, *id);
+            note(&mut self.misplaced, *id, slot.is_misplaced(self.me));
         }
     }
 
@@ -71,7 +83,14 @@ impl Placement {
                 slot
             }
             std::collections::btree_map::Entry::Vacant(slot) => {
-                let slot = slot.insert(Slot { row, free_since_ms: None, claimed_at_ms: None, released_at_ms: None, rank: None, first: None });
+                let slot = slot.insert(Slot {
+                    row,
+                    free_since_ms: None,
+                    claimed_at_ms: None,
+                    released_at_ms: None,
+                    rank: None,
+                    first: None,
+                });
                 slot.rank(me, nodes, row.slot);
                 slot
             }
@@ -84,6 +103,8 @@ impl Placement {
             Some(_) => None,
             None => Some(slot.free_since_ms.unwrap_or(now_ms)),
         };
+        note(&mut self.free, row.slot, slot.free_since_ms.is_some());
+        note(&mut self.misplaced, row.slot, slot.is_misplaced(me));
         true
     }
 
@@ -104,7 +125,8 @@ impl Placement {
             since + wait_ms.max(heir_ms) <= now_ms && slot.claimed_at_ms.is_none_or(|at| at + CLAIM_AGAIN_MS <= now_ms)
         };
         let mut claims = Vec::new();
-        for (id, slot) in &mut self.slots {
+        for id in &self.free {
+            let Some(slot) = self.slots.get_mut(id) else { continue };
             if due(slot) {
                 slot.claimed_at_ms = Some(now_ms);
                 claims.push((*id, slot.row.epoch));
@@ -127,10 +149,11 @@ impl Placement {
         }
         let me = self.me;
         let mut releases = Vec::new();
-        for (id, slot) in &mut self.slots {
+        for id in &self.misplaced {
+            let Some(slot) = self.slots.get_mut(id) else { continue };
             let Some(heir) = slot.first.filter(|first| *first != me) else { continue };
             let lately = slot.released_at_ms.is_some_and(|at| at + RELEASE_AGAIN_MS > now_ms);
-            if slot.row.holder == Some(me) && !lately {
+            if !lately {
                 slot.released_at_ms = Some(now_ms);
                 releases.push((*id, heir));
                 if releases.len() >= count_max {
@@ -148,7 +171,19 @@ impl Placement {
     }
 }
 
+fn note(set: &mut BTreeSet<SlotId>, id: SlotId, inside: bool) {
+    if inside {
+        set.insert(id);
+    } else {
+        set.remove(&id);
+    }
+}
+
 impl Slot {
+    fn is_misplaced(&self, me: NodeId) -> bool {
+        self.row.holder == Some(me) && self.first.is_some_and(|first| first != me)
+    }
+
     fn rank(&mut self, me: NodeId, nodes: &[NodeId], id: SlotId) {
         let ranking = hash::ranking(id, nodes);
         self.first = ranking.first().copied();
@@ -166,7 +201,13 @@ mod tests {
     use super::*;
 
     fn row(slot: u16, epoch: u64, holder: Option<u64>, heir: Option<u64>) -> HolderRow {
-        HolderRow { slot: SlotId(slot), epoch: Epoch(epoch), holder: holder.map(NodeId), lease: None, heir: heir.map(NodeId) }
+        HolderRow {
+            slot: SlotId(slot),
+            epoch: Epoch(epoch),
+            holder: holder.map(NodeId),
+            lease: None,
+            heir: heir.map(NodeId),
+        }
     }
 
     fn two_nodes() -> (Placement, SlotId, SlotId) {

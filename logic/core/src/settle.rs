@@ -31,11 +31,19 @@ impl SlotHolder {
 
     fn on_outcome(&mut self, clock: &Clock, op: HolderOp, note: Note, outcome: Outcome) {
         match (op, note, outcome) {
-            (HolderOp::Append(append), Note::Send(send), Outcome::Appended(appended)) => self.on_appended(clock, append, send, appended),
-            (HolderOp::Append(append), Note::Send(send), Outcome::Rejected(reject)) => self.on_append_rejected(append, send, &reject),
-            (HolderOp::Deliver { deliveries }, Note::Incoming(places), Outcome::Delivered(outcomes)) => self.on_delivered(deliveries, places, outcomes),
+            (HolderOp::Append(append), Note::Send(send), Outcome::Appended(appended)) => {
+                self.on_appended(clock, append, send, appended)
+            }
+            (HolderOp::Append(append), Note::Send(send), Outcome::Rejected(reject)) => {
+                self.on_append_rejected(append, send, &reject)
+            }
+            (HolderOp::Deliver { deliveries }, Note::Incoming(places), Outcome::Delivered(outcomes)) => {
+                self.on_delivered(deliveries, places, outcomes)
+            }
             (HolderOp::Deliver { deliveries }, Note::Incoming(places), _) => self.on_deliver_lost(&deliveries, &places),
-            (HolderOp::SetCursors { cursors }, _, Outcome::CursorsSet(outcomes)) => self.on_cursors_set(clock, cursors, Some(outcomes)),
+            (HolderOp::SetCursors { cursors }, _, Outcome::CursorsSet(outcomes)) => {
+                self.on_cursors_set(clock, cursors, Some(outcomes))
+            }
             (HolderOp::SetCursors { cursors }, _, outcome) => self.on_cursors_rejected(cursors, &outcome),
             (HolderOp::Reserve { wants }, _, outcome) => {
                 let segments = if let Outcome::Reserved(segments) = outcome { segments } else { Vec::new() };
@@ -48,14 +56,20 @@ impl SlotHolder {
             }
             (HolderOp::Release { .. }, _, _) => self.end(true),
             (HolderOp::Delivered { .. }, _, _) => {}
-            (HolderOp::Append(_) | HolderOp::Deliver { .. }, _, _) => self.effects.push_back(Effect::Alarm("a command was answered with something else")),
+            (HolderOp::Append(_) | HolderOp::Deliver { .. }, _, _) => {
+                self.effects.push_back(Effect::Alarm("a command was answered with something else"))
+            }
         }
     }
 
     fn on_cursors_rejected(&mut self, cursors: Vec<seriatim_proto::command::CursorWrite>, outcome: &Outcome) {
         let reject = if let Outcome::Rejected(reject) = outcome { reject.clone() } else { Reject::Malformed };
         for write in cursors {
-            let requests = self.inboxes.get_mut(&(write.tenant, write.user)).map(|inbox| inbox.fail_acks(&write.device)).unwrap_or_default();
+            let requests = self
+                .inboxes
+                .get_mut(&(write.tenant, write.user))
+                .map(|inbox| inbox.fail_acks(&write.device))
+                .unwrap_or_default();
             let result = Err(CallError::Refused(Refusal::new(reject.code(), reject.to_string())));
             self.reply(&requests, &result);
         }
@@ -81,7 +95,10 @@ impl SlotHolder {
             (HolderOp::Deliver { deliveries }, Note::Incoming(places)) => self.on_deliver_lost(&deliveries, &places),
             (HolderOp::SetCursors { cursors }, _) => self.on_cursors_set(clock, cursors, None),
             (HolderOp::Release { .. }, _) => self.end(true),
-            (HolderOp::Reserve { .. } | HolderOp::Delivered { .. } | HolderOp::Append(_) | HolderOp::Deliver { .. }, _) => {}
+            (
+                HolderOp::Reserve { .. } | HolderOp::Delivered { .. } | HolderOp::Append(_) | HolderOp::Deliver { .. },
+                _,
+            ) => {}
         }
     }
 
@@ -91,7 +108,10 @@ impl SlotHolder {
             self.settle_reads = self.settle_reads.saturating_sub(1);
             return;
         };
-        let Some(content) = op.send.as_ref().map(|send| (send.tenant, send.conversation.clone(), send.content.hash())) else { return };
+        let Some(content) = op.send.as_ref().map(|send| (send.tenant, send.conversation.clone(), send.content.hash()))
+        else {
+            return;
+        };
         let (tenant, conversation, hash) = content;
         let result = match outcome {
             ReadOutcome::Dedupe(Some(seq)) => {
@@ -103,9 +123,13 @@ impl SlotHolder {
                 return;
             }
             // Applied and refused; which refusal it was is lost. A retry under the same id gets it again.
-            ReadOutcome::Dedupe(None) => Err(Refusal::new(ErrorCode::Unavailable, "the outcome was lost; send again under the same id")),
+            ReadOutcome::Dedupe(None) => {
+                Err(Refusal::new(ErrorCode::Unavailable, "the outcome was lost; send again under the same id"))
+            }
             ReadOutcome::Messages(messages) => match messages.first() {
-                Some(message) if message.entry.body_hash == hash => Ok(Reply::Committed { seq: message.entry.seq, duplicate: false }),
+                Some(message) if message.entry.body_hash == hash => {
+                    Ok(Reply::Committed { seq: message.entry.seq, duplicate: false })
+                }
                 Some(_) => Err(Refusal::new(ErrorCode::Conflict, Reject::Conflict.to_string())),
                 None => Err(Refusal::new(ErrorCode::Unavailable, "the outcome was lost; send again under the same id")),
             },

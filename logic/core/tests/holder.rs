@@ -31,7 +31,8 @@ fn a_message_is_committed_and_in_both_inboxes_once() {
     let mut world = World::new();
     with_slots(&mut world, &["alice", "bob"]);
     let conversation = direct("alice", "bob");
-    let requests: Vec<_> = (0..20).map(|id| world.send(send("alice", &conversation, id, message(&format!("m{id}"))))).collect();
+    let requests: Vec<_> =
+        (0..20).map(|id| world.send(send("alice", &conversation, id, message(&format!("m{id}"))))).collect();
     world.run(3_000);
     let log = seqs(&world, &conversation);
     assert_eq!(requests.iter().map(|request| world.committed(*request).unwrap()).collect::<Vec<_>>(), log);
@@ -74,7 +75,9 @@ fn a_stranger_cannot_write_and_takes_no_seq_from_others() {
     let stranger = world.send(send("mallory", &conversation, 1, message("hi")));
     let alice = world.send(send("alice", &conversation, 2, message("hi")));
     world.run(100);
-    assert!(matches!(&world.replies[&stranger], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::NotFound));
+    assert!(
+        matches!(&world.replies[&stranger], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::NotFound)
+    );
     assert!(world.committed(alice).is_some());
 }
 
@@ -116,8 +119,12 @@ fn passed_is_settled_by_reading() {
     let log = seqs(&world, &conversation);
     assert_eq!(log.len(), 3);
     assert_eq!(world.committed(committed), Some(log[1]));
-    assert!(matches!(&world.replies[&conflict], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Conflict));
-    assert!(matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable));
+    assert!(
+        matches!(&world.replies[&conflict], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Conflict)
+    );
+    assert!(
+        matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable)
+    );
     assert_eq!(world.committed(later), Some(log[2]));
     world.assert_inbox("alice", &conversation, &log);
     world.assert_inbox("bob", &conversation, &log);
@@ -132,7 +139,9 @@ fn fenced_ends_the_holder_and_leaves_the_outcome_open() {
     let request = world.send(send("alice", &conversation, 1, message("x")));
     world.handle(slot, Event::Outcome { n: 0, outcome: Outcome::Rejected(Reject::Fenced { current: Epoch(9) }) });
     assert_eq!(world.ended, [(slot, false)]);
-    assert!(matches!(&world.replies[&request], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable));
+    assert!(
+        matches!(&world.replies[&request], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable)
+    );
 }
 
 #[test]
@@ -237,7 +246,8 @@ fn too_much_undelivered_is_backlogged_before_numbering_only_while_the_target_ans
     let requests: Vec<_> = (10..20)
         .map(|id| {
             let request = world.send(send("alice", &conversation, id, message("x")));
-            let (held, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut world.wires).into_iter().partition(|wire| matches!(wire, Wire::Deliver { .. }));
+            let (held, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut world.wires).into_iter().partition(|wire| matches!(wire, Wire::Deliver { .. }));
             world.wires = held;
             for wire in rest {
                 world.step(wire, Fate::Arrives);
@@ -266,7 +276,10 @@ fn a_registration_never_leaves_a_gap() {
     world.run(200);
     let session = seriatim_logic_core::SessionKey { stream: 1, session: 5 };
     let request = world.request();
-    world.handle(slot_of("bob"), Event::Register { request, session, tenant: TENANT, user: user("bob"), position: Seq::FIRST });
+    world.handle(
+        slot_of("bob"),
+        Event::Register { request, session, tenant: TENANT, user: user("bob"), position: Seq::FIRST },
+    );
     for id in 1..30 {
         world.send(send("alice", &conversation, id, message("during")));
         if id % 3 == 0 && !world.wires.is_empty() {
@@ -276,7 +289,12 @@ fn a_registration_never_leaves_a_gap() {
     }
     world.run(1_000);
     let tail = world.registered[&request].clone().unwrap();
-    let pushed: Vec<Seq> = world.pushes.iter().filter(|(sessions, _)| sessions.contains(&session)).flat_map(|(_, entries)| entries.iter().map(|entry| entry.seq)).collect();
+    let pushed: Vec<Seq> = world
+        .pushes
+        .iter()
+        .filter(|(sessions, _)| sessions.contains(&session))
+        .flat_map(|(_, entries)| entries.iter().map(|entry| entry.seq))
+        .collect();
     let owed: Vec<Seq> = world.inbox("bob").into_iter().map(|entry| entry.seq).filter(|seq| *seq >= tail).collect();
     assert!(!owed.is_empty());
     assert_eq!(pushed.into_iter().filter(|seq| *seq >= tail).collect::<Vec<_>>(), owed);
@@ -285,7 +303,10 @@ fn a_registration_never_leaves_a_gap() {
     assert_eq!(world.lagging.last().unwrap().0, session);
     // One that is not registered is told that.
     let other = seriatim_logic_core::SessionKey { stream: 1, session: 6 };
-    world.handle(slot_of("bob"), Event::Renew { session: other, tenant: TENANT, user: user("bob"), position: Seq::FIRST });
+    world.handle(
+        slot_of("bob"),
+        Event::Renew { session: other, tenant: TENANT, user: user("bob"), position: Seq::FIRST },
+    );
     assert_eq!(world.unregistered, [other]);
 }
 
@@ -297,13 +318,20 @@ fn lost_outcomes_of_deliveries_make_registered_devices_lag() {
     let target = if hash::conversation_slot(TENANT, &conversation) == slot_of("bob") { "alice" } else { "bob" };
     let session = seriatim_logic_core::SessionKey { stream: 1, session: 5 };
     let request = world.request();
-    world.handle(slot_of(target), Event::Register { request, session, tenant: TENANT, user: user(target), position: Seq::FIRST });
+    world.handle(
+        slot_of(target),
+        Event::Register { request, session, tenant: TENANT, user: user(target), position: Seq::FIRST },
+    );
     world.run(100);
     world.send(send("alice", &conversation, 0, message("x")));
     // The delivery is applied and its outcome lost.
     while !world.wires.is_empty() {
         let wire = world.wires.remove(0);
-        let fate = if matches!(&wire, Wire::Propose { slot, .. } if *slot == slot_of(target)) { Fate::AnswerLost } else { Fate::Arrives };
+        let fate = if matches!(&wire, Wire::Propose { slot, .. } if *slot == slot_of(target)) {
+            Fate::AnswerLost
+        } else {
+            Fate::Arrives
+        };
         world.step(wire, fate);
     }
     world.run(1_000);
@@ -320,7 +348,10 @@ fn a_holder_whose_time_ran_out_answers_nothing_from_memory() {
     world.lease_until_ms = world.now_ms;
     let request = world.request();
     let session = seriatim_logic_core::SessionKey { stream: 1, session: 5 };
-    world.handle(slot_of("bob"), Event::Register { request, session, tenant: TENANT, user: user("bob"), position: Seq::FIRST });
+    world.handle(
+        slot_of("bob"),
+        Event::Register { request, session, tenant: TENANT, user: user("bob"), position: Seq::FIRST },
+    );
     assert!(matches!(world.registered[&request], Err(CallError::NotHolder { .. })));
 }
 
@@ -352,7 +383,9 @@ fn acks_are_answered_once_durable_and_written_once_a_second() {
     assert!(writes <= 3, "{writes} commands");
     let ahead = ack(&mut world, inbox[9].seq.plus(100));
     world.run(2_500);
-    assert!(matches!(&world.replies[&ahead], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::CursorAhead));
+    assert!(
+        matches!(&world.replies[&ahead], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::CursorAhead)
+    );
 }
 
 #[test]
@@ -381,7 +414,9 @@ fn a_full_disk_refuses_new_requests_with_its_code() {
     world.wires.clear();
     world.handle(slot, Event::ProposeFailed { n: 0, refusal: Refusal::new(ErrorCode::ReadOnly, "disk") });
     let refused = world.send(send("alice", &conversation, 1, message("x")));
-    assert!(matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::ReadOnly));
+    assert!(
+        matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::ReadOnly)
+    );
 }
 
 #[test]

@@ -101,14 +101,17 @@ fn run(steps: Vec<Step>) {
         }
         assert!(!world.is_pending(conversation));
         // I7: one message id, one message.
-        let mut ids: Vec<_> = log.iter().map(|message| (message.entry.sender.clone(), message.entry.message_id)).collect();
+        let mut ids: Vec<_> =
+            log.iter().map(|message| (message.entry.sender.clone(), message.entry.message_id)).collect();
         ids.sort();
         let count = ids.len();
         ids.dedup();
         assert_eq!(ids.len(), count);
     }
     // I6 in small: what was told committed is there; what surely did not happen, in any attempt, is not.
-    let same = |a: &seriatim_logic_core::Send, b: &seriatim_logic_core::Send| (&a.conversation, &a.sender, a.message_id) == (&b.conversation, &b.sender, b.message_id);
+    let same = |a: &seriatim_logic_core::Send, b: &seriatim_logic_core::Send| {
+        (&a.conversation, &a.sender, a.message_id) == (&b.conversation, &b.sender, b.message_id)
+    };
     let surely_not = |request: &seriatim_logic_core::RequestId| match world.replies.get(request) {
         Some(Err(CallError::Refused(refusal))) => refusal.code.certainty() == Certainty::DidNotHappen,
         Some(Err(CallError::NotHolder { .. })) => true,
@@ -117,7 +120,9 @@ fn run(steps: Vec<Step>) {
     };
     for (request, send) in &sent {
         let log = world.log(&send.conversation);
-        let found = log.iter().find(|message| message.entry.sender == send.sender && message.entry.message_id == send.message_id);
+        let found = log
+            .iter()
+            .find(|message| message.entry.sender == send.sender && message.entry.message_id == send.message_id);
         let found = found.map(|message| message.entry.seq);
         match world.replies.get(request) {
             Some(Ok(_)) => assert!(found.is_some() && world.committed(*request) == found, "{request:?}"),

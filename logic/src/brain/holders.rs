@@ -68,7 +68,9 @@ impl Brain {
         let (group, key) = (held.group, HolderKey { slot, epoch: held.holder.epoch() });
         let clock = self.clock(group);
         loop {
-            let Some(held) = self.holders.get_mut(&slot).filter(|held| held.holder.epoch() == key.epoch) else { return };
+            let Some(held) = self.holders.get_mut(&slot).filter(|held| held.holder.epoch() == key.epoch) else {
+                return;
+            };
             let Some(effect) = held.holder.poll(&clock) else { break };
             self.carry_out(key, group, effect);
         }
@@ -130,7 +132,9 @@ impl Brain {
             return;
         }
         let me = self.standing.borrow().map(|standing| standing.node);
-        let Some(row) = self.rows.get(&slot).copied().filter(|row| row.holder.is_some() && row.holder == me) else { return };
+        let Some(row) = self.rows.get(&slot).copied().filter(|row| row.holder.is_some() && row.holder == me) else {
+            return;
+        };
         if let Some(placement) = &mut self.placement {
             placement.set_row(clock::boot_ms(), HolderRow { holder: None, lease: None, heir: None, ..row });
         }
@@ -138,7 +142,9 @@ impl Brain {
 
     pub(super) fn with_row(&self, error: CallError) -> CallError {
         match error {
-            CallError::NotHolder { slot, row: None } => CallError::NotHolder { slot, row: self.rows.get(&slot).copied() },
+            CallError::NotHolder { slot, row: None } => {
+                CallError::NotHolder { slot, row: self.rows.get(&slot).copied() }
+            }
             error => error,
         }
     }

@@ -100,8 +100,10 @@ impl Brain {
         for (group, claims) in by_group {
             let Some(lease) = self.leases.get(group) else { continue };
             for claims in claims.chunks(limits::ENTRY_COMMANDS_MAX as usize / 4) {
-                let commands: Vec<Command> =
-                    claims.iter().map(|(slot, seen)| Command::Claim { slot: *slot, lease: lease.id, seen: *seen }).collect();
+                let commands: Vec<Command> = claims
+                    .iter()
+                    .map(|(slot, seen)| Command::Claim { slot: *slot, lease: lease.id, seen: *seen })
+                    .collect();
                 self.claiming.extend(claims.iter().map(|(slot, _)| *slot));
                 self.propose_own(group, &commands, What::Claims(claims.to_vec(), lease.id));
             }
@@ -113,7 +115,8 @@ impl Brain {
             return;
         }
         self.renewed_ms = now_ms;
-        let mut by_store: std::collections::BTreeMap<StoreId, Vec<(GroupId, LeaseId)>> = std::collections::BTreeMap::new();
+        let mut by_store: std::collections::BTreeMap<StoreId, Vec<(GroupId, LeaseId)>> =
+            std::collections::BTreeMap::new();
         for (group, lease) in self.leases.all() {
             if let Some((store, _)) = self.stores.topology.leader_link(group) {
                 by_store.entry(store).or_default().push((group, lease));
@@ -121,7 +124,9 @@ impl Brain {
         }
         for (store, leases) in by_store {
             let group = leases[0].0;
-            let Some((to, link)) = self.stores.topology.leader_link(group).filter(|(to, _)| *to == store) else { continue };
+            let Some((to, link)) = self.stores.topology.leader_link(group).filter(|(to, _)| *to == store) else {
+                continue;
+            };
             let id = self.id();
             let request = StoreRequest::Renew { id, leases: leases.clone() };
             if link.queue.try_send(request).is_ok() {
@@ -145,7 +150,8 @@ impl Brain {
         let store = link.as_ref().map_or(StoreId(0), |(store, _)| *store);
         let connection = link.as_ref().map_or(0, |(_, link)| link.connection);
         self.asked.insert(id, Asked { connection, store, group, sent_ms, what });
-        let sent = link.is_some_and(|(_, link)| link.queue.try_send(StoreRequest::Propose { id, group, count, batch }).is_ok());
+        let sent = link
+            .is_some_and(|(_, link)| link.queue.try_send(StoreRequest::Propose { id, group, count, batch }).is_ok());
         if !sent {
             self.fail(id);
         }
@@ -196,7 +202,8 @@ impl Brain {
     }
 
     pub(super) fn on_store_down(&mut self, connection: u64) {
-        let lost: Vec<u64> = self.asked.iter().filter(|(_, asked)| asked.connection == connection).map(|(id, _)| *id).collect();
+        let lost: Vec<u64> =
+            self.asked.iter().filter(|(_, asked)| asked.connection == connection).map(|(id, _)| *id).collect();
         lost.into_iter().for_each(|id| self.fail(id));
     }
 
@@ -230,16 +237,21 @@ impl Brain {
             self.metrics.proposals_failed.inc();
             self.heed(&asked, refusal);
         }
-        let single = |result: Result<Vec<Outcome>, StoreRefusal>| result.ok().and_then(|outcomes| outcomes.into_iter().next());
+        let single =
+            |result: Result<Vec<Outcome>, StoreRefusal>| result.ok().and_then(|outcomes| outcomes.into_iter().next());
         match asked.what {
             What::Commands(of) => {
-                self.metrics.proposal_seconds.observe(Duration::from_millis(clock::boot_ms() - asked.sent_ms).as_secs_f64());
+                self.metrics
+                    .proposal_seconds
+                    .observe(Duration::from_millis(clock::boot_ms() - asked.sent_ms).as_secs_f64());
                 self.batcher.landed(asked.group);
                 self.on_commands(of, result);
             }
             What::Claims(claims, lease) => self.on_claims(asked.group, &claims, lease, result.ok()),
             What::OpenNode => match single(result) {
-                Some(Outcome::Meta(MetaOutcome::Opened(record))) => self.on_node_opened(record.id, record.lease, asked.sent_ms),
+                Some(Outcome::Meta(MetaOutcome::Opened(record))) => {
+                    self.on_node_opened(record.id, record.lease, asked.sent_ms)
+                }
                 _ => self.leases.opening_failed(GroupId::META),
             },
             What::OpenLease => match single(result) {
@@ -254,13 +266,18 @@ impl Brain {
         match result {
             Ok(outcomes) if outcomes.len() == of.len() => {
                 for (of, outcome) in of.into_iter().zip(outcomes) {
-                    self.handle_under(HolderKey { slot: of.slot, epoch: of.epoch }, Event::Outcome { n: of.n, outcome });
+                    self.handle_under(
+                        HolderKey { slot: of.slot, epoch: of.epoch },
+                        Event::Outcome { n: of.n, outcome },
+                    );
                 }
             }
             result => {
                 let refusal = match result {
                     Err(StoreRefusal::Refused(refusal)) => refusal,
-                    Err(StoreRefusal::NotLeader { .. }) => Refusal::new(ErrorCode::NotLeader, "another store leads the group"),
+                    Err(StoreRefusal::NotLeader { .. }) => {
+                        Refusal::new(ErrorCode::NotLeader, "another store leads the group")
+                    }
                     Ok(_) => Refusal::new(ErrorCode::Internal, "the store answered another number of commands"),
                 };
                 for of in of {
@@ -271,7 +288,13 @@ impl Brain {
         }
     }
 
-    fn on_claims(&mut self, group: GroupId, claims: &[(SlotId, Epoch)], lease: LeaseId, outcomes: Option<Vec<Outcome>>) {
+    fn on_claims(
+        &mut self,
+        group: GroupId,
+        claims: &[(SlotId, Epoch)],
+        lease: LeaseId,
+        outcomes: Option<Vec<Outcome>>,
+    ) {
         let node = self.standing.borrow().map(|standing| standing.node);
         let ours = self.leases.get(group).is_some_and(|open| open.id == lease);
         let outcomes = outcomes.filter(|outcomes| outcomes.len() == claims.len());
@@ -382,7 +405,8 @@ impl Brain {
         self.stores.connect(directory.stores.iter().map(|store| store.address.clone()));
         self.nodes_changed = true;
         let now_ms = clock::boot_ms();
-        let nodes: Vec<_> = directory.nodes.iter().filter(|node| node.kind == NodeKind::Logic).map(|node| node.id).collect();
+        let nodes: Vec<_> =
+            directory.nodes.iter().filter(|node| node.kind == NodeKind::Logic).map(|node| node.id).collect();
         if let Some(placement) = &mut self.placement {
             placement.set_nodes(now_ms, &nodes);
         }

@@ -84,7 +84,14 @@ impl Brain {
     // --- gateways
 
     pub(super) fn on_gateway_up(&mut self, stream: u64, responses: mpsc::Sender<GatewayResponse>) {
-        let gateway = Gateway { responses, told: false, sessions: HashMap::new(), lagging: Vec::new(), unregistered: Vec::new(), renewed: false };
+        let gateway = Gateway {
+            responses,
+            told: false,
+            sessions: HashMap::new(),
+            lagging: Vec::new(),
+            unregistered: Vec::new(),
+            renewed: false,
+        };
         self.gateways.insert(stream, gateway);
     }
 
@@ -222,13 +229,17 @@ impl Brain {
         let nodes = std::mem::take(&mut self.nodes_changed).then(|| self.nodes());
         for stream in self.gateways.keys().copied().collect::<Vec<_>>() {
             let Some(gateway) = self.gateways.get_mut(&stream) else { continue };
-            let (lagging, unregistered) = (std::mem::take(&mut gateway.lagging), std::mem::take(&mut gateway.unregistered));
+            let (lagging, unregistered) =
+                (std::mem::take(&mut gateway.lagging), std::mem::take(&mut gateway.unregistered));
             let renewed = std::mem::take(&mut gateway.renewed);
             if !std::mem::replace(&mut gateway.told, true) {
                 let table = HolderTable { rows: self.rows.values().copied().collect(), nodes: Some(self.nodes()) };
                 self.respond(stream, GatewayResponse::Table(table));
             } else if !changed.is_empty() || nodes.is_some() {
-                self.respond(stream, GatewayResponse::Table(HolderTable { rows: changed.clone(), nodes: nodes.clone() }));
+                self.respond(
+                    stream,
+                    GatewayResponse::Table(HolderTable { rows: changed.clone(), nodes: nodes.clone() }),
+                );
             }
             if renewed || !lagging.is_empty() {
                 self.respond(stream, GatewayResponse::Lagging { sessions: lagging });
@@ -270,14 +281,23 @@ impl Brain {
             let address = self.nodes().into_iter().find(|(id, _)| *id == node)?.1;
             let (queue, requests) = Packets::channel(peers::PEER_QUEUE);
             let connection = self.id();
-            tokio::spawn(peers::run(address, standing.cluster, standing.node, node, connection, requests, self.door.clone()));
+            tokio::spawn(peers::run(
+                address,
+                standing.cluster,
+                standing.node,
+                node,
+                connection,
+                requests,
+                self.door.clone(),
+            ));
             self.peers.insert(node, Peer { queue, connection, gathered: Vec::new() });
         }
         self.peers.get_mut(&node)
     }
 
     pub(super) fn flush_peers(&mut self) {
-        let full: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.gathered.is_empty()).map(|(node, _)| *node).collect();
+        let full: Vec<NodeId> =
+            self.peers.iter().filter(|(_, peer)| !peer.gathered.is_empty()).map(|(node, _)| *node).collect();
         for node in full {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
             // A request is answered when all its slots are: those of one group wait for that group alone.
@@ -341,7 +361,8 @@ impl Brain {
         }
         let gathered = self.peers.remove(&node).map(|peer| peer.gathered).unwrap_or_default();
         gathered.into_iter().for_each(|(key, batch, _)| self.unanswered(key, batch));
-        let lost: Vec<u64> = self.peer_asked.iter().filter(|(_, asked)| asked.peer == node).map(|(id, _)| *id).collect();
+        let lost: Vec<u64> =
+            self.peer_asked.iter().filter(|(_, asked)| asked.peer == node).map(|(id, _)| *id).collect();
         for id in lost {
             let of = self.peer_asked.remove(&id).map(|asked| asked.of).unwrap_or_default();
             of.into_iter().for_each(|(key, batch)| self.unanswered(key, batch));
@@ -359,7 +380,10 @@ impl Brain {
         for (index, deliveries) in slots.into_iter().enumerate() {
             let at = SourceId { stream, request: id, index: u32::try_from(index).expect("a request has few slots") };
             let slot = deliveries.slot;
-            if !self.handle(slot, Event::Deliver { source: at, deliveries: deliveries.deliveries, bodies: deliveries.bodies }) {
+            if !self.handle(
+                slot,
+                Event::Deliver { source: at, deliveries: deliveries.deliveries, bodies: deliveries.bodies },
+            ) {
                 let result = Err(self.with_row(CallError::NotHolder { slot, row: None }));
                 self.answer_source(at, result);
             }

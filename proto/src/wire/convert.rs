@@ -31,12 +31,15 @@ pub fn error_from_wire(error: &v1::Error) -> Refusal {
 }
 
 /// The conversation that a frame of `user` names.
-pub fn conversation_from_wire(conversation: Option<&v1::Conversation>, user: &UserId) -> Result<ConversationId, Refusal> {
+pub fn conversation_from_wire(
+    conversation: Option<&v1::Conversation>,
+    user: &UserId,
+) -> Result<ConversationId, Refusal> {
     match conversation.and_then(|conversation| conversation.id.as_ref()) {
         Some(v1::conversation::Id::Peer(peer)) => Ok(ConversationId::direct(user.clone(), user_from_wire(peer)?)),
-        Some(v1::conversation::Id::Group(key)) => {
-            ConversationKey::from_slice(key).map(ConversationId::Group).ok_or_else(|| malformed("a group id has 16 bytes"))
-        }
+        Some(v1::conversation::Id::Group(key)) => ConversationKey::from_slice(key)
+            .map(ConversationId::Group)
+            .ok_or_else(|| malformed("a group id has 16 bytes")),
         None => Err(malformed("the conversation is missing")),
     }
 }
@@ -64,7 +67,9 @@ pub fn message_id_from_wire(bytes: &[u8]) -> Result<MessageId, Refusal> {
 
 /// A seq where 0 stands for none.
 pub fn seq_from_wire(seq: u64) -> Result<Option<Seq>, Refusal> {
-    if seq == 0 { return Ok(None); }
+    if seq == 0 {
+        return Ok(None);
+    }
     Seq::new(seq).map(Some).ok_or_else(|| malformed("a seq lies below 2^53"))
 }
 
@@ -84,7 +89,9 @@ pub fn body_from_wire(body: Bytes) -> Result<Bytes, Refusal> {
 
 /// A salt within the limit.
 pub fn salt_from_wire(salt: Bytes) -> Result<Bytes, Refusal> {
-    if salt.len() > limits::SALT_BYTES_MAX as usize { return Err(malformed("the salt is too long")); }
+    if salt.len() > limits::SALT_BYTES_MAX as usize {
+        return Err(malformed("the salt is too long"));
+    }
     Ok(salt)
 }
 

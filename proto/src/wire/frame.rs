@@ -86,7 +86,11 @@ mod tests {
     use crate::wire::v1;
 
     fn ping(nonce: u64) -> v1::ClientFrame {
-        v1::ClientFrame { request_id: 7, body: Some(v1::client_frame::Body::Ping(v1::Ping { nonce })), ..Default::default() }
+        v1::ClientFrame {
+            request_id: 7,
+            body: Some(v1::client_frame::Body::Ping(v1::Ping { nonce })),
+            ..Default::default()
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
 use rocksdb::WriteBatch;
 
 use seriatim_proto::codec;
@@ -21,8 +22,8 @@ use crate::rocks::state_db::{DbReader, StateDb};
 /// Rows that a group's commands touch again and again. Two generations: the old one goes when the young is full.
 #[derive(Default)]
 pub(crate) struct RowCache {
-    young: HashMap<Key, Row>,
-    old: HashMap<Key, Row>,
+    young: HashMap<Key, Row, RandomState>,
+    old: HashMap<Key, Row, RandomState>,
 }
 
 impl RowCache {
@@ -67,7 +68,7 @@ fn is_hot(key: &Key) -> bool {
 pub(crate) struct Chunk<'a> {
     reader: DbReader<'a>,
     cache: RefCell<&'a mut RowCache>,
-    writes: BTreeMap<Key, Option<Row>>,
+    writes: HashMap<Key, Option<Row>, RandomState>,
     gets: std::cell::Cell<u64>,
     hits: std::cell::Cell<u64>,
 }
@@ -78,7 +79,7 @@ impl<'a> Chunk<'a> {
         Self {
             reader: state.reader(),
             cache: RefCell::new(cache),
-            writes: BTreeMap::new(),
+            writes: HashMap::default(),
             gets: std::cell::Cell::new(0),
             hits: std::cell::Cell::new(0),
         }
@@ -89,7 +90,7 @@ impl<'a> Chunk<'a> {
         (self.gets.get(), self.hits.get())
     }
 
-    /// The writes, in key order.
+    /// The writes: each key once, so their order is of no account.
     pub(crate) fn batch(&self) -> WriteBatch {
         let mut batch = WriteBatch::default();
         for (key, row) in &self.writes {
@@ -134,9 +135,9 @@ impl Reader for Chunk<'_> {
 
     fn scan(&self, scan: &Scan, limit: usize) -> Result<Vec<(Key, Row)>, Fatal> {
         let (start, excluded) = scan.start();
-        let bound = if excluded { std::ops::Bound::Excluded(start) } else { std::ops::Bound::Included(start) };
-        let written: Vec<_> =
-            self.writes.range((bound, std::ops::Bound::Unbounded)).take_while(|(key, _)| scan.contains(key)).collect();
+        let behind = |key: &Key| if excluded { *key > start } else { *key >= start };
+        // Scans are rare in apply, and a chunk is small.
+        let written: Vec<_> = self.writes.iter().filter(|(key, _)| behind(key) && scan.contains(key)).collect();
         if written.is_empty() {
             return self.reader.scan(scan, limit);
         }

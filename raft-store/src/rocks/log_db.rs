@@ -187,6 +187,8 @@ fn options(mode: DBRecoveryMode) -> Options {
     options.set_compression_type(DBCompressionType::None);
     // Records are read back for a short time and then purged: few, large files and late compaction.
     options.set_write_buffer_size(64 << 20);
+    // One thread writes.
+    options.set_allow_concurrent_memtable_write(false);
     options.set_max_write_buffer_number(4);
     options.set_target_file_size_base(64 << 20);
     options.set_max_bytes_for_level_base(512 << 20);

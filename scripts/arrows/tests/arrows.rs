@@ -70,7 +70,11 @@ fn no_new_arrow_between_our_crates() {
         .map(|package| (text(&package["name"]), package))
         .collect();
     let known: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
-    assert_eq!(ours.keys().copied().collect::<BTreeSet<_>>(), known, "a crate came or went: list it here with a reason");
+    assert_eq!(
+        ours.keys().copied().collect::<BTreeSet<_>>(),
+        known,
+        "a crate came or went: list it here with a reason"
+    );
     for (from, package) in &ours {
         for dependency in items(&package["dependencies"]) {
             let to = text(&dependency["name"]);
@@ -106,7 +110,8 @@ fn cores_reach_no_runtime_and_no_engine() {
             for to in &graph[id] {
                 // The whole workspace is resolved at once, so `proto` shows its optional stubs here; their features are
                 // checked below.
-                let optional_stub = names[id] == "seriatim-proto" && ["tonic", "tonic-prost", "jsonwebtoken"].contains(&names[to]);
+                let optional_stub =
+                    names[id] == "seriatim-proto" && ["tonic", "tonic-prost", "jsonwebtoken"].contains(&names[to]);
                 if !optional_stub && reached.insert(*to) {
                     open.push(to);
                 }
@@ -118,7 +123,9 @@ fn cores_reach_no_runtime_and_no_engine() {
     }
     for package in items(&metadata["packages"]) {
         if text(&package["name"]).ends_with("-core") {
-            for dependency in items(&package["dependencies"]).iter().filter(|dep| text(&dep["name"]) == "seriatim-proto") {
+            for dependency in
+                items(&package["dependencies"]).iter().filter(|dep| text(&dep["name"]) == "seriatim-proto")
+            {
                 assert!(items(&dependency["features"]).is_empty(), "a core takes proto without its stubs");
             }
         }
@@ -156,7 +163,10 @@ fn an_engine_is_named_in_one_room() {
                     !code[..at].chars().next_back().is_some_and(|before| before.is_alphanumeric() || before == '_')
                 })
             });
-            assert!(!named || is_test || rooms.iter().any(|room| relative.starts_with(room)), "{relative} names {library}");
+            assert!(
+                !named || is_test || rooms.iter().any(|room| relative.starts_with(room)),
+                "{relative} names {library}"
+            );
         }
     }
 }

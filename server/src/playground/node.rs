@@ -201,6 +201,9 @@ fn last_lines(path: &Path) -> String {
 fn arguments(layout: &Layout, node: &PlaygroundNode) -> Vec<String> {
     let mut arguments: Vec<String> = Vec::new();
     let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+    // All processes share this machine: each takes its part of the cores.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    flag("threads", (cores / layout.file.nodes.len().max(1)).max(1).to_string());
     flag("listen", node.address.clone());
     flag("metrics", node.metrics.clone());
     let role = match node.role {

@@ -71,7 +71,15 @@ pub(crate) fn message(text: &str) -> Content {
 }
 
 pub(crate) fn send(sender: &str, conversation: &ConversationId, id: u8, content: Content) -> Send {
-    Send { tenant: TENANT, conversation: conversation.clone(), sender: user(sender), message_id: MessageId([id; 16]), known: None, follows: None, content }
+    Send {
+        tenant: TENANT,
+        conversation: conversation.clone(),
+        sender: user(sender),
+        message_id: MessageId([id; 16]),
+        known: None,
+        follows: None,
+        content,
+    }
 }
 
 impl World {
@@ -96,7 +104,10 @@ impl World {
             lease_until_ms: u64::MAX,
             requests: 0,
         };
-        world.apply(&Command::Own { generation: Generation(0), slots: vec![SlotRange { first: SlotId(0), end: SlotId(limits::SLOTS) }] });
+        world.apply(&Command::Own {
+            generation: Generation(0),
+            slots: vec![SlotRange { first: SlotId(0), end: SlotId(limits::SLOTS) }],
+        });
         world.open_lease();
         world
     }
@@ -171,12 +182,16 @@ impl World {
                     self.wires.push(Wire::Propose { slot, epoch, n, command });
                 }
                 Effect::Read { id, read } => self.wires.push(Wire::Read { slot, epoch, id, read }),
-                Effect::Reply { request, result } => assert!(self.replies.insert(request, result).is_none(), "one reply per request"),
+                Effect::Reply { request, result } => {
+                    assert!(self.replies.insert(request, result).is_none(), "one reply per request")
+                }
                 Effect::Registered { request, result } => assert!(self.registered.insert(request, result).is_none()),
                 Effect::Push { sessions, entries } => self.pushes.push((sessions, entries)),
                 Effect::Lagging { session, tail } => self.lagging.push((session, tail)),
                 Effect::Unregistered { session } => self.unregistered.push(session),
-                Effect::Deliver { batch, deliveries } => self.wires.push(Wire::Deliver { source: slot, epoch, batch, deliveries }),
+                Effect::Deliver { batch, deliveries } => {
+                    self.wires.push(Wire::Deliver { source: slot, epoch, batch, deliveries })
+                }
                 Effect::DeliverAnswer { source, result } => {
                     let (of, epoch) = (SlotId(u16::try_from(source.index).unwrap()), Epoch(source.stream));
                     self.wires.push(Wire::Answer { source: of, epoch, batch: source.request, outcomes: result.ok() });
@@ -247,7 +262,10 @@ impl World {
                     self.to(source, epoch, Event::DeliverAnswered { batch, outcomes: None });
                 }
                 let id = SourceId { stream: epoch.0, request: batch, index: u32::from(source.0) };
-                self.handle(deliveries.slot, Event::Deliver { source: id, deliveries: deliveries.deliveries, bodies: deliveries.bodies });
+                self.handle(
+                    deliveries.slot,
+                    Event::Deliver { source: id, deliveries: deliveries.deliveries, bodies: deliveries.bodies },
+                );
             }
             Wire::Answer { source, epoch, batch, outcomes } => {
                 let outcomes = outcomes.filter(|_| fate == Fate::Arrives);
@@ -268,7 +286,10 @@ impl World {
             }
             Wire::Deliver { deliveries, .. } => {
                 let nobody = SourceId { stream: 0, request: 0, index: 0 };
-                self.handle(deliveries.slot, Event::Deliver { source: nobody, deliveries: deliveries.deliveries, bodies: deliveries.bodies });
+                self.handle(
+                    deliveries.slot,
+                    Event::Deliver { source: nobody, deliveries: deliveries.deliveries, bodies: deliveries.bodies },
+                );
             }
             _ => {}
         }
@@ -276,7 +297,12 @@ impl World {
 
     pub(crate) fn advance(&mut self, ms: u64) {
         self.now_ms += ms;
-        let due: Vec<SlotId> = self.holders.iter().filter(|(_, holder)| holder.poll_timeout().is_some_and(|at| at <= self.now_ms)).map(|(slot, _)| *slot).collect();
+        let due: Vec<SlotId> = self
+            .holders
+            .iter()
+            .filter(|(_, holder)| holder.poll_timeout().is_some_and(|at| at <= self.now_ms))
+            .map(|(slot, _)| *slot)
+            .collect();
         for slot in due {
             self.handle(slot, Event::Timer);
         }
@@ -322,7 +348,13 @@ impl World {
     }
 
     pub(crate) fn log(&self, conversation: &ConversationId) -> Vec<StoredMessage> {
-        let read = Read::Messages { tenant: TENANT, conversation: conversation.clone(), from: Seq::FIRST, limit: 4_096, bytes_max: u32::MAX };
+        let read = Read::Messages {
+            tenant: TENANT,
+            conversation: conversation.clone(),
+            from: Seq::FIRST,
+            limit: 4_096,
+            bytes_max: u32::MAX,
+        };
         match self.read(&read) {
             ReadOutcome::Messages(messages) => messages,
             other => panic!("{other:?}"),
@@ -338,7 +370,12 @@ impl World {
 
     /// I8, I9: the inbox has exactly these entries of the conversation, in the conversation's order.
     pub(crate) fn assert_inbox(&self, name: &str, conversation: &ConversationId, expected: &[Seq]) {
-        let has: Vec<Seq> = self.inbox(name).into_iter().filter(|entry| entry.conversation == *conversation).map(|entry| entry.entry.seq).collect();
+        let has: Vec<Seq> = self
+            .inbox(name)
+            .into_iter()
+            .filter(|entry| entry.conversation == *conversation)
+            .map(|entry| entry.entry.seq)
+            .collect();
         assert_eq!(has, expected, "inbox of {name} for {conversation}");
     }
 }
