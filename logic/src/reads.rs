@@ -84,7 +84,7 @@ async fn sync(stores: &Arc<StoreClient>, who: &Identity, from: Option<Seq>, limi
     let cut = entries.len() < count;
     let more = cut || !whole;
     let last = entries.last().map(|entry| (entry.entry.seq, entry.entry.chain));
-    let upto = if more { last.map_or(from.unwrap_or(state.trim), |(seq, _)| seq.next()) } else { state.tail };
+    let upto = if more { last.map_or_else(|| from.unwrap_or(state.trim), |(seq, _)| seq.next()) } else { state.tail };
     let chain = match last {
         Some((_, chain)) => chain,
         None => state.chain,

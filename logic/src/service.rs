@@ -163,10 +163,10 @@ impl GatewayStream {
                     device,
                     expires_at_s: verified.expires_at_s,
                 });
-                if let Ok(identity) = &result {
-                    if self.sessions.insert(session, identity.clone()).is_none() {
-                        self.doors.stores.metrics.sessions.inc();
-                    }
+                if let Ok(identity) = &result
+                    && self.sessions.insert(session, identity.clone()).is_none()
+                {
+                    self.doors.stores.metrics.sessions.inc();
                 }
                 self.respond(GatewayResponse::Opened { session, result });
             }

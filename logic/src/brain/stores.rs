@@ -175,7 +175,7 @@ impl Brain {
         self.asked.insert(id, Asked { connection, store, group, sent_ms, what: What::Read(of) });
         self.metrics.reads.inc();
         let request = StoreRequest::Read { id, group, freshness: Freshness::Linearizable, reads: vec![read] };
-        if !link.is_some_and(|(_, link)| link.queue.try_send(request).is_ok()) {
+        if link.is_none_or(|(_, link)| link.queue.try_send(request).is_err()) {
             self.fail(id);
         }
     }

@@ -54,10 +54,13 @@ pub(crate) struct Gateway {
     renewed: bool,
 }
 
+/// What one slot says to its deliveries.
+type SlotAnswer = Result<Vec<DeliveryOutcome>, CallError>;
+
 /// A source node's stream, and the answers that it waits for.
 pub(crate) struct Source {
     answers: mpsc::Sender<PeerResponse>,
-    waiting: HashMap<u64, Vec<Option<Result<Vec<DeliveryOutcome>, CallError>>>>,
+    waiting: HashMap<u64, Vec<Option<SlotAnswer>>>,
 }
 
 impl Source {
