@@ -5,7 +5,7 @@
 //! run side by side, longest first, so that the end is not one long conversation alone.
 //!
 //! # Reading order
-//! [`run`] → [`people`] → [`talk`] → [`ledger`] → [`faults`] → [`measure`].
+//! `run` → `people` → `talk` → `ledger` → `faults` → `measure`.
 
 mod control;
 mod faults;
