@@ -236,7 +236,7 @@ pub enum Effect {
     },
     /// Something that no correct cluster does: a human must look.
     Alarm(&'static str),
-    /// This epoch is over; nothing follows.
+    /// This epoch is over and everybody is answered; nothing follows.
     Ended {
         /// given back by ourselves
         released: bool,

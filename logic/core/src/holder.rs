@@ -139,6 +139,8 @@ pub struct SlotHolder {
     pub(crate) cursors_due: BTreeSet<(InboxName, seriatim_proto::ids::DeviceId)>,
     pub(crate) recent_bytes: usize,
     pub(crate) effects: VecDeque<Effect>,
+    /// `Ended`, until it was said: whatever comes between the end and then is still answered, and answers go first
+    pub(crate) over: Option<bool>,
     pub(crate) wake_at_ms: Option<u64>,
     pub(crate) evicted_at_ms: u64,
 }
@@ -175,6 +177,7 @@ impl SlotHolder {
             cursors_due: BTreeSet::new(),
             recent_bytes: 0,
             effects: VecDeque::new(),
+            over: None,
             wake_at_ms: None,
             evicted_at_ms: now_ms,
         };
@@ -235,7 +238,7 @@ impl SlotHolder {
         if self.effects.is_empty() {
             self.flush(clock);
         }
-        self.effects.pop_front()
+        self.effects.pop_front().or_else(|| self.over.take().map(|released| Effect::Ended { released }))
     }
 
     /// When `Event::Timer` is due. Ask after `poll` has returned `None`.
@@ -546,7 +549,7 @@ impl SlotHolder {
         self.reads_due.clear();
         self.wake_at_ms = None;
         self.phase = Phase::Ended;
-        self.effects.push_back(Effect::Ended { released });
+        self.over = Some(released);
     }
 
     fn evict(&mut self, clock: &Clock) {

@@ -2,7 +2,7 @@
 
 mod world;
 
-use seriatim_logic_core::Event;
+use seriatim_logic_core::{Event, SourceId};
 use seriatim_proto::command::{Content, DeliveryOutcome, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
@@ -40,6 +40,59 @@ fn a_message_is_committed_and_in_both_inboxes_once() {
     world.assert_inbox("alice", &conversation, &log);
     world.assert_inbox("bob", &conversation, &log);
     assert!(!world.is_pending(&conversation), "an idle conversation leaves the pending table");
+}
+
+/// Found by a replay at 1,000 messages a second: slots went back to a node that had been killed, deliveries reached
+/// their holder in the same turn as the outcome of its release, nobody answered them, and their conversations were
+/// never delivered to that slot again.
+#[test]
+fn what_arrives_in_the_turn_that_ends_a_holder_is_answered() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let group = ConversationId::Group(ConversationKey([7; 16]));
+    let home = hash::conversation_slot(TENANT, &group);
+    assert!(home != slot_of("alice") && home != slot_of("bob"));
+    let members = vec![user("alice"), user("bob")];
+    world.send(send("alice", &group, 0, Content::Create { members }));
+    world.run(200);
+
+    let slot = slot_of("bob");
+    world.handle(slot, Event::Release { heir: None });
+    let mut delivery = None;
+    for _ in 0..20 {
+        for wire in std::mem::take(&mut world.wires) {
+            match wire {
+                // Its answer ends the holder.
+                Wire::Outcome { slot: of, n, outcome: Ok(outcome), .. }
+                    if of == slot && outcome == Outcome::Released =>
+                {
+                    let request = world.request();
+                    let conversation = direct("bob", "bob");
+                    let late = send("bob", &conversation, 9, message("late"));
+                    let source = SourceId { stream: 0, request: 77, index: 0 };
+                    world.begin_turn();
+                    world.handle(slot, Event::Outcome { n, outcome });
+                    world.handle(slot, Event::Send { request, send: late });
+                    world.handle(slot, Event::Deliver { source, deliveries: Vec::new(), bodies: Vec::new() });
+                    world.end_turn();
+                    delivery = Some(request);
+                }
+                wire => world.step(wire, Fate::Arrives),
+            }
+        }
+        world.advance(100);
+    }
+    let request = delivery.expect("the holder was released");
+    assert_eq!(world.ended, [(slot, true)]);
+    assert!(matches!(world.replies[&request], Err(CallError::NotHolder { .. })));
+    assert!(world.answers.contains(&77), "the delivery is answered: its source sends it again");
+
+    // And the conversation goes on once somebody has the slot.
+    world.claim(slot);
+    let last = world.send(send("alice", &group, 1, message("hi")));
+    world.run(2_000);
+    let last = world.committed(last).unwrap();
+    assert_eq!(world.inbox("bob").last().unwrap().entry.seq, last);
 }
 
 #[test]

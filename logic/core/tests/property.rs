@@ -4,6 +4,7 @@
 mod world;
 
 use proptest::prelude::*;
+use seriatim_logic_core::Event;
 use seriatim_proto::command::Content;
 use seriatim_proto::error::{Certainty, ErrorCode};
 use seriatim_proto::ids::*;
@@ -14,11 +15,30 @@ const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Send { sender: usize, conversation: usize, id: u8 },
-    Wire { place: usize, fate: u8 },
-    Ghost { place: usize },
-    Advance { ms: u64 },
+    Send {
+        sender: usize,
+        conversation: usize,
+        id: u8,
+    },
+    Wire {
+        place: usize,
+        fate: u8,
+    },
+    Ghost {
+        place: usize,
+    },
+    Advance {
+        ms: u64,
+    },
     Crash,
+    /// A slot is given back; whoever needs it next claims it.
+    Release {
+        name: usize,
+    },
+    /// Several messages arrive before anybody does anything.
+    Turn {
+        count: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -27,8 +47,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => (any::<usize>(), 0u8..20).prop_map(|(place, fate)| Step::Wire { place, fate }),
         1 => any::<usize>().prop_map(|place| Step::Ghost { place }),
         2 => (1u64..400).prop_map(|ms| Step::Advance { ms }),
+        2 => (2usize..8).prop_map(|count| Step::Turn { count }),
     ];
-    prop::collection::vec(prop_oneof![200 => step, 1 => Just(Step::Crash)], 50..500)
+    prop::collection::vec(
+        prop_oneof![
+            200 => step,
+            1 => Just(Step::Crash),
+            3 => (0usize..5).prop_map(|name| Step::Release { name }),
+        ],
+        50..500,
+    )
 }
 
 fn run(steps: Vec<Step>) {
@@ -45,8 +73,16 @@ fn run(steps: Vec<Step>) {
     let members = NAMES.iter().map(|name| user(name)).collect();
     world.send(send("alice", &group, 0, Content::Create { members }));
     world.run(50);
-    let (mut sent, mut crashed) = (Vec::new(), false);
+    let mut slots: Vec<SlotId> =
+        NAMES.iter().map(|name| seriatim_proto::hash::inbox_slot(TENANT, &user(name))).collect();
+    slots.push(seriatim_proto::hash::conversation_slot(TENANT, &group));
+    let (mut sent, mut crashed, mut released) = (Vec::new(), false, std::collections::BTreeSet::new());
     for step in steps {
+        // A slot that was given back has a holder again some time later.
+        if let Some(slot) = released.iter().find(|slot| !world.holders.contains_key(slot)).copied() {
+            released.remove(&slot);
+            world.claim(slot);
+        }
         match step {
             Step::Send { sender, conversation, id } => {
                 let content = message(&format!("{sender} {id}"));
@@ -76,13 +112,29 @@ fn run(steps: Vec<Step>) {
                 }
             }
             Step::Advance { ms } => world.advance(ms),
+            Step::Turn { count } => {
+                world.begin_turn();
+                for _ in 0..count.min(world.wires.len()) {
+                    let wire = world.wires.remove(0);
+                    world.step(wire, Fate::Arrives);
+                }
+                world.end_turn();
+            }
+            Step::Release { name } => {
+                let slot = slots[name];
+                world.handle(slot, Event::Release { heir: None });
+                released.insert(slot);
+            }
             Step::Crash => {
                 world.crash_all();
                 crashed = true;
             }
         }
     }
-    world.run(4_000);
+    for _ in 0..20 {
+        world.run(200);
+        slots.iter().for_each(|slot| world.claim(*slot));
+    }
     for ghost in std::mem::take(&mut world.ghosts) {
         world.haunt(ghost);
     }

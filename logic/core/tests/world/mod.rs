@@ -1,7 +1,7 @@
 //! World: holders of several slots against the real apply, over a network that loses, doubles and reorders.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use seriatim_logic_core::{Clock, Effect, Event, HolderLimits, RequestId, Send, SessionKey, SlotHolder, SourceId};
@@ -56,10 +56,14 @@ pub(crate) struct World {
     pub(crate) lagging: Vec<(SessionKey, Seq)>,
     pub(crate) unregistered: Vec<SessionKey>,
     pub(crate) ended: Vec<(SlotId, bool)>,
+    /// requests of all answers to deliveries
+    #[allow(dead_code, reason = "not every test asks")]
+    pub(crate) answers: Vec<u64>,
     pub(crate) proposed: Vec<(SlotId, Epoch, u64, Bytes)>,
     pub(crate) limits: HolderLimits,
     pub(crate) lease_until_ms: u64,
     requests: u64,
+    turn: Option<BTreeSet<SlotId>>,
 }
 
 pub(crate) fn user(name: &str) -> UserId {
@@ -99,10 +103,12 @@ impl World {
             lagging: Vec::new(),
             unregistered: Vec::new(),
             ended: Vec::new(),
+            answers: Vec::new(),
             proposed: Vec::new(),
             limits: HolderLimits::default(),
             lease_until_ms: u64::MAX,
             requests: 0,
+            turn: None,
         };
         world.apply(&Command::Own {
             generation: Generation(0),
@@ -166,6 +172,20 @@ impl World {
         let clock = self.clock();
         if let Some(holder) = self.holders.get_mut(&slot) {
             holder.handle(&clock, event);
+            match &mut self.turn {
+                Some(touched) => drop(touched.insert(slot)),
+                None => self.poll(slot),
+            }
+        }
+    }
+
+    /// Everything until [`Self::end_turn`] is handled before anybody is polled, as a node takes its queue in batches.
+    pub(crate) fn begin_turn(&mut self) {
+        self.turn = Some(BTreeSet::new());
+    }
+
+    pub(crate) fn end_turn(&mut self) {
+        for slot in self.turn.take().unwrap_or_default() {
             self.poll(slot);
         }
     }
@@ -193,6 +213,7 @@ impl World {
                     self.wires.push(Wire::Deliver { source: slot, epoch, batch, deliveries })
                 }
                 Effect::DeliverAnswer { source, result } => {
+                    self.answers.push(source.request);
                     let (of, epoch) = (SlotId(u16::try_from(source.index).unwrap()), Epoch(source.stream));
                     self.wires.push(Wire::Answer { source: of, epoch, batch: source.request, outcomes: result.ok() });
                 }
