@@ -40,7 +40,7 @@ impl Leases {
     }
     /// Should a lease be opened now? Then says that it is.
     pub(crate) fn start_opening(&mut self, group: GroupId, now_ms: u64) -> bool {
-        let idle = self.opening.get(&group).is_none_or(|since| since + limits::REQUEST_TIMEOUT_MS <= now_ms);
+        let idle = self.opening.get(&group).is_none_or(|since| since + limits::STORE_TIMEOUT_MS <= now_ms);
         let start = idle && !self.open.contains_key(&group);
         if start {
             self.opening.insert(group, now_ms);

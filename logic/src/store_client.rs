@@ -212,4 +212,4 @@ impl StoreClient {
 }
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(30);
-const READ_TIMEOUT: Duration = Duration::from_secs(3);
+const READ_TIMEOUT: Duration = Duration::from_millis(limits::STORE_TIMEOUT_MS);

@@ -117,6 +117,8 @@ pub const FLUSH_LOG_BYTES: u64 = 256 << 20;
 
 /// Time a request may take at the gateway before its outcome counts as unknown.
 pub const REQUEST_TIMEOUT_MS: u64 = 10_000;
+/// Until a logic node takes a store's silence for a lost answer, and sends the same again under the same `n`.
+pub const STORE_TIMEOUT_MS: u64 = 3_000;
 /// Time a peer has for its handshake and Hello.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// QUIC idle timeout.
@@ -130,6 +132,7 @@ const _: () = assert!(SYNC_BYTES_MAX + MESSAGE_BYTES_MAX + FRAME_HEADER_BYTES <=
 const _: () = assert!(MESSAGE_BYTES_MAX + FRAME_HEADER_BYTES <= ENTRY_BYTES_MAX); // one command always fits an entry
 const _: () = assert!(ENTRY_BYTES_MAX + FRAME_HEADER_BYTES <= INTERNAL_FRAME_BYTES_MAX); // one entry always fits a frame
 const _: () = assert!(APPEND_BYTES_MAX + ENTRY_BYTES_MAX <= INTERNAL_FRAME_BYTES_MAX); // an append may overshoot by one entry
+const _: () = assert!(2 * STORE_TIMEOUT_MS < REQUEST_TIMEOUT_MS); // one lost answer of a store costs no request
 const _: () = assert!(LEASE_HOLD_MS + CLOCK_DRIFT_MS_MAX < LEASE_GRANT_MS); // the holder stops first
 const _: () = assert!(3 * LEASE_RENEW_MS < LEASE_HOLD_MS); // two lost renewals cost nothing
 const _: () = assert!(RAFT_HEARTBEAT_MS * 3 <= RAFT_ELECTION_MS_MIN); // two lost heartbeats cost nothing

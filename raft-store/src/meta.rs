@@ -94,6 +94,7 @@ async fn look(host: &Arc<Host>) {
         Err(error) => tracing::warn!(%error, "the free disk cannot be read"),
     };
     host.metrics().disk_free_bytes.set(i64::try_from(host.disk().free_bytes()).unwrap_or(i64::MAX));
+    host.replicas().iter().for_each(|replica| replica.keep_links());
     let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
     host.metrics().leaders.set(i64::try_from(led.len()).unwrap_or(i64::MAX));
     host.metrics().leases.set(led.iter().map(|replica| i64::from(replica.live.lease_count())).sum());

@@ -206,8 +206,11 @@ impl Replica {
     /// Gives leadership to the store that should have it, if that one is not far behind.
     pub(crate) async fn transfer_to(&self, store: StoreId) {
         let last = self.last_index();
+        // A leader that gives its leadership to a dead store leads no more, and the others wait for an election.
         let ready = self.handle.matched().into_iter().find(|(member, matched)| {
-            member.store == store && matched.is_some_and(|matched| matched + TRANSFER_LAG_MAX >= last)
+            member.store == store
+                && matched.is_some_and(|matched| matched + TRANSFER_LAG_MAX >= last)
+                && self.handle.is_heard(member.replica)
         });
         if let Some((member, _)) = ready {
             tracing::info!(group = self.group.0, store = store.0, "giving leadership away");
@@ -220,7 +223,8 @@ impl Replica {
         if self.leadership().is_none() {
             return;
         }
-        let others = self.handle.matched().into_iter().filter(|(member, _)| member.store != self.store);
+        let others = self.handle.matched().into_iter();
+        let others = others.filter(|(member, _)| member.store != self.store && self.handle.is_heard(member.replica));
         if let Some((member, Some(_))) = others.max_by_key(|(_, matched)| *matched) {
             self.handle.transfer(member.replica).await;
         }
@@ -240,6 +244,11 @@ impl Replica {
             Ok(None) => (),
             Err(fatal) => self.fatal.raise(format!("group {} cannot read its position: {fatal}", self.group)),
         }
+    }
+
+    /// Keeps streams to all other members.
+    pub(crate) fn keep_links(&self) {
+        self.handle.keep_links();
     }
 
     /// Closes the door and stops Raft.

@@ -2,7 +2,7 @@
 //!
 //! # Failure
 //! A process that does not end within [`PATIENCE`] after the first signal ends without order; a second signal does the
-//! same at once.
+//! same at once. The end of stdin is no signal: a parent that stops a child closes stdin and signals.
 
 use std::io::Read;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 /// Longest ordered stop.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+const PARENT_GONE: &str = "the parent is gone";
+
 /// Ends when the process should stop.
 pub(crate) async fn wait(with_parent: bool) {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
@@ -20,10 +22,17 @@ pub(crate) async fn wait(with_parent: bool) {
     let why = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
-        () = parent => "the parent is gone",
+        () = parent => PARENT_GONE,
     };
     tracing::info!(why, "stopping");
     tokio::spawn(async move {
+        if why == PARENT_GONE {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+        }
         let why = tokio::select! {
             _ = terminate.recv() => "second SIGTERM",
             _ = interrupt.recv() => "second SIGINT",

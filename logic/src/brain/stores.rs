@@ -17,6 +17,7 @@ use seriatim_proto::store::{
 use super::{Brain, HolderKey, Input, Standing};
 use crate::batcher::CommandOf;
 use crate::clock;
+use crate::topology::Link;
 
 /// Slots that one tick gives to their first choice.
 const RELEASES_PER_TICK: usize = 64;
@@ -82,7 +83,7 @@ impl Brain {
         }
         self.tell_gateways(now_ms);
         self.drop_overdue_deliveries(now_ms);
-        let overdue = |asked: &Asked| asked.sent_ms + limits::REQUEST_TIMEOUT_MS < now_ms;
+        let overdue = |asked: &Asked| asked.sent_ms + limits::STORE_TIMEOUT_MS < now_ms;
         let lost: Vec<u64> = self.asked.iter().filter(|(_, asked)| overdue(asked)).map(|(id, _)| *id).collect();
         lost.into_iter().for_each(|id| self.fail(id));
     }
@@ -115,23 +116,19 @@ impl Brain {
             return;
         }
         self.renewed_ms = now_ms;
-        let mut by_store: std::collections::BTreeMap<StoreId, Vec<(GroupId, LeaseId)>> =
+        let mut by_store: std::collections::BTreeMap<StoreId, (Link, Vec<(GroupId, LeaseId)>)> =
             std::collections::BTreeMap::new();
         for (group, lease) in self.leases.all() {
-            if let Some((store, _)) = self.stores.topology.leader_link(group) {
-                by_store.entry(store).or_default().push((group, lease));
+            if let Some((store, link)) = self.stores.topology.leader_link(group) {
+                by_store.entry(store).or_insert_with(|| (link, Vec::new())).1.push((group, lease));
             }
         }
-        for (store, leases) in by_store {
-            let group = leases[0].0;
-            let Some((to, link)) = self.stores.topology.leader_link(group).filter(|(to, _)| *to == store) else {
-                continue;
-            };
-            let id = self.id();
+        for (store, (link, leases)) in by_store {
+            let (id, group) = (self.id(), leases[0].0);
             let request = StoreRequest::Renew { id, leases: leases.clone() };
             if link.queue.try_send(request).is_ok() {
                 let what = What::Renew(leases);
-                self.asked.insert(id, Asked { connection: link.connection, store: to, group, sent_ms: now_ms, what });
+                self.asked.insert(id, Asked { connection: link.connection, store, group, sent_ms: now_ms, what });
             }
         }
     }

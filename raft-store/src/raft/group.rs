@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResult;
 use openraft::storage::RaftStateMachine;
@@ -31,10 +31,12 @@ use crate::config::Tuning;
 use crate::fatal::FatalSignal;
 use crate::identity::Identity;
 use crate::log_record::ReplicaKey;
-use crate::transport::Links;
+use crate::transport::{Class, Links};
 
-/// How long a linearizable read waits for its applied index.
-const READ_DEADLINE: Duration = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
+/// How long a linearizable read waits for a quorum and for its applied index. All that arrive meanwhile wait for it.
+const READ_DEADLINE: Duration = Duration::from_millis(limits::STORE_TIMEOUT_MS);
+/// A replica that answered a heartbeat this recently is alive.
+const HEARD: Duration = Duration::from_millis(2 * limits::RAFT_HEARTBEAT_MS);
 /// How long a snapshot may take to be installed at the receiver.
 const INSTALL_DEADLINE_MS: u64 = 120_000;
 
@@ -135,7 +137,7 @@ where
         let raft = raft.map_err(|error| refusal(error.to_string()))?.map_err(|fatal| refusal(fatal.to_string()))?;
         self.replicas.running.write().insert(key, raft.clone());
         self.replicas.runtime.spawn(tell_failure(key, raft.clone(), self.fatal.clone()));
-        Ok(GroupHandle { key, raft, replicas: Arc::clone(&self.replicas) })
+        Ok(GroupHandle { key, raft, replicas: Arc::clone(&self.replicas), links: Arc::clone(&self.links) })
     }
 
     /// Median and 99th percentile of recent log fsyncs, in microseconds.
@@ -209,11 +211,17 @@ pub(crate) struct GroupHandle<M: RaftStateMachine<TypeConfig> = StateMachine> {
     key: ReplicaKey,
     raft: Raft<TypeConfig, M>,
     replicas: Arc<Replicas<M>>,
+    links: Arc<Links>,
 }
 
 impl<M: RaftStateMachine<TypeConfig>> Clone for GroupHandle<M> {
     fn clone(&self) -> Self {
-        Self { key: self.key, raft: self.raft.clone(), replicas: Arc::clone(&self.replicas) }
+        Self {
+            key: self.key,
+            raft: self.raft.clone(),
+            replicas: Arc::clone(&self.replicas),
+            links: Arc::clone(&self.links),
+        }
     }
 }
 
@@ -262,6 +270,11 @@ where
 
     /// Waits until everything that was committed before the call is applied here. Only the leader can.
     pub(crate) async fn read_index(&self) -> Result<(), StoreRefusal> {
+        let late = |_| Err(refused(ErrorCode::Timeout, "no quorum answers in time"));
+        tokio::time::timeout(READ_DEADLINE, self.read_index_unbounded()).await.unwrap_or_else(late)
+    }
+
+    async fn read_index_unbounded(&self) -> Result<(), StoreRefusal> {
         let linearizer = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => linearizer,
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
@@ -322,6 +335,24 @@ where
             (member, matched(id))
         };
         metrics.membership_config.nodes().map(member).collect()
+    }
+
+    /// Has the replica answered a heartbeat lately? Only a leader knows.
+    pub(crate) fn is_heard(&self, replica: ReplicaId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&replica.0).copied().flatten());
+        heard.is_some_and(|heard| heard.elapsed() < HEARD)
+    }
+
+    /// Keeps streams to all other members, so that the first vote or append of a new leader need not wait for one.
+    pub(crate) fn keep_links(&self) {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        for (_, node) in metrics.membership_config.nodes().filter(|(id, _)| **id != self.key.replica.0) {
+            self.links.link(&node.address, Class::Log);
+            self.links.link(&node.address, Class::Control);
+        }
     }
 
     /// Hands leadership to a replica. Whether it takes it shows in [`GroupHandle::leader`].
