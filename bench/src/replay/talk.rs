@@ -59,16 +59,19 @@ impl Stage {
             let request = SendRequest { message_id: id, ..SendRequest::new(conversation.clone(), body) };
             self.ledger.sent(&id, waited);
             let ticket = phone.client.submit(request).await?;
-            tickets.push(async move {
+            let ledger = Arc::clone(&self.ledger);
+            // A task of its own: the ack counts when it is there, not when the rest of the turn has had its moment.
+            tickets.push(tokio::spawn(async move {
                 let result: Result<Committed, RequestError> = ticket.outcome().await;
                 if result.is_ok() {
-                    self.ledger.committed(&id);
+                    ledger.committed(&id);
                 }
                 (id, result)
-            });
+            }));
         }
         let mut failed = None;
-        for (id, result) in join_all(tickets).await {
+        for acked in join_all(tickets).await {
+            let (id, result) = acked.context("a send's task ended")?;
             let (committed, error) = match result {
                 Ok(committed) => (Some(committed.seq.get()), None),
                 Err(error) => (None, Some(error)),
@@ -85,6 +88,7 @@ impl Stage {
         let others = talk.members.iter().filter(|member| **member != creator);
         let members: Vec<UserId> = others.map(|member| self.people[*member].user.clone()).collect();
         let phone = self.people[creator].phone(&self.setup).await?;
+        self.pace.turn().await;
         let created = phone.client.create_group_as(talk.create_id(), key, &members).await;
         created.with_context(|| format!("failed to create the group of {}", talk.name))?;
         Ok(())
