@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn ids_are_unique() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/dataset.json");
+        let path =
+            std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json");
         let script = Script::new(crate::source::read(&path, crate::source::Amount::All).unwrap()).unwrap();
         let mut ids = BTreeSet::new();
         for talk in &script.talks {

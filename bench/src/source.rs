@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn sample() -> std::path::PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/dataset.json")
+        std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json")
     }
 
     #[test]

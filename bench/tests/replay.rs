@@ -29,7 +29,7 @@ fn the_sample_survives_both_kills() {
         .arg("--playground")
         .arg(folder.path())
         .arg("--source")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/dataset.json"))
+        .arg(std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json"))
         .arg("--records")
         .arg(folder.path().join("records"))
         .args(["--messages", "all", "--rate", "150", "--json"])

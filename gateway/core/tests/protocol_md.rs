@@ -12,7 +12,8 @@ use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, v1};
 
 fn page() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol.md");
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
+    let path = std::path::Path::new(&here).join("../../docs/protocol.md");
     std::fs::read_to_string(path).expect("docs/protocol.md is there")
 }
 
