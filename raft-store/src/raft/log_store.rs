@@ -324,7 +324,8 @@ impl Shared {
                     // What is stored fills the budget; the caller comes back for the rest.
                     Vec::new()
                 } else {
-                    let from = usize::try_from(split - log.cache_first()).map_err(io::Error::other)?;
+                    // A range that ends before the cache begins takes nothing from it.
+                    let from = usize::try_from(split.saturating_sub(log.cache_first())).map_err(io::Error::other)?;
                     let count = usize::try_from(end - split).map_err(io::Error::other)?;
                     log.cache.iter().skip(from).take(count).take_while(within(&mut budget)).cloned().collect()
                 };
