@@ -343,6 +343,39 @@ async fn leaders_end_up_spread_over_the_stores() {
     .await;
 }
 
+/// A leader that gives its leadership away serves nobody until another one is elected: it must not go to a store that
+/// had everything a moment ago and is dead now.
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_not_given_to_a_store_that_died_a_moment_ago() {
+    let mut cluster = Cluster::start(3, GROUPS, Tuning::default()).await;
+    let (group, preferred) = (GroupId(1), 1);
+    {
+        let cluster = &cluster;
+        wait_until("the preferred store leads", || async move { cluster.leader(group).await == preferred }).await;
+    }
+    cluster.kill(preferred);
+    let leader = cluster.leader(group).await;
+    assert_ne!(leader, preferred);
+    cluster.restart(preferred).await;
+    let last = cluster.group(leader, group).await.unwrap().last_index;
+    {
+        let cluster = &cluster;
+        wait_until("the preferred store has the whole log", || async move {
+            cluster.group(preferred, group).await.is_some_and(|status| status.committed_index >= last)
+        })
+        .await;
+    }
+    cluster.kill(preferred);
+    let term = cluster.group(cluster.leader(group).await, group).await.unwrap().term;
+    // Two rounds of balancing, each of which would give it away.
+    let until = Instant::now() + Duration::from_secs(9);
+    while Instant::now() < until {
+        cluster.propose(group, &[Command::OpenLease { node: NodeId(1) }]).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(cluster.group(cluster.leader(group).await, group).await.unwrap().term, term, "nobody was elected anew");
+}
+
 /// `cargo test --release -p seriatim-store --test cluster throughput -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: prints appends per second of three stores in this process"]
