@@ -10,7 +10,6 @@
 //! slow reader; a connection whose queue is full is not read from.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
@@ -192,11 +191,8 @@ impl Connection {
         // One short task per renewal round of a node, a few a second.
         tokio::spawn(async move {
             let mut results = Vec::with_capacity(waiting.len());
-            let until = tokio::time::Instant::now() + RENEWAL_DEADLINE;
             for renewal in waiting {
-                // A group without a quorum holds up nobody else's renewal.
-                let renewal = tokio::time::timeout_at(until, renewal).await;
-                results.push(renewal.ok().and_then(Result::ok).unwrap_or(Renewal::Unavailable));
+                results.push(renewal.await.unwrap_or(Renewal::Unavailable));
             }
             answer.send(StoreResponse::Renewed { id, results });
         });
@@ -268,8 +264,6 @@ async fn tables(host: &Arc<Host>) -> Vec<StoreEvent> {
     tables
 }
 
-/// A renewal that is not answered by then is made again: the node sends one every `LEASE_RENEW_MS`.
-const RENEWAL_DEADLINE: Duration = Duration::from_millis(limits::LEASE_RENEW_MS);
 /// Answers that wait for one connection, those promised included.
 const ANSWERS_WAITING: usize = 4_096;
 /// About how many rows one read request may touch.

@@ -17,7 +17,6 @@ use seriatim_proto::store::{
 use super::{Brain, HolderKey, Input, Standing};
 use crate::batcher::CommandOf;
 use crate::clock;
-use crate::topology::Link;
 
 /// Slots that one tick gives to their first choice.
 const RELEASES_PER_TICK: usize = 64;
@@ -47,7 +46,7 @@ enum What {
     Claims(Vec<(SlotId, Epoch)>, LeaseId),
     Commands(Vec<CommandOf>),
     Read(ReadOf),
-    Renew(Vec<(GroupId, LeaseId)>),
+    Renew(GroupId, LeaseId),
 }
 
 fn unavailable() -> StoreRefusal {
@@ -116,18 +115,13 @@ impl Brain {
             return;
         }
         self.renewed_ms = now_ms;
-        let mut by_store: std::collections::BTreeMap<StoreId, (Link, Vec<(GroupId, LeaseId)>)> =
-            std::collections::BTreeMap::new();
-        for (group, lease) in self.leases.all() {
-            if let Some((store, link)) = self.stores.topology.leader_link(group) {
-                by_store.entry(store).or_insert_with(|| (link, Vec::new())).1.push((group, lease));
-            }
-        }
-        for (store, (link, leases)) in by_store {
-            let (id, group) = (self.id(), leases[0].0);
-            let request = StoreRequest::Renew { id, leases: leases.clone() };
-            if link.queue.try_send(request).is_ok() {
-                let what = What::Renew(leases);
+        // A request is answered when all its leases are: each has its own, so that a group without a quorum holds up
+        // nobody else's. They share packets.
+        for (group, lease) in self.leases.all().collect::<Vec<_>>() {
+            let Some((store, link)) = self.stores.topology.leader_link(group) else { continue };
+            let id = self.id();
+            if link.queue.try_send(StoreRequest::Renew { id, leases: vec![(group, lease)] }).is_ok() {
+                let what = What::Renew(group, lease);
                 self.asked.insert(id, Asked { connection: link.connection, store, group, sent_ms: now_ms, what });
             }
         }
@@ -191,7 +185,7 @@ impl Brain {
             }
             StoreResponse::Renewed { id, results } => {
                 if let Some(asked) = self.asked.remove(&id) {
-                    self.on_renewed(asked, results);
+                    self.on_renewed(&asked, &results);
                 }
             }
             StoreResponse::Welcome { .. } | StoreResponse::Event(_) => {}
@@ -218,7 +212,7 @@ impl Brain {
         let Some(asked) = self.asked.remove(&id) else { return };
         match asked.what {
             What::Read(_) => self.on_read(&asked, Err(unavailable())),
-            What::Renew(_) => {}
+            What::Renew(..) => {}
             _ => self.on_proposed(asked, Err(unavailable())),
         }
     }
@@ -255,7 +249,7 @@ impl Brain {
                 Some(Outcome::Leased(lease)) => self.leases.opened(asked.group, lease, asked.sent_ms),
                 _ => self.leases.opening_failed(asked.group),
             },
-            What::CloseLease | What::Read(_) | What::Renew(_) => {}
+            What::CloseLease | What::Read(_) | What::Renew(..) => {}
         }
     }
 
@@ -341,21 +335,19 @@ impl Brain {
         self.handle_under(of.key, Event::ReadDone { id: of.id, outcome });
     }
 
-    fn on_renewed(&mut self, asked: Asked, results: Vec<Renewal>) {
-        let What::Renew(leases) = asked.what else { return };
-        for ((group, lease), result) in leases.into_iter().zip(results) {
-            match result {
-                Renewal::Renewed => {
-                    self.metrics.renewals.inc();
-                    self.leases.renewed(group, lease, asked.sent_ms);
-                }
-                Renewal::Gone => self.lose_lease(group, lease),
-                Renewal::NotLeader { leader } => {
-                    self.stores.topology.set_leader(group, leader, Some(asked.store));
-                    self.renewed_ms = 0;
-                }
-                Renewal::Unavailable => {}
+    fn on_renewed(&mut self, asked: &Asked, results: &[Renewal]) {
+        let (What::Renew(group, lease), [result]) = (&asked.what, results) else { return };
+        match result {
+            Renewal::Renewed => {
+                self.metrics.renewals.inc();
+                self.leases.renewed(*group, *lease, asked.sent_ms);
             }
+            Renewal::Gone => self.lose_lease(*group, *lease),
+            Renewal::NotLeader { leader } => {
+                self.stores.topology.set_leader(*group, *leader, Some(asked.store));
+                self.renewed_ms = 0;
+            }
+            Renewal::Unavailable => {}
         }
     }
 
