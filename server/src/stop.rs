@@ -1,7 +1,7 @@
 //! Stop: what ends a process in order: SIGTERM, SIGINT, or the end of a stdin that the parent holds.
 //!
 //! # Failure
-//! A process that does not end within [`PATIENCE`] after the first signal ends without order; a second signal does the
+//! A process that does not end within [`PATIENCE`] after the first order ends without order; a second signal does the
 //! same at once. The end of stdin is no signal: a parent that stops a child closes stdin and signals.
 
 use std::io::Read;
@@ -26,17 +26,17 @@ pub(crate) async fn wait(with_parent: bool) {
     };
     tracing::info!(why, "stopping");
     tokio::spawn(async move {
-        if why == PARENT_GONE {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = tokio::time::sleep(PATIENCE) => {}
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut signalled = why != PARENT_GONE;
+        let why = loop {
+            let why = tokio::select! {
+                _ = terminate.recv() => "second SIGTERM",
+                _ = interrupt.recv() => "second SIGINT",
+                () = tokio::time::sleep_until(deadline) => break "the ordered stop took too long",
+            };
+            if std::mem::replace(&mut signalled, true) {
+                break why;
             }
-        }
-        let why = tokio::select! {
-            _ = terminate.recv() => "second SIGTERM",
-            _ = interrupt.recv() => "second SIGINT",
-            () = tokio::time::sleep(PATIENCE) => "the ordered stop took too long",
         };
         tracing::warn!(why, "stopped without order");
         std::process::exit(1);
