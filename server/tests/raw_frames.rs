@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use common::{Cluster, PATIENCE};
+use common::{Cluster, PATIENCE, wait_until_async};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
@@ -133,6 +133,8 @@ async fn bytes_that_are_no_protocol_end_that_connection_only() {
     // Nobody else noticed.
     alice.send(Conversation::peer("bob").unwrap(), "after").await.unwrap();
     assert_eq!(alice.connections(), 1);
+    // Committed says that the conversation has it; the inbox gets it a moment later.
+    wait_until_async("alice has both entries", async || alice.sync(None, 0).await.unwrap().entries.len() >= 2).await;
     assert_eq!(alice.sync(None, 0).await.unwrap().entries.len(), 2);
 }
 
