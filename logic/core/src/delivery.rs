@@ -90,9 +90,16 @@ impl SlotHolder {
                 continue;
             }
             let recent = &conversation.recent.entries;
-            let from = recent.partition_point(|recent| Some(recent.entry.seq) <= target.cursor);
             let gathered = outgoing.entry(*slot).or_insert_with(|| Outgoing::new(*slot));
-            gathered.add(name, target, last, recent.range(from..));
+            loop {
+                let before = target.cursor;
+                let from = recent.partition_point(|recent| Some(recent.entry.seq) <= before);
+                gathered.add(name, target, last, recent.range(from..));
+                // A range that nobody there is owed only moves the cursor: what follows it may be owed.
+                if target.busy || target.cursor >= Some(last) || target.cursor == before {
+                    break;
+                }
+            }
             if gathered.bytes >= BATCH_BYTES_MAX {
                 full.extend(outgoing.remove_entry(slot));
             }

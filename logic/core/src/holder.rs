@@ -541,6 +541,8 @@ impl SlotHolder {
         for incoming in std::mem::take(&mut self.incoming).into_values() {
             self.effects.push_back(Effect::DeliverAnswer { source: incoming.source, result: self.not_holder() });
         }
+        let acks: Vec<RequestId> = self.inboxes.values_mut().flat_map(Inbox::drain_acks).collect();
+        self.reply(&acks, &unknown());
         self.pipeline.drain_notes().for_each(drop);
         self.conversations.clear();
         self.inboxes.clear();

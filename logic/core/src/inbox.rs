@@ -88,6 +88,11 @@ impl Inbox {
             .collect()
     }
 
+    /// The holder ends: also whose write is under way.
+    pub(crate) fn drain_acks(&mut self) -> Vec<RequestId> {
+        self.devices.values_mut().flat_map(|device| device.waiters.drain(..)).map(|(request, _)| request).collect()
+    }
+
     /// A write of this device's cursor was refused: whoever waits for it hears so.
     pub(crate) fn fail_acks(&mut self, device: &DeviceId) -> Vec<RequestId> {
         let Some(device) = self.devices.get_mut(device) else { return Vec::new() };

@@ -125,9 +125,10 @@ impl Pipeline {
             outcome => {
                 sent.verdict = Some(Verdict::Outcome(outcome));
                 self.failures = 0;
-                self.blocked = None;
             }
         }
+        // Whatever apply says, it ran: the stores take writes.
+        self.blocked = None;
         Standing::Goes
     }
 

@@ -7,6 +7,7 @@ use seriatim_proto::command::{Content, DeliveryOutcome, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
+use seriatim_proto::limits;
 use seriatim_proto::logic::{CallError, Reply};
 use world::*;
 
@@ -470,6 +471,95 @@ fn a_full_disk_refuses_new_requests_with_its_code() {
     assert!(
         matches!(&world.replies[&refused], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::ReadOnly)
     );
+}
+
+#[test]
+fn a_slot_works_again_after_a_full_disk_also_when_the_answer_was_lost_before() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    let home = hash::conversation_slot(TENANT, &conversation);
+    let (target, name) = if home == slot_of("alice") { (slot_of("bob"), "bob") } else { (slot_of("alice"), "alice") };
+    world.send(send("alice", &conversation, 0, message("x")));
+    // The delivery is applied, its answer is lost, and the disk is full when it is sent again.
+    let mut attempts = 0;
+    for _ in 0..100 {
+        for wire in std::mem::take(&mut world.wires) {
+            match wire {
+                Wire::Propose { slot, epoch, n, .. } if slot == target && attempts == 1 => {
+                    attempts = 2;
+                    let outcome = Err(Refusal::new(ErrorCode::ReadOnly, "disk"));
+                    world.wires.push(Wire::Outcome { slot, epoch, n, outcome });
+                }
+                wire @ Wire::Propose { slot, .. } if slot == target && attempts == 0 => {
+                    attempts = 1;
+                    world.step(wire, Fate::AnswerLost);
+                }
+                wire => world.step(wire, Fate::Arrives),
+            }
+        }
+        world.advance(20);
+    }
+    assert_eq!(attempts, 2);
+    let second = world.send(send("alice", &conversation, 1, message("y")));
+    world.run(3_000);
+    let second = world.committed(second).unwrap();
+    assert_eq!(world.inbox(name).last().unwrap().entry.seq, second);
+}
+
+#[test]
+fn an_ack_under_way_is_answered_when_its_holder_ends() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 0, message("x")));
+    world.run(500);
+    let (slot, device) = (slot_of("bob"), DeviceId::new("phone").unwrap());
+    let cursor = world.inbox("bob")[0].seq.next();
+    let request = world.request();
+    world.handle(slot, Event::Ack { request, tenant: TENANT, user: user("bob"), device, cursor });
+    assert!(world.wires.iter().any(|wire| matches!(wire, Wire::Propose { slot: of, .. } if *of == slot)));
+    world.handle(slot, Event::LeaseGone);
+    assert!(
+        matches!(&world.replies[&request], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable)
+    );
+}
+
+#[test]
+fn what_is_owed_behind_a_long_range_that_is_not_is_delivered() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice"]);
+    let group = ConversationId::Group(ConversationKey([7; 16]));
+    let ids = std::cell::Cell::new(0u32);
+    let next = |content| {
+        ids.set(ids.get() + 1);
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&ids.get().to_be_bytes());
+        seriatim_logic_core::Send { message_id: MessageId(id), ..send("alice", &group, 0, content) }
+    };
+    let change = |add: &[&str], remove: &[&str]| Content::Members {
+        add: add.iter().map(|name| user(name)).collect(),
+        remove: remove.iter().map(|name| user(name)).collect(),
+    };
+    assert_ne!(slot_of("alice"), slot_of("bob"));
+    world.send(next(Content::Create { members: vec![user("bob")] }));
+    world.run(100);
+    world.send(next(change(&[], &["bob"])));
+    world.run(100);
+    // Nobody holds bob's slot; more than two ranges go by that he is not owed.
+    for _ in 0..3 * limits::DELIVERY_ENTRIES_MAX {
+        world.send(next(message("without bob")));
+        world.run(5);
+    }
+    world.send(next(change(&["bob"], &[])));
+    let last = world.send(next(message("welcome back")));
+    world.run(1_000);
+    let last = world.committed(last).unwrap();
+    assert!(world.inbox("bob").is_empty());
+    world.claim(slot_of("bob"));
+    world.run(3_000);
+    assert_eq!(world.inbox("bob").len(), 4);
+    assert_eq!(world.inbox("bob").last().unwrap().entry.seq, last);
 }
 
 #[test]
