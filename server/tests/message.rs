@@ -173,3 +173,34 @@ async fn a_minority_of_stores_down_is_not_felt_for_long() {
     }
     assert_eq!(read_all(&bob, "bob").await.len(), 15);
 }
+
+/// A logic node that was paused for longer than its lease wakes up under an old id, with answers of its old life on the
+/// way. It comes back under a new id, and every slot has a holder that others can reach.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_logic_node_comes_back_and_every_slot_is_served() {
+    let cluster = Cluster::start();
+    let alice = cluster.device("alice", "phone").await;
+    let names: Vec<String> = (0..40).map(|number| format!("user-{number}")).collect();
+    let round = async |text: &str| {
+        for name in &names {
+            alice.send(Conversation::peer(name).unwrap(), text.to_owned()).await.unwrap();
+        }
+    };
+    round("before").await;
+    for _ in 0..2 {
+        let nodes = cluster.status();
+        let node = nodes.iter().find(|node| node.role == PlaygroundRole::Logic).unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(node.pid.unwrap()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        // Sent while it sleeps: served once its lease has run out.
+        round("meanwhile").await;
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        round("after").await;
+    }
+    for name in &names {
+        let client = cluster.device(name, "phone").await;
+        common::wait_until_async("the inbox has it all", async || read_all(&client, name).await.len() >= 5).await;
+        let bodies: Vec<_> = read_all(&client, name).await.iter().map(body).collect();
+        assert_eq!(bodies, ["before", "meanwhile", "after", "meanwhile", "after"], "{name}");
+    }
+}

@@ -7,7 +7,7 @@ use seriatim_logic_core::{Event, Placement};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{Epoch, GroupId, LeaseId, SlotId, StoreId};
+use seriatim_proto::ids::{Epoch, GroupId, LeaseId, NodeId, SlotId, StoreId};
 use seriatim_proto::limits;
 use seriatim_proto::meta::{MetaCommand, MetaOutcome, NodeKind};
 use seriatim_proto::store::{
@@ -41,7 +41,7 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 enum What {
     OpenNode,
-    OpenLease,
+    OpenLease(NodeId),
     CloseLease,
     Claims(Vec<(SlotId, Epoch)>, LeaseId),
     Commands(Vec<CommandOf>),
@@ -71,7 +71,7 @@ impl Brain {
         let node = self.standing.borrow().map(|standing| standing.node);
         for record in directory.groups.iter().filter(|record| record.id != GroupId::META) {
             if let Some(node) = node.filter(|_| self.leases.start_opening(record.id, now_ms)) {
-                self.propose_own(record.id, &[Command::OpenLease { node }], What::OpenLease);
+                self.propose_own(record.id, &[Command::OpenLease { node }], What::OpenLease(node));
             }
         }
         self.renew(now_ms);
@@ -240,15 +240,27 @@ impl Brain {
             }
             What::Claims(claims, lease) => self.on_claims(asked.group, &claims, lease, result.ok()),
             What::OpenNode => match single(result) {
+                // An answer that comes late, when the node has an id: that one is given back.
+                Some(Outcome::Meta(MetaOutcome::Opened(record))) if self.placement.is_some() => {
+                    self.close_lease(GroupId::META, record.lease);
+                }
                 Some(Outcome::Meta(MetaOutcome::Opened(record))) => {
                     self.on_node_opened(record.id, record.lease, asked.sent_ms)
                 }
                 _ => self.leases.opening_failed(GroupId::META),
             },
-            What::OpenLease => match single(result) {
-                Some(Outcome::Leased(lease)) => self.leases.opened(asked.group, lease, asked.sent_ms),
-                _ => self.leases.opening_failed(asked.group),
-            },
+            What::OpenLease(node) => {
+                let ours = self.standing.borrow().is_some_and(|standing| standing.node == node);
+                match single(result) {
+                    // A lease of an id that this process had before, or a second one: nobody may claim under it.
+                    Some(Outcome::Leased(lease)) if !ours || self.leases.get(asked.group).is_some() => {
+                        self.close_lease(asked.group, lease);
+                    }
+                    Some(Outcome::Leased(lease)) => self.leases.opened(asked.group, lease, asked.sent_ms),
+                    _ if ours => self.leases.opening_failed(asked.group),
+                    _ => {}
+                }
+            }
             What::CloseLease | What::Read(_) | What::Renew(..) => {}
         }
     }
@@ -307,10 +319,19 @@ impl Brain {
             }
             // Only now: until here a row that names us is no reason to claim again.
             self.claiming.remove(slot);
+            // The answer was lost and the row was not: it is claimed again, since nobody else will.
+            if !self.holders.contains_key(slot) {
+                self.free_own_row(*slot);
+            }
         }
     }
 
-    fn on_node_opened(&mut self, node: seriatim_proto::ids::NodeId, lease: LeaseId, sent_ms: u64) {
+    /// Gives a lease back that is of no use here; if the store does not hear it, it expires.
+    fn close_lease(&mut self, group: GroupId, lease: LeaseId) {
+        self.propose_own(group, &[Command::CloseLease { lease }], What::CloseLease);
+    }
+
+    fn on_node_opened(&mut self, node: NodeId, lease: LeaseId, sent_ms: u64) {
         let Some(directory) = self.stores.topology.directory() else { return };
         self.leases.opened(GroupId::META, lease, sent_ms);
         let mut placement = Placement::new(node);
@@ -412,7 +433,7 @@ impl Brain {
     /// Ends this node's leases; whether the stores hear it only decides how soon others may claim.
     pub(super) async fn close_leases(&mut self) {
         for (group, lease) in self.leases.all().collect::<Vec<_>>() {
-            self.propose_own(group, &[Command::CloseLease { lease }], What::CloseLease);
+            self.close_lease(group, lease);
         }
         let until = tokio::time::Instant::now() + Duration::from_millis(500);
         while self.asked.values().any(|asked| matches!(asked.what, What::CloseLease)) {
