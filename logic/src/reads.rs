@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
@@ -13,6 +14,7 @@ use seriatim_proto::ids::{Chain, ConversationId, GroupId, MessageId, Namespace, 
 use seriatim_proto::limits;
 use seriatim_proto::logic::{Body, Call, HistoryEntry, Identity, Reply, SendState, SyncEntry, SyncPage};
 use seriatim_proto::store::{ConversationState, InboxEntry, Read, ReadOutcome, StoredMessage};
+use tokio::time::Instant;
 
 use crate::store_client::StoreClient;
 
@@ -75,9 +77,11 @@ async fn sync(stores: &Arc<StoreClient>, who: &Identity, from: Option<Seq>, limi
     let count = entries.len();
     let mut given = Vec::with_capacity(count);
     let mut bytes = 0;
+    let until = Instant::now() + BODIES_PATIENCE;
     for chunk in entries.chunks(BODIES_MAX) {
-        if bytes < limits::SYNC_BYTES_MAX as usize {
-            given.extend(with_bodies(stores, who.tenant, chunk.to_vec(), &mut bytes).await);
+        let time = given.is_empty() || Instant::now() < until;
+        if time && bytes < limits::SYNC_BYTES_MAX as usize {
+            given.extend(with_bodies(stores, who.tenant, chunk.to_vec(), until, &mut bytes).await);
         }
     }
     let entries = given;
@@ -97,11 +101,13 @@ fn ahead() -> Refusal {
     Refusal::new(ErrorCode::CursorAhead, "a cursor from the future: it lies above the inbox's tail")
 }
 
-/// Fetches bodies from their conversations, one multi-get per group, and cuts the page where it gets too large.
+/// Fetches bodies from their conversations, one multi-get per group, and cuts the page where it gets too large. What
+/// is not there at `until` is `Unavailable`.
 async fn with_bodies(
     stores: &Arc<StoreClient>,
     tenant: TenantId,
     entries: Vec<InboxEntry>,
+    until: Instant,
     bytes: &mut usize,
 ) -> Vec<SyncEntry> {
     let mut wanted: BTreeMap<GroupId, BTreeMap<ConversationId, Vec<Seq>>> = BTreeMap::new();
@@ -120,7 +126,7 @@ async fn with_bodies(
                 seqs: seqs.clone(),
             })
             .collect();
-        if let Ok(outcomes) = stores.read(group, reads).await {
+        if let Ok(Ok(outcomes)) = tokio::time::timeout_at(until, stores.read(group, reads)).await {
             for (conversation, outcome) in conversations.into_keys().zip(outcomes) {
                 if let ReadOutcome::Messages(messages) = outcome {
                     found.push((conversation, messages));
@@ -232,5 +238,7 @@ async fn query(
 
 /// Entries whose bodies are read in one go: even with the longest bodies the answer fits a frame.
 const BODIES_MAX: usize = 100;
+/// How long a page waits for bodies of groups that do not answer: the gateway waits twice as long for the page.
+const BODIES_PATIENCE: Duration = Duration::from_millis(limits::REQUEST_TIMEOUT_MS / 2);
 /// What an entry takes in a page besides its body.
 const ENTRY_BYTES: usize = 320;

@@ -32,6 +32,8 @@ use crate::{clock, input, reads};
 pub(crate) const STREAM_FRAMES: usize = 65_536;
 /// Reads of one gateway at a time.
 const READS_MAX: usize = 256;
+/// When to come again with a read that found no room.
+const READ_BUSY_MS: u32 = 50;
 
 /// How long a Hello waits for a node that is not open yet.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -228,15 +230,21 @@ impl GatewayStream {
                 return Ok(());
             }
             call @ (Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status) => {
-                return self.read(id, who, call).await;
+                self.read(id, who, call);
+                return Ok(());
             }
         };
         self.inputs.push(SessionInput::Send { id, send: Box::new(send) });
         Ok(())
     }
 
-    async fn read(&mut self, id: u64, who: Identity, call: Call) -> Result<(), String> {
-        let Ok(permit) = self.reads.clone().acquire_owned().await else { return Ok(()) };
+    fn read(&mut self, id: u64, who: Identity, call: Call) {
+        // Not waited for: behind reads of a group without a quorum, sends to all others would wait too.
+        let Ok(permit) = self.reads.clone().try_acquire_owned() else {
+            let refusal = Refusal::later(ErrorCode::Busy, "too many reads wait for the stores", READ_BUSY_MS);
+            self.refuse(id, refusal);
+            return;
+        };
         let (stores, brain, stream) = (self.doors.stores.clone(), self.doors.brain.clone(), self.stream);
         tokio::spawn(async move {
             let result = reads::answer(&stores, &who, call).await.map_err(CallError::Refused);
@@ -248,7 +256,6 @@ impl GatewayStream {
             brain.send(Input::Sessions { stream, inputs }).await.ok();
             drop(permit);
         });
-        Ok(())
     }
 
     fn refuse(&mut self, id: u64, refusal: Refusal) {
