@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -216,7 +217,11 @@ impl Drop for StoreServer {
         self.closed.send_replace(true);
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Some(groups) = self.groups.take() {
-            groups.shutdown_background();
+            // Waited for, in a thread because a runtime must not block in another one: a process that ends while these
+            // threads are still in RocksDB is aborted by what C++ destroys at exit. Each ends at its next await.
+            let stopping = std::thread::spawn(move || groups.shutdown_timeout(GROUPS_STOP));
+            // A panic in the thread has been reported by its own hook.
+            let _ = stopping.join();
         }
     }
 }
@@ -231,7 +236,7 @@ async fn serve(
     tonic::transport::Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(2 * WINDOW_BYTES)
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(2)))
+        .http2_keepalive_interval(Some(Duration::from_secs(2)))
         .add_service(
             GrpcStoreServer::new(StoreService::new(Arc::clone(&host)))
                 .max_decoding_message_size(frame_bytes)
@@ -249,5 +254,7 @@ fn open(error: impl std::error::Error + Send + Sync + 'static) -> StoreStartErro
     StoreStartError::Open(Box::new(error))
 }
 
+/// How long a store that ends waits for what its groups are just doing: a write, a flush.
+const GROUPS_STOP: Duration = Duration::from_secs(5);
 /// HTTP/2 window of one stream: a batch or two.
 const WINDOW_BYTES: u32 = 4 << 20;
