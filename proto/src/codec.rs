@@ -32,7 +32,15 @@ pub enum CodecError {
 
 /// Writes a value. Cannot fail: our types have no unsized sequences and the buffer grows.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![VERSION]).expect("values of our own types serialise into a growing buffer")
+    // Most values fit at once.
+    encode_in(value, Vec::with_capacity(ROOM))
+}
+
+/// As [`encode`], in the memory of `buffer`, whose content goes: for many values one after another.
+pub fn encode_in<T: Serialize>(value: &T, mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.clear();
+    buffer.push(VERSION);
+    postcard::to_extend(value, buffer).expect("values of our own types serialise into a growing buffer")
 }
 
 /// As [`encode`], as shareable bytes.
@@ -62,6 +70,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (value, rest) = postcard::take_from_bytes(rest).map_err(CodecError::Malformed)?;
     if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing(rest.len())) }
 }
+
+/// Bytes that a new buffer has room for.
+const ROOM: usize = 192;
 
 #[cfg(test)]
 mod tests {

@@ -162,14 +162,15 @@ impl Door {
 
 /// Answers reads of one group from its rows, all at one moment.
 pub(crate) fn serve_reads(replica: &Replica, asked: &[Read]) -> Result<Vec<ReadOutcome>, StoreRefusal> {
-    let view = replica.state.view();
+    let fatal = |fatal| {
+        replica.fatal.raise(format!("group {} cannot read: {fatal}", replica.group));
+        StoreRefusal::Refused(Refusal::new(ErrorCode::Internal, "the store cannot read"))
+    };
+    let view = replica.state.view(replica.group).map_err(fatal)?;
     let mut outcomes = Vec::with_capacity(asked.len());
     let mut bytes = 0;
     for read in asked {
-        let outcome = seriatim_store_core::read(&view, replica.group, read).map_err(|fatal| {
-            replica.fatal.raise(format!("group {} cannot read: {fatal}", replica.group));
-            StoreRefusal::Refused(Refusal::new(ErrorCode::Internal, "the store cannot read"))
-        })?;
+        let outcome = seriatim_store_core::read(&view, replica.group, read).map_err(fatal)?;
         if let ReadOutcome::Messages(messages) = &outcome {
             bytes += messages.iter().map(|message| message.body.len()).sum::<usize>();
         }

@@ -45,7 +45,7 @@ pub(crate) fn encode(key: &Key) -> Vec<u8> {
 }
 
 /// As [`encode`], behind what is in `out`.
-fn encode_into(key: &Key, out: &mut Vec<u8>) {
+pub(crate) fn encode_into(key: &Key, out: &mut Vec<u8>) {
     out.extend_from_slice(&key.slot.0.to_be_bytes());
     match &key.scope {
         Scope::Tenant(tenant, item) => {

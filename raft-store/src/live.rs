@@ -86,7 +86,7 @@ impl GroupLive {
         self.publish_all(reader)
     }
 
-    /// What a written chunk changed.
+    /// What a chunk changed.
     pub(crate) fn publish(&self, reader: &impl Reader, events: Vec<Event>) -> Result<(), Fatal> {
         let mut rows: Vec<HolderRow> = Vec::new();
         let mut all = false;

@@ -22,7 +22,7 @@ pub(crate) struct StoreMetrics {
     pub(crate) applied_commands: Counter,
     /// commands of one applied chunk
     pub(crate) apply_chunk_commands: Histogram,
-    /// time of one applied chunk, write included
+    /// time of one applied chunk, with the write of what has gathered if that was due
     pub(crate) apply_seconds: Histogram,
     /// groups led here
     pub(crate) leaders: Gauge,
@@ -46,8 +46,10 @@ pub(crate) struct StoreMetrics {
     pub(crate) disk_free_bytes: Gauge,
     /// rows that apply had to read from RocksDB
     pub(crate) state_gets: Counter,
-    /// rows that apply found in its cache
+    /// rows that apply found in memory
     pub(crate) state_cache_hits: Counter,
+    /// rows written to RocksDB because enough had gathered
+    pub(crate) state_rows_written: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +82,7 @@ impl StoreMetrics {
             disk_free_bytes: Gauge::default(),
             state_gets: Counter::default(),
             state_cache_hits: Counter::default(),
+            state_rows_written: Counter::default(),
         };
         registry.register("proposals", "Propose frames taken", metrics.proposals.clone());
         registry.register_with_unit("proposals", "Bytes proposed", Unit::Bytes, metrics.proposal_bytes.clone());
@@ -98,7 +101,8 @@ impl StoreMetrics {
         registry.register("read_only", "1 while writes are refused", metrics.read_only.clone());
         registry.register_with_unit("disk_free", "Free disk", Unit::Bytes, metrics.disk_free_bytes.clone());
         registry.register("state_gets", "Rows read from RocksDB by apply", metrics.state_gets.clone());
-        registry.register("state_cache_hits", "Rows apply found cached", metrics.state_cache_hits.clone());
+        registry.register("state_cache_hits", "Rows apply found in memory", metrics.state_cache_hits.clone());
+        registry.register("state_rows_written", "Rows spilled to RocksDB", metrics.state_rows_written.clone());
         metrics
     }
 

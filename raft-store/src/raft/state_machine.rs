@@ -1,8 +1,8 @@
 //! State machine: openraft's door to a group's rows.
 //!
 //! Apply runs inline on the group runtime (facts: a hop to another thread per command collapses group commit).
-//! Entries that openraft hands over together become chunks; each is one write of state.db, and answers go out
-//! after it.
+//! Entries that openraft hands over together become chunks, whose rows gather in [`GroupRows`] until state.db has to
+//! have them; answers go out before that, since the log has the entries.
 //!
 //! # Failure
 //! A write or a row that fails raises the fatal signal: nothing of the chunk is answered, the process stops, and
@@ -21,13 +21,12 @@ use seriatim_proto::ids::{GroupId, LogIndex};
 use seriatim_store_core::{At, Fatal};
 
 use crate::fatal::FatalSignal;
-use crate::keys;
 use crate::live::GroupLive;
 use crate::metrics::StoreMetrics;
 use crate::raft::codec::SnapshotMetaRow;
 use crate::raft::snapshot::{SnapshotBlocks, SnapshotData};
 use crate::raft::types::{CommandBatch, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::rocks::chunk::{Chunk, RowCache};
+use crate::rocks::group_rows::{Chunk, GroupRows};
 use crate::rocks::state_db::StateDb;
 
 /// A group's rows, as openraft sees them.
@@ -37,7 +36,7 @@ pub(crate) struct StateMachine {
     live: Arc<GroupLive>,
     metrics: StoreMetrics,
     fatal: FatalSignal,
-    cache: RowCache,
+    rows: Arc<GroupRows>,
     position: Position,
 }
 
@@ -87,17 +86,20 @@ impl StateMachine {
         metrics: StoreMetrics,
         fatal: FatalSignal,
     ) -> io::Result<Self> {
+        // What an earlier replica of this process left unwritten counts.
+        drop(state.view(group).map_err(io::Error::other)?);
         let position = match state.position(group).map_err(io::Error::other)? {
             Some(bytes) => Position::decode(&bytes)?,
             None => Position::default(),
         };
-        Ok(Self { group, state, live, metrics, fatal, cache: RowCache::default(), position })
+        let rows = state.rows(group);
+        Ok(Self { group, state, live, metrics, fatal, rows, position })
     }
 
-    /// Applies and writes a chunk, then answers.
+    /// Applies a chunk, then answers.
     fn apply_chunk(&mut self, items: Vec<Item>) -> Result<(), Fatal> {
         let started = Instant::now();
-        let mut chunk = Chunk::new(&self.state, &mut self.cache);
+        let mut chunk = self.rows.chunk(&self.state)?;
         let mut events = Vec::new();
         let mut answers = Vec::with_capacity(items.len());
         let (mut commands_count, mut log_bytes) = (0u64, 0u64);
@@ -126,20 +128,19 @@ impl StateMachine {
                 answers.push((responder, outcomes));
             }
         }
-        let mut batch = chunk.batch();
-        batch.put(keys::position_key(self.group), self.position.encode());
-        self.state.write(batch, log_bytes)?;
-        let (gets, hits) = chunk.counts();
-        chunk.written();
         if !events.is_empty() {
-            self.live.publish(&self.state.reader(), events)?;
+            self.live.publish(&chunk, events)?;
         }
+        let (gets, hits) = chunk.counts();
+        chunk.keep(self.position.encode(), log_bytes);
         for (responder, outcomes) in answers {
             responder.send(outcomes);
         }
+        let written = self.rows.spill_if_full(&self.state)?;
         self.metrics.applied_commands.inc_by(commands_count);
         self.metrics.state_gets.inc_by(gets);
         self.metrics.state_cache_hits.inc_by(hits);
+        self.metrics.state_rows_written.inc_by(written as u64);
         self.metrics.apply_chunk_commands.observe(commands_count as f64);
         self.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
@@ -224,7 +225,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.live.set_installing(true);
         let (state, group) = (Arc::clone(&self.state), self.group);
         let installed = tokio::task::spawn_blocking(move || state.install(group, received)).await;
-        self.cache = RowCache::default();
+        self.rows.replaced();
         let replaced = installed.map_err(io::Error::other).and_then(|installed| installed).and_then(|()| {
             let bytes = self.state.position(self.group).map_err(io::Error::other)?;
             self.position = Position::decode(&bytes.ok_or_else(|| io::Error::other("a snapshot without a position"))?)?;

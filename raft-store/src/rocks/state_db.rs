@@ -1,18 +1,20 @@
 //! State database: state.db, the rows of all groups of a store in one RocksDB without a WAL.
 //!
-//! The Raft log is its WAL: every batch holds the rows of an applied chunk *and* the position that they reach, in
+//! The Raft log is its WAL: every batch holds the rows of applied chunks *and* the position that they reach, in
 //! one column family, so a flush always keeps an exact prefix. What a crash takes away is applied again from the
 //! log, which therefore is purged only up to the flushed position.
 //!
 //! ```text
-//! apply ── Chunk (overlay of writes) ── one WriteBatch: rows + position ── memtable ── flush
-//!            └ RowCache (hot rows)                                            └ flushed_position: ReadTier::Persisted
+//! apply ── GroupRows (rows of many chunks) ── spill: one WriteBatch ── memtable ── flush
+//!                                                                         └ flushed_position: ReadTier::Persisted
 //! ```
+//! Views and flushes spill first, so that they have everything that was applied before them.
 //!
 //! # Failure
 //! A snapshot is installed under an intent file: a crash in between finds the file at the next start and installs
 //! it again from the checked, durable copy. Rows that do not decode are [`Fatal`].
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions, ReadTier,
     WriteBatch, WriteOptions,
@@ -34,6 +37,7 @@ use crate::config::Tuning;
 use crate::identity::write_durable;
 use crate::keys;
 use crate::raft::snapshot::{BlockWriter, KeyRange, ReceivedSnapshot, SnapshotBlocks, SnapshotHeader};
+use crate::rocks::group_rows::GroupRows;
 
 /// state.db.
 pub(crate) struct StateDb {
@@ -43,6 +47,8 @@ pub(crate) struct StateDb {
     snapshots: PathBuf,
     /// Bytes of log entries applied since the last flush that was asked for.
     unflushed_bytes: AtomicU64,
+    /// Rows that are applied and perhaps not written.
+    groups: Mutex<BTreeMap<GroupId, Arc<GroupRows>>>,
 }
 
 /// Why state.db cannot be opened or used.
@@ -86,7 +92,7 @@ impl StateDb {
         let db = DB::open(&options(tuning), &path).map_err(|source| StateDbError::Open { path, source })?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        let state = Self { db, write_options, snapshots, unflushed_bytes: AtomicU64::new(0) };
+        let state = Self { db, write_options, snapshots, unflushed_bytes: AtomicU64::new(0), groups: Mutex::default() };
         state.finish_installs()?;
         Ok(state)
     }
@@ -97,21 +103,30 @@ impl StateDb {
         &self.snapshots
     }
 
-    /// The rows as they are now; apply is the only writer of a group.
+    /// A group's rows as apply has them.
+    pub(crate) fn rows(&self, group: GroupId) -> Arc<GroupRows> {
+        Arc::clone(self.groups.lock().entry(group).or_insert_with(|| Arc::new(GroupRows::new(group))))
+    }
+
+    /// The rows that are written.
     pub(crate) fn reader(&self) -> DbReader<'_> {
         DbReader { db: &self.db, snapshot: None }
     }
 
-    /// The rows at one moment.
-    pub(crate) fn view(&self) -> DbReader<'_> {
-        DbReader { db: &self.db, snapshot: Some(self.db.snapshot()) }
+    /// A group's rows at one moment, with everything that was applied before the call.
+    pub(crate) fn view(&self, group: GroupId) -> Result<DbReader<'_>, Fatal> {
+        self.rows(group).spill(self)?;
+        Ok(DbReader { db: &self.db, snapshot: Some(self.db.snapshot()) })
     }
 
-    /// Writes the rows of a chunk and the position that they reach.
-    pub(crate) fn write(&self, batch: WriteBatch, log_bytes: u64) -> Result<(), Fatal> {
-        self.db.write_opt(batch, &self.write_options).map_err(storage)?;
+    /// Writes rows and the position that they reach.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), Fatal> {
+        self.db.write_opt(batch, &self.write_options).map_err(storage)
+    }
+
+    /// Entries of so many bytes were applied.
+    pub(crate) fn note_applied(&self, log_bytes: u64) {
         self.unflushed_bytes.fetch_add(log_bytes, Ordering::Relaxed);
-        Ok(())
     }
 
     /// The group's position: what [`StateDb::write`] last wrote under [`keys::position_key`].
@@ -131,9 +146,13 @@ impl StateDb {
         self.unflushed_bytes.load(Ordering::Relaxed)
     }
 
-    /// Makes everything that is written durable. Blocks.
+    /// Makes everything that is applied durable. Blocks.
     pub(crate) fn flush(&self) -> Result<(), Fatal> {
         self.unflushed_bytes.store(0, Ordering::Relaxed);
+        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        for rows in groups {
+            rows.spill(self)?;
+        }
         self.db.flush().map_err(storage)
     }
 
@@ -163,22 +182,21 @@ impl StateDb {
         applied_index: impl Fn(&[u8]) -> io::Result<u64> + Send + 'static,
     ) -> io::Result<Option<(Vec<u8>, SnapshotBlocks)>> {
         let (tx, blocks) = SnapshotBlocks::channel();
-        let (at_tx, at_rx) = oneshot::channel();
+        let (at_tx, at_rx) = oneshot::channel::<io::Result<_>>();
         let state = Arc::clone(self);
         std::thread::Builder::new().name("snapshot".into()).spawn(move || {
-            let view = state.view();
-            let position = view.get_bytes(&keys::position_key(group)).map_err(fatal_io);
-            let header = position.and_then(|position| match position {
-                None => Ok(None),
-                Some(position) => {
-                    let ranges = state.ranges(&view, group).map_err(fatal_io)?;
-                    Ok(Some((SnapshotHeader { group, applied_index: applied_index(&position)?, ranges }, position)))
-                }
-            });
-            match header {
+            let header = || -> io::Result<_> {
+                let view = state.view(group).map_err(fatal_io)?;
+                let Some(position) = view.get_bytes(&keys::position_key(group)).map_err(fatal_io)? else {
+                    return Ok(None);
+                };
+                let ranges = state.ranges(&view, group).map_err(fatal_io)?;
+                Ok(Some((SnapshotHeader { group, applied_index: applied_index(&position)?, ranges }, position, view)))
+            };
+            match header() {
                 Err(error) => drop(at_tx.send(Err(error))),
                 Ok(None) => drop(at_tx.send(Ok(None))),
-                Ok(Some((header, position))) => {
+                Ok(Some((header, position, view))) => {
                     if at_tx.send(Ok(Some(position))).is_ok() {
                         send_blocks(&view, &header, &tx);
                     }
@@ -196,6 +214,8 @@ impl StateDb {
         }
         let name = snapshot.path().file_name().and_then(|name| name.to_str()).expect("snapshot files have plain names");
         let intent = intent_name(group);
+        // The ranges to replace are those of everything that was applied.
+        drop(self.view(group).map_err(fatal_io)?);
         write_durable(&self.snapshots, &intent, name.as_bytes())?;
         // Whatever fails from here on is done again from the file at the next start.
         snapshot.keep(true);
@@ -407,7 +427,6 @@ const INSTALL_BATCH_BYTES: usize = 4 << 20;
 mod tests {
     use super::*;
     use crate::raft::snapshot::{SnapshotData, SnapshotReceiver};
-    use crate::rocks::chunk::{Chunk, RowCache};
     use seriatim_proto::command::SlotRange;
     use seriatim_proto::ids::{Epoch, Generation, LeaseId, LogIndex, NodeId};
     use seriatim_store_core::View;
@@ -434,19 +453,17 @@ mod tests {
         Key::group(GROUP, GroupItem::Lease(LeaseId { generation: Generation(0), index: LogIndex(index), place: 0 }))
     }
 
-    /// Writes a chunk that reaches `position`.
-    fn write(state: &StateDb, cache: &mut RowCache, position: u8, rows: &[(Key, Option<Row>)]) {
-        let mut chunk = Chunk::new(state, cache);
-        for (key, row) in rows {
+    /// Applies a chunk that reaches `position`.
+    fn keep(state: &StateDb, position: u8, changes: &[(Key, Option<Row>)]) {
+        let rows = state.rows(GROUP);
+        let mut chunk = rows.chunk(state).unwrap();
+        for (key, row) in changes {
             match row {
                 Some(row) => chunk.put(key.clone(), row.clone()),
                 None => chunk.delete(key.clone()),
             }
         }
-        let mut batch = chunk.batch();
-        batch.put(keys::position_key(GROUP), [position]);
-        state.write(batch, 1).unwrap();
-        chunk.written();
+        chunk.keep(vec![position], 1);
     }
 
     fn own(first: u16, end: u16) -> (Key, Option<Row>) {
@@ -458,14 +475,68 @@ mod tests {
     fn only_what_is_flushed_is_promised() {
         let dir = tempfile::tempdir().unwrap();
         let state = open(dir.path());
-        let mut cache = RowCache::default();
+        let rows = state.rows(GROUP);
         assert_eq!(state.flushed_position(GROUP).unwrap(), None);
-        write(&state, &mut cache, 1, &[(Key::holder(SlotId(0)), Some(slot_row(1)))]);
+        keep(&state, 1, &[(Key::holder(SlotId(0)), Some(slot_row(1)))]);
+        assert_eq!(state.position(GROUP).unwrap(), None, "nobody has looked");
+        assert_eq!(state.unflushed_bytes(), 1);
+        assert_eq!(rows.spill(&state).unwrap(), 1);
         assert_eq!(state.flushed_position(GROUP).unwrap(), None);
         assert_eq!(state.position(GROUP).unwrap(), Some(vec![1]));
         state.flush().unwrap();
-        write(&state, &mut cache, 2, &[(Key::holder(SlotId(0)), Some(slot_row(2)))]);
+        keep(&state, 2, &[(Key::holder(SlotId(0)), Some(slot_row(2)))]);
+        rows.spill(&state).unwrap();
         assert_eq!(state.flushed_position(GROUP).unwrap(), Some(vec![1]));
+        assert_eq!(state.position(GROUP).unwrap(), Some(vec![2]));
+    }
+
+    #[test]
+    fn a_flush_and_a_view_have_everything_that_was_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(dir.path());
+        let rows = state.rows(GROUP);
+        for position in 1..=5 {
+            keep(&state, position, &[(Key::holder(SlotId(0)), Some(slot_row(u64::from(position))))]);
+        }
+        let view = state.view(GROUP).unwrap();
+        keep(&state, 6, &[(Key::holder(SlotId(0)), None)]);
+        assert_eq!(view.get(&Key::holder(SlotId(0))).unwrap(), Some(slot_row(5)));
+        assert_eq!(view.get_bytes(&keys::position_key(GROUP)).unwrap(), Some(vec![5]));
+        state.flush().unwrap();
+        assert_eq!(state.flushed_position(GROUP).unwrap(), Some(vec![6]));
+        assert_eq!(state.reader().get(&Key::holder(SlotId(0))).unwrap(), None);
+        assert_eq!(rows.chunk(&state).unwrap().get(&Key::holder(SlotId(0))).unwrap(), None);
+    }
+
+    #[test]
+    fn nothing_of_a_chunk_that_failed_is_ever_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(dir.path());
+        let rows = state.rows(GROUP);
+        keep(&state, 1, &[(Key::holder(SlotId(0)), Some(slot_row(1)))]);
+        let mut chunk = rows.chunk(&state).unwrap();
+        chunk.put(Key::holder(SlotId(0)), slot_row(2));
+        drop(chunk);
+        assert!(rows.chunk(&state).is_err());
+        assert!(rows.spill(&state).is_err());
+        assert!(rows.spill_if_full(&state).is_ok(), "nothing to do yet");
+        assert!(state.view(GROUP).is_err());
+        assert!(state.flush().is_err());
+        assert_eq!(state.reader().get(&Key::holder(SlotId(0))).unwrap(), None);
+    }
+
+    #[test]
+    fn many_rows_or_many_bytes_are_written_by_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(dir.path());
+        let rows = state.rows(GROUP);
+        keep(&state, 1, &(0..3_000).map(|slot| (Key::holder(SlotId(slot)), Some(slot_row(1)))).collect::<Vec<_>>());
+        assert_eq!(rows.spill_if_full(&state).unwrap(), 3_000);
+        assert_eq!(rows.spill_if_full(&state).unwrap(), 0);
+        let chunk = rows.chunk(&state).unwrap();
+        chunk.keep(vec![2], 2 << 20);
+        assert_eq!(state.position(GROUP).unwrap(), Some(vec![1]));
+        assert_eq!(rows.spill_if_full(&state).unwrap(), 0, "no rows, but a position");
         assert_eq!(state.position(GROUP).unwrap(), Some(vec![2]));
     }
 
@@ -473,24 +544,30 @@ mod tests {
     fn a_chunk_shows_its_own_writes_in_gets_and_scans() {
         let dir = tempfile::tempdir().unwrap();
         let state = open(dir.path());
-        let mut cache = RowCache::default();
+        let rows = state.rows(GROUP);
         let row = |node| Some(Row::Lease(LeaseRow { node: NodeId(node) }));
-        write(&state, &mut cache, 1, &[(lease(1), row(1)), (lease(2), row(2)), (lease(4), row(4))]);
-        let mut chunk = Chunk::new(&state, &mut cache);
-        chunk.put(lease(3), row(3).unwrap());
-        chunk.delete(lease(1));
-        chunk.put(lease(4), row(44).unwrap());
-        let scanned = chunk.scan(&Scan::Leases(GROUP), 2).unwrap();
-        assert_eq!(scanned, [(lease(2), row(2).unwrap()), (lease(3), row(3).unwrap())]);
-        assert_eq!(chunk.scan(&Scan::Leases(GROUP), 9).unwrap().last(), Some(&(lease(4), row(44).unwrap())));
-        assert_eq!(chunk.get(&lease(1)).unwrap(), None);
-        assert_eq!(chunk.get(&lease(2)).unwrap(), row(2));
-        assert_eq!(chunk.counts(), (0, 1), "a row of the chunk before is in the cache");
-        drop(chunk);
-        // What was not written is nowhere.
-        let chunk = Chunk::new(&state, &mut cache);
-        assert_eq!(chunk.get(&lease(1)).unwrap(), row(1));
-        assert_eq!(chunk.get(&lease(3)).unwrap(), None);
+        for written in [true, false] {
+            keep(&state, 1, &[(lease(1), row(1)), (lease(2), row(2)), (lease(3), None), (lease(4), row(4))]);
+            if written {
+                rows.spill(&state).unwrap();
+            }
+            let mut chunk = rows.chunk(&state).unwrap();
+            chunk.put(lease(3), row(3).unwrap());
+            chunk.delete(lease(1));
+            chunk.put(lease(4), row(44).unwrap());
+            let scanned = chunk.scan(&Scan::Leases(GROUP), 2).unwrap();
+            assert_eq!(scanned, [(lease(2), row(2).unwrap()), (lease(3), row(3).unwrap())]);
+            assert_eq!(chunk.scan(&Scan::Leases(GROUP), 9).unwrap().last(), Some(&(lease(4), row(44).unwrap())));
+            assert_eq!(chunk.get(&lease(1)).unwrap(), None);
+            assert_eq!(chunk.get(&lease(2)).unwrap(), row(2));
+            assert_eq!(chunk.counts(), (0, 2), "a row of the chunk before is in memory");
+            chunk.keep(vec![2], 1);
+        }
+        let view = state.view(GROUP).unwrap();
+        assert_eq!(
+            view.scan(&Scan::Leases(GROUP), 9).unwrap(),
+            rows.chunk(&state).unwrap().scan(&Scan::Leases(GROUP), 9).unwrap()
+        );
     }
 
     /// A snapshot of `GROUP` as another store would receive it.
@@ -516,7 +593,7 @@ mod tests {
         rows.extend((10..20).map(|slot| (Key::holder(SlotId(slot)), Some(slot_row(7)))));
         // A row of another group, which must not travel.
         rows.push((Key::holder(SlotId(20)), Some(slot_row(99))));
-        write(&source, &mut RowCache::default(), 9, &rows);
+        keep(&source, 9, &rows);
         source
     }
 
@@ -534,7 +611,7 @@ mod tests {
         let target = open(dir);
         let rows =
             [own(5, 15), (Key::holder(SlotId(5)), Some(slot_row(3))), (Key::holder(SlotId(20)), Some(slot_row(1)))];
-        write(&target, &mut RowCache::default(), 3, &rows);
+        keep(&target, 3, &rows);
         target.flush().unwrap();
         target
     }
@@ -560,7 +637,7 @@ mod tests {
         let mut batch = WriteBatch::default();
         batch.delete_range(keys::slot_start(SlotId(5)), keys::slot_start(SlotId(15)));
         batch.delete(keys::position_key(GROUP));
-        target.write(batch, 0).unwrap();
+        target.write(batch).unwrap();
         target.flush().unwrap();
         drop(received);
         drop(target);

@@ -1,0 +1,258 @@
+//! Group rows: what apply reads and writes between two writes of state.db.
+//!
+//! ```text
+//! apply ── Chunk ──▶ unwritten rows of many chunks ── spill: one WriteBatch, rows + position ──▶ state.db
+//!            └ RowCache (hot rows)                      ▲ enough rows, a view, a flush, a snapshot
+//! ```
+//! State.db needs no row before someone looks: the log has everything. So the rows of applied chunks gather here,
+//! and a hot row is encoded and put into RocksDB's memtable once, however many commands touched it. Hot rows that
+//! were written are in a bounded cache, so that the common command reads nothing from RocksDB.
+//!
+//! # Invariants
+//! What is written reaches exactly one position: rows of whole chunks and their position go out in one batch.
+//! A view is at least as new as every chunk that was kept before it. The cache never differs from state.db: it is
+//! filled from there or by what was written, and dropped when a snapshot is installed.
+//!
+//! # Failure
+//! A chunk that is not kept leaves the group torn: nothing of it may be seen, so every later use is [`Fatal`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, MutexGuard};
+use rocksdb::WriteBatch;
+
+use seriatim_proto::codec;
+use seriatim_proto::ids::GroupId;
+use seriatim_store_core::{Fatal, GroupItem, Item, Key, Reader, Row, Scan, Scope, SlotItem, View};
+
+use crate::keys;
+use crate::rocks::state_db::{DbReader, StateDb};
+
+/// Rows that a group's commands touch again and again. Two generations: the old one goes when the young is full.
+#[derive(Default)]
+pub(crate) struct RowCache {
+    young: HashMap<Key, Row, RandomState>,
+    old: HashMap<Key, Row, RandomState>,
+}
+
+impl RowCache {
+    fn get(&mut self, key: &Key) -> Option<Row> {
+        if let Some(row) = self.young.get(key) {
+            return Some(row.clone());
+        }
+        let (key, row) = self.old.remove_entry(key)?;
+        self.insert(key, row.clone());
+        Some(row)
+    }
+
+    fn insert(&mut self, key: Key, row: Row) {
+        self.old.remove(&key);
+        self.young.insert(key, row);
+        if self.young.len() >= GENERATION_ROWS {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+}
+
+/// Is it worth a place in the cache?
+fn is_hot(key: &Key) -> bool {
+    match &key.scope {
+        Scope::Tenant(_, item) => match item {
+            Item::Namespace(_) | Item::Last(..) | Item::Member(..) => true,
+            Item::Cursor(..) | Item::Dedupe(..) | Item::Inbox(..) | Item::Message(..) => false,
+        },
+        Scope::Slot(SlotItem::Holder) => true,
+        Scope::Slot(SlotItem::Pending(..)) => false,
+        Scope::Group(GroupItem::Lease(_) | GroupItem::Owned) => true,
+        Scope::Group(_) => false,
+    }
+}
+
+/// One group's rows: what state.db has, and what it does not have yet. State.db keeps it.
+pub(crate) struct GroupRows {
+    group: GroupId,
+    held: Mutex<Held>,
+}
+
+/// What is held in memory.
+#[derive(Default)]
+struct Held {
+    cache: RowCache,
+    unwritten: Unwritten,
+    /// A chunk is being applied, or failed to be.
+    torn: bool,
+}
+
+/// The rows of whole chunks, each key once, and what they reach.
+#[derive(Default)]
+struct Unwritten {
+    rows: HashMap<Key, Option<Row>, RandomState>,
+    position: Option<Vec<u8>>,
+    log_bytes: u64,
+}
+
+impl GroupRows {
+    /// As state.db has them.
+    pub(crate) fn new(group: GroupId) -> Self {
+        Self { group, held: Mutex::default() }
+    }
+
+    /// Starts a chunk. No view and no second chunk of the group comes between its begin and its end.
+    pub(crate) fn chunk<'a>(&'a self, state: &'a StateDb) -> Result<Chunk<'a>, Fatal> {
+        let mut held = self.held.lock();
+        if held.torn {
+            return Err(torn(self.group));
+        }
+        held.torn = true;
+        Ok(Chunk { state, reader: state.reader(), held: RefCell::new(held), gets: Cell::new(0), hits: Cell::new(0) })
+    }
+
+    /// Writes what has gathered, if that is a lot. How many rows were written.
+    pub(crate) fn spill_if_full(&self, state: &StateDb) -> Result<usize, Fatal> {
+        let mut held = self.held.lock();
+        let unwritten = &held.unwritten;
+        if unwritten.rows.len() < SPILL_ROWS && unwritten.log_bytes < SPILL_LOG_BYTES {
+            return Ok(0);
+        }
+        self.write(state, &mut held)
+    }
+
+    /// Writes what has gathered. How many rows were written.
+    pub(crate) fn spill(&self, state: &StateDb) -> Result<usize, Fatal> {
+        self.write(state, &mut self.held.lock())
+    }
+
+    /// The rows were replaced: what is known of them is out of date. Nothing is applied meanwhile.
+    pub(crate) fn replaced(&self) {
+        *self.held.lock() = Held::default();
+    }
+
+    fn write(&self, state: &StateDb, held: &mut Held) -> Result<usize, Fatal> {
+        if held.torn {
+            return Err(torn(self.group));
+        }
+        let Unwritten { rows, position, .. } = std::mem::take(&mut held.unwritten);
+        let Some(position) = position else { return Ok(0) };
+        let mut batch = WriteBatch::default();
+        let (mut key_bytes, mut row_bytes) = (Vec::new(), Vec::new());
+        for (key, row) in &rows {
+            key_bytes.clear();
+            keys::encode_into(key, &mut key_bytes);
+            match row {
+                Some(row) => {
+                    row_bytes = codec::encode_in(row, row_bytes);
+                    batch.put(&key_bytes, &row_bytes);
+                }
+                None => batch.delete(&key_bytes),
+            }
+        }
+        batch.put(keys::position_key(self.group), position);
+        // A failure leaves rows that are nowhere: the group stays torn.
+        held.torn = true;
+        state.write(batch)?;
+        held.torn = false;
+        let count = rows.len();
+        for (key, row) in rows {
+            match row {
+                Some(row) if is_hot(&key) => held.cache.insert(key, row),
+                Some(_) => (),
+                None => held.cache.remove(&key),
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn torn(group: GroupId) -> Fatal {
+    Fatal::Storage(format!("group {group} stopped in the middle of a chunk"))
+}
+
+/// Reads what is unwritten, then the cache, then state.db; writes to what is unwritten.
+pub(crate) struct Chunk<'a> {
+    state: &'a StateDb,
+    reader: DbReader<'a>,
+    held: RefCell<MutexGuard<'a, Held>>,
+    gets: Cell<u64>,
+    hits: Cell<u64>,
+}
+
+impl Chunk<'_> {
+    /// Gets that went to RocksDB, and those that did not.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.gets.get(), self.hits.get())
+    }
+
+    /// The chunk is whole and reaches `position`; it took `log_bytes` of the log.
+    pub(crate) fn keep(self, position: Vec<u8>, log_bytes: u64) {
+        let mut held = self.held.into_inner();
+        held.unwritten.position = Some(position);
+        held.unwritten.log_bytes += log_bytes;
+        self.state.note_applied(log_bytes);
+        held.torn = false;
+    }
+}
+
+impl Reader for Chunk<'_> {
+    fn get(&self, key: &Key) -> Result<Option<Row>, Fatal> {
+        let mut held = self.held.borrow_mut();
+        if let Some(row) = held.unwritten.rows.get(key) {
+            self.hits.set(self.hits.get() + 1);
+            return Ok(row.clone());
+        }
+        let hot = is_hot(key);
+        if hot && let Some(row) = held.cache.get(key) {
+            self.hits.set(self.hits.get() + 1);
+            return Ok(Some(row));
+        }
+        self.gets.set(self.gets.get() + 1);
+        let row = self.reader.get(key)?;
+        if hot && let Some(row) = &row {
+            held.cache.insert(key.clone(), row.clone());
+        }
+        Ok(row)
+    }
+
+    fn scan(&self, scan: &Scan, limit: usize) -> Result<Vec<(Key, Row)>, Fatal> {
+        let (start, excluded) = scan.start();
+        let behind = |key: &Key| if excluded { *key > start } else { *key >= start };
+        // Scans are rare in apply, and what is unwritten is bounded.
+        let held = self.held.borrow();
+        let written: Vec<_> = held.unwritten.rows.iter().filter(|(key, _)| behind(key) && scan.contains(key)).collect();
+        if written.is_empty() {
+            return self.reader.scan(scan, limit);
+        }
+        // Each written key hides at most one stored row.
+        let stored = self.reader.scan(scan, limit.saturating_add(written.len()))?;
+        let mut merged: BTreeMap<Key, Row> = stored.into_iter().collect();
+        for (key, row) in written {
+            match row {
+                Some(row) => drop(merged.insert(key.clone(), row.clone())),
+                None => drop(merged.remove(key)),
+            }
+        }
+        Ok(merged.into_iter().take(limit).collect())
+    }
+}
+
+impl View for Chunk<'_> {
+    fn put(&mut self, key: Key, row: Row) {
+        self.held.get_mut().unwritten.rows.insert(key, Some(row));
+    }
+    fn delete(&mut self, key: Key) {
+        self.held.get_mut().unwritten.rows.insert(key, None);
+    }
+}
+
+/// Rows of one generation of a group's cache.
+const GENERATION_ROWS: usize = 32 << 10;
+/// Unwritten rows at which a group's are written: few enough that nobody waits long for it.
+const SPILL_ROWS: usize = 2_048;
+/// Log bytes in unwritten rows at which they are written: bodies are of many sizes.
+const SPILL_LOG_BYTES: u64 = 1 << 20;
