@@ -96,6 +96,22 @@ impl Talk {
         MessageId(body_hash(b"replay: create", self.name.as_bytes()).0)
     }
 
+    /// Messages from `line` on that may be under way together: those of one sender, at most `pipeline`.
+    pub fn turn(&self, line: usize, pipeline: usize) -> usize {
+        let sender = self.lines[line].sender;
+        self.lines[line..].iter().take(pipeline).take_while(|said| said.sender == sender).count()
+    }
+
+    /// Turns that have to wait for each other.
+    pub fn turns(&self, pipeline: usize) -> usize {
+        let (mut line, mut turns) = (0, 0);
+        while line < self.lines.len() {
+            line += self.turn(line, pipeline);
+            turns += 1;
+        }
+        turns
+    }
+
     /// Is it a group, which somebody must create?
     pub fn is_group(&self) -> bool {
         matches!(self.id, ConversationId::Group(_))
@@ -124,6 +140,20 @@ mod tests {
         assert_eq!(script.talks[2].members, [0]);
         assert_eq!(script.users.len(), 3);
         assert_eq!(script.message_count(), 8);
+    }
+
+    #[test]
+    fn a_turn_is_one_senders_and_not_too_long() {
+        let talk = |says: &str| Talk {
+            name: String::new(),
+            id: ConversationId::Group(ConversationKey([0; 16])),
+            members: Vec::new(),
+            lines: says.bytes().map(|sender| Line { sender: sender.into(), body: String::new() }).collect(),
+        };
+        assert_eq!(talk("aaabb").turn(0, 16), 3);
+        assert_eq!(talk("aaabb").turn(1, 16), 2);
+        assert_eq!(talk("aaabb").turn(0, 2), 2);
+        assert_eq!([talk("").turns(2), talk("aaabb").turns(2), talk("aaabb").turns(16)], [0, 3, 2]);
     }
 
     #[test]

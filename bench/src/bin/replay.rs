@@ -35,7 +35,7 @@ struct Options {
     #[arg(long)]
     no_faults: bool,
     /// conversations that run side by side
-    #[arg(long, default_value_t = 384)]
+    #[arg(long, default_value_t = 128)]
     window: usize,
     /// one JSON object on the last line
     #[arg(long)]

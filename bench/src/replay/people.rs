@@ -29,6 +29,8 @@ const GATEWAY_NAME: &str = "localhost";
 /// A request is repeated under one id for so long. Longer than any fault here, so that no send ends unknown while
 /// the one behind it goes on.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Entries that a device notes before it writes them down.
+const NOTED_MAX: usize = 4_096;
 /// Longest wait for a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -137,6 +139,7 @@ impl Person {
             user: self.user.clone(),
             device: name.to_owned(),
             recorder: Recorder::new(setup.folder.join(format!("{:05}-{name}.jsonl", self.place))),
+            noted: Vec::new(),
             ledger: Arc::clone(&setup.ledger),
             counts,
             seen: Arc::clone(&seen),
@@ -164,6 +167,8 @@ struct Notebook {
     user: UserId,
     device: String,
     recorder: Recorder,
+    /// not in the file yet: text is made of them when the cluster has nothing else to do, or when they are many
+    noted: Vec<(Entry, &'static str)>,
     ledger: Arc<Ledger>,
     /// does a message count as delivered to the user when this device has it?
     counts: bool,
@@ -183,11 +188,12 @@ async fn receive(
     if begin == Begin::CatchUp {
         loop {
             let page = client.sync(Some(from), 0).await.context("failed to sync")?;
-            for entry in &page.entries {
-                notebook.write(entry, "sync")?;
+            let (upto, more) = (page.upto, page.more);
+            for entry in page.entries {
+                notebook.note(entry, "sync")?;
             }
-            from = page.upto;
-            if !page.more {
+            from = upto;
+            if !more {
                 break;
             }
         }
@@ -197,11 +203,12 @@ async fn receive(
         tokio::select! {
             entry = inbox.next() => {
                 let entry = entry.context("the subscription ended")?.context("failed to receive")?;
-                notebook.write(&entry, "push")?;
+                notebook.note(entry, "push")?;
             }
             _ = stop.changed() => break,
         }
     }
+    notebook.write()?;
     notebook.recorder.flush()?;
     if notebook.position > Seq::FIRST {
         client.ack(notebook.position).await.context("failed to ack")?;
@@ -211,33 +218,40 @@ async fn receive(
 }
 
 impl Notebook {
-    fn write(&mut self, entry: &Entry, via: &str) -> anyhow::Result<()> {
-        self.recorder.push(&Received {
-            user: self.user.to_string(),
-            device: self.device.clone(),
-            seq: entry.seq.get(),
-            prev_seq: entry.prev_seq.map_or(0, Seq::get),
-            conversation: entry.conversation.id_for(&self.user).to_string(),
-            conversation_seq: entry.conversation_seq.get(),
-            kind: match entry.kind {
-                Kind::Message => "message",
-                Kind::Create => "create",
-                Kind::Members => "members",
-            }
-            .to_owned(),
-            sender: entry.sender.to_string(),
-            message_id: entry.message_id.to_string(),
-            body: match &entry.body {
-                EntryBody::Here { body, .. } => Some(body_text(body)),
-                EntryBody::Erased | EntryBody::Trimmed | EntryBody::Unavailable => None,
-            },
-            via: via.to_owned(),
-        })?;
+    fn note(&mut self, entry: Entry, via: &'static str) -> anyhow::Result<()> {
         self.position = self.position.max(entry.seq.next());
         self.seen.fetch_add(1, Ordering::Relaxed);
         self.ledger.entries.fetch_add(1, Ordering::Relaxed);
         if self.counts {
             self.ledger.arrived(&entry.message_id);
+        }
+        self.noted.push((entry, via));
+        if self.noted.len() >= NOTED_MAX { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> anyhow::Result<()> {
+        for (entry, via) in self.noted.drain(..) {
+            self.recorder.push(&Received {
+                user: self.user.to_string(),
+                device: self.device.clone(),
+                seq: entry.seq.get(),
+                prev_seq: entry.prev_seq.map_or(0, Seq::get),
+                conversation: entry.conversation.id_for(&self.user).to_string(),
+                conversation_seq: entry.conversation_seq.get(),
+                kind: match entry.kind {
+                    Kind::Message => "message",
+                    Kind::Create => "create",
+                    Kind::Members => "members",
+                }
+                .to_owned(),
+                sender: entry.sender.to_string(),
+                message_id: entry.message_id.to_string(),
+                body: match &entry.body {
+                    EntryBody::Here { body, .. } => Some(body_text(body)),
+                    EntryBody::Erased | EntryBody::Trimmed | EntryBody::Unavailable => None,
+                },
+                via: via.to_owned(),
+            })?;
         }
         Ok(())
     }

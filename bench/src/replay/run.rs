@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::measure::{self, Kill};
 use super::pace::Pace;
 use super::people::{Device, Person, Setup};
-use super::talk::Stage;
+use super::talk::{PIPELINE, Stage};
 use super::{faults, progress};
 use crate::record::{self, Measures, Recorder};
 use crate::script::Script;
@@ -134,10 +134,11 @@ async fn late_tablets(stage: &Stage) -> anyhow::Result<Vec<Device>> {
     stream::iter(tablets).map(|person| person.tablet(&stage.setup)).buffer_unordered(CONNECTING).try_collect().await
 }
 
-/// All talks, longest first; the reasons of those that ended early.
+/// All talks; the reasons of those that ended early. Those with the most turns come first, since turns of a talk wait
+/// for each other: begun late, a long talk would run alone at the end.
 async fn talk(stage: &Arc<Stage>, window: usize) -> Vec<String> {
     let mut order: Vec<usize> = (0..stage.script.talks.len()).collect();
-    order.sort_by_key(|talk| Reverse(stage.script.talks[*talk].lines.len()));
+    order.sort_by_cached_key(|talk| Reverse(stage.script.talks[*talk].turns(PIPELINE)));
     let talks = stream::iter(order).map(|talk| {
         let stage = Arc::clone(stage);
         async move {

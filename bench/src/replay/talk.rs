@@ -16,7 +16,7 @@ use crate::record::{Recorder, Sent};
 use crate::script::{Script, Talk};
 
 /// Messages of one turn that are under way at the same time.
-const PIPELINE: usize = 16;
+pub(crate) const PIPELINE: usize = 16;
 
 /// What all talks share.
 pub(crate) struct Stage {
@@ -37,8 +37,7 @@ impl Stage {
         }
         let mut line = 0;
         while line < talk.lines.len() {
-            let sender = talk.lines[line].sender;
-            let turn = talk.lines[line..].iter().take(PIPELINE).take_while(|said| said.sender == sender).count();
+            let turn = talk.turn(line, PIPELINE);
             self.turn(talk, line, turn).await.with_context(|| format!("{} ended at line {line}", talk.name))?;
             line += turn;
         }
