@@ -169,7 +169,9 @@ impl Host {
             }
             self.note(move |folder| folder.note_born(group, replica)).await.map_err(|error| failed(&error))?;
         }
-        let live = GroupLive::load(group, &self.state.reader(), self.events.clone());
+        let rows = self.state.view(group).map_err(|error| failed(&error))?;
+        let live = GroupLive::load(group, &rows, self.events.clone());
+        drop(rows);
         let live = Arc::new(live.map_err(|error| failed(&error))?);
         let machine = StateMachine::open(
             group,

@@ -229,6 +229,13 @@ impl Links {
         self.links.lock().values().map(|link| link.attempts.load(Ordering::Relaxed)).sum()
     }
 
+    /// Streams for the log and for votes that are up.
+    #[cfg(test)]
+    pub(crate) fn up_count(&self) -> usize {
+        let links = self.links.lock();
+        links.values().filter(|link| link.class != Class::Snapshot && link.state.lock().queue.is_some()).count()
+    }
+
     /// Ends all links.
     pub(crate) fn close(&self) {
         for (_, link) in self.links.lock().drain() {

@@ -5,13 +5,16 @@
 mod common;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Cluster, PATIENCE};
 use futures_util::{Stream, StreamExt};
+use rustix::process::Signal;
 use seriatim_client::{Client, Conversation, Entry, EntryBody, Kind, SendRequest, SubscriptionError, verify_page};
+use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{Chain, ConversationKey, Seq, UserId};
-use seriatim_proto::playground::PlaygroundRole;
+use seriatim_proto::playground::{NodeState, PlaygroundRole};
 
 fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
@@ -190,11 +193,10 @@ async fn a_paused_logic_node_comes_back_and_every_slot_is_served() {
     for _ in 0..2 {
         let nodes = cluster.status();
         let node = nodes.iter().find(|node| node.role == PlaygroundRole::Logic).unwrap();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(node.pid.unwrap()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        common::signal(node.pid.unwrap(), Signal::STOP);
         // Sent while it sleeps: served once its lease has run out.
         round("meanwhile").await;
-        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        common::signal(node.pid.unwrap(), Signal::CONT);
         round("after").await;
     }
     for name in &names {
@@ -203,4 +205,75 @@ async fn a_paused_logic_node_comes_back_and_every_slot_is_served() {
         let bodies: Vec<_> = read_all(&client, name).await.iter().map(body).collect();
         assert_eq!(bodies, ["before", "meanwhile", "after", "meanwhile", "after"], "{name}");
     }
+}
+
+/// A paused leader still has its connections, so nobody hears that it is gone: what it owes is taken for lost after a
+/// while, asked of the next leader, and answered again when it wakes up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_leader_loses_nothing_and_its_late_answers_count_for_nothing() {
+    let cluster = Cluster::start();
+    let alice = cluster.device("alice", "phone").await;
+    let names: Vec<String> = (0..40).map(|number| format!("user-{number}")).collect();
+    let round = async |text: &str| {
+        let sends = names.iter().map(|name| alice.send(Conversation::peer(name).unwrap(), text.to_owned()));
+        futures_util::future::try_join_all(sends).await.unwrap();
+    };
+    round("before").await;
+    for _ in 0..2 {
+        let nodes = cluster.status();
+        let leads = |node: &NodeState| node.leads.as_ref().map_or(0, Vec::len);
+        let leader = nodes.iter().max_by_key(|node| leads(node)).unwrap();
+        assert!(leads(leader) > 0);
+        common::signal(leader.pid.unwrap(), Signal::STOP);
+        round("meanwhile").await;
+        common::signal(leader.pid.unwrap(), Signal::CONT);
+        round("after").await;
+    }
+    for name in &names {
+        let client = cluster.device(name, "phone").await;
+        common::wait_until_async("the inbox has it all", async || read_all(&client, name).await.len() >= 5).await;
+        let bodies: Vec<_> = read_all(&client, name).await.iter().map(body).collect();
+        assert_eq!(bodies, ["before", "meanwhile", "after", "meanwhile", "after"], "{name}");
+    }
+}
+
+/// Without a majority there is no answer, and the device is told so; nothing is lost by asking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_requests_end_with_an_error_and_work_again_later() {
+    let cluster = Cluster::start();
+    let alice = cluster.device("alice", "phone").await;
+    let bob = cluster.builder("phone").token(cluster.token("bob", 3600));
+    let bob = bob.request_timeout(Duration::from_secs(8)).connect().await.unwrap();
+    alice.send(Conversation::peer("bob").unwrap(), "before").await.unwrap();
+    common::wait_until_async("it is there", async || read_all(&bob, "bob").await.len() == 1).await;
+    let nodes = cluster.status();
+    let stores: Vec<_> = nodes.iter().filter(|node| node.role == PlaygroundRole::Store).take(2).collect();
+    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::STOP));
+    let (read, sent) = tokio::join!(bob.sync(None, 10), bob.send(Conversation::peer("alice").unwrap(), "perhaps"));
+    let (read, sent) = (read.unwrap_err(), sent.unwrap_err());
+    assert!(sent.is_unknown(), "it may be in a log: {sent}");
+    for error in [read, sent] {
+        let code = error.refusal().code;
+        assert!(matches!(code, ErrorCode::Unavailable | ErrorCode::Timeout | ErrorCode::Busy), "{error}");
+    }
+    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::CONT));
+    common::wait_until_async("a send goes through", async || {
+        alice.send(Conversation::peer("bob").unwrap(), "after").await.is_ok()
+    })
+    .await;
+    common::wait_until_async("it is there", async || {
+        let page = bob.sync(None, 10).await;
+        page.is_ok_and(|page| page.entries.iter().any(|entry| body(entry) == "after"))
+    })
+    .await;
+}
+
+/// A parent that stops a child closes its stdin and signals: that is one order, not two.
+#[test]
+fn the_end_of_stdin_and_a_signal_are_one_order() {
+    let mut cluster = Cluster::start();
+    let (status, logs) = cluster.stop_twice();
+    assert_eq!(status.code(), Some(0));
+    assert!(logs.contains("stopping"), "{logs}");
+    assert!(!logs.contains("without order"), "{logs}");
 }

@@ -204,6 +204,23 @@ fn a_killed_leader_is_replaced_and_costs_no_spin() {
     }
 }
 
+/// A new leader's first votes and appends do not wait for a stream.
+#[test]
+fn every_replica_keeps_streams_to_all_others() {
+    let nodes = cluster(Tuning::default());
+    leader(&nodes);
+    for node in &nodes {
+        // The members are known once the first entry is there.
+        wait_until("streams to both others, for the log and for votes", || {
+            node.runtime.block_on(async { node.handle.keep_links() });
+            node.host.streams_up() == 4
+        });
+    }
+    for node in &nodes {
+        node.runtime.block_on(node.host.stop());
+    }
+}
+
 #[test]
 fn a_follower_behind_a_purged_log_gets_a_snapshot() {
     let tuning = Tuning { log_keep_entries: 10, ..Tuning::default() };

@@ -156,6 +156,12 @@ where
         self.links.attempts()
     }
 
+    /// Streams to peers that are up, but for those of snapshots.
+    #[cfg(test)]
+    pub(crate) fn streams_up(&self) -> usize {
+        self.links.up_count()
+    }
+
     /// Stops what still runs, the links and the log writer.
     pub(crate) async fn stop(&self) {
         let running: Vec<_> = self.replicas.running.write().drain().collect();

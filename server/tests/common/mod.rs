@@ -63,6 +63,19 @@ impl Cluster {
         (self.child, self.stdin) = (child, Some(stdin));
     }
 
+    /// Ends it as its parent would, and by a signal at the same time; how it ended, and what its nodes wrote.
+    pub fn stop_twice(&mut self) -> (std::process::ExitStatus, String) {
+        signal(self.child.id(), rustix::process::Signal::TERM);
+        drop(self.stdin.take());
+        let mut status = None;
+        wait_until("the playground ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let logs = self.about.nodes.iter().map(|node| self.folder.join("logs").join(format!("{}.log", node.name)));
+        (status.unwrap(), logs.map(|log| std::fs::read_to_string(log).unwrap()).collect())
+    }
+
     pub fn data(&self) -> &Path {
         &self.folder
     }
@@ -154,6 +167,12 @@ fn spawn(folder: &Path) -> (Child, ChildStdin) {
     assert!(line.contains("\"ready\":true"), "the playground is ready: {line:?}");
     let stdin = child.stdin.take().unwrap();
     (child, stdin)
+}
+
+/// Sends a signal to a process of this test.
+pub fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// Waits on a condition, with a deadline.
