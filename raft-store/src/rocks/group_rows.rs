@@ -138,8 +138,10 @@ impl GroupRows {
         if held.torn {
             return Err(torn(self.group));
         }
-        let Unwritten { rows, position, .. } = std::mem::take(&mut held.unwritten);
-        let Some(position) = position else { return Ok(0) };
+        let Some(position) = held.unwritten.position.take() else { return Ok(0) };
+        // Until they are written, the rows are nowhere: after a failure or a panic in between the group stays torn.
+        held.torn = true;
+        let Unwritten { rows, .. } = std::mem::take(&mut held.unwritten);
         let mut batch = WriteBatch::default();
         let (mut key_bytes, mut row_bytes) = (Vec::new(), Vec::new());
         for (key, row) in &rows {
@@ -154,8 +156,6 @@ impl GroupRows {
             }
         }
         batch.put(keys::position_key(self.group), position);
-        // A failure leaves rows that are nowhere: the group stays torn.
-        held.torn = true;
         state.write(batch)?;
         held.torn = false;
         let count = rows.len();
