@@ -13,15 +13,21 @@ BIN=$CARGO_TARGET_DIR/release
 say() { printf '%s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# bindgen reads RocksDB's headers with libclang.
-if [ -z "${LIBCLANG_PATH:-}" ]; then
+# bindgen reads RocksDB's headers with libclang. libclang-cpp is another library, and may be there without this one.
+find_libclang() {
+  [ -z "${LIBCLANG_PATH:-}" ] || return 0
+  local folder
   for folder in /usr/lib/llvm-*/lib; do
-    if compgen -G "$folder/libclang*.so*" >/dev/null; then export LIBCLANG_PATH=$folder; fi
+    if compgen -G "$folder/libclang.so*" >/dev/null || compgen -G "$folder/libclang-[0-9]*.so*" >/dev/null; then
+      export LIBCLANG_PATH=$folder
+    fi
   done
-fi
+}
+find_libclang
 
 # Links RocksDB from the cached archive; builds that first if this machine has none.
 use_rocksdb() {
+  find_libclang # setup may have installed it since
   ROCKSDB_LIB_DIR=${ROCKSDB_LIB_DIR:-$("$ROOT/scripts/rocksdb")}
   export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
