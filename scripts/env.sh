@@ -14,13 +14,12 @@ say() { printf '%s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # bindgen reads RocksDB's headers with libclang. libclang-cpp is another library, and may be there without this one.
+has_libclang() { compgen -G "$1/libclang.so*" >/dev/null || compgen -G "$1/libclang-[0-9]*.so*" >/dev/null; }
 find_libclang() {
   [ -z "${LIBCLANG_PATH:-}" ] || return 0
   local folder
   for folder in /usr/lib/llvm-*/lib; do
-    if compgen -G "$folder/libclang.so*" >/dev/null || compgen -G "$folder/libclang-[0-9]*.so*" >/dev/null; then
-      export LIBCLANG_PATH=$folder
-    fi
+    if has_libclang "$folder"; then export LIBCLANG_PATH=$folder; fi
   done
 }
 find_libclang
