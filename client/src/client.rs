@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationKey, MessageId, Seq, UserId};
+use seriatim_proto::ids::{ConversationKey, CounterName, MessageId, Seq, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::builder::ClientBuilder;
-use crate::entry::{Committed, Conversation, HistoryPage, Identity, SendStatus, StatusPage, SyncPage};
+use crate::entry::{Committed, Conversation, HistoryPage, Identity, Numbers, SendStatus, StatusPage, SyncPage};
 use crate::error::{EntryError, RequestError};
 use crate::inbox::{InboxQueue, Subscription};
 use crate::requests::{NewRequest, SendPlace, Way};
@@ -253,6 +253,33 @@ impl Client {
     pub async fn status(&self) -> Result<StatusPage, RequestError> {
         match wait(self.ask(Way::Call, Asked::Status(v1::Status {}), None).await?).await? {
             Said::StatusPage(page) => StatusPage::from_wire(page).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Takes `count` numbers of a counter of the tenant: nobody else gets them, ever. The token needs the scope
+    /// `sequence`. Repeated until answered: numbers may be skipped, none is given twice.
+    ///
+    /// # Errors
+    /// `COUNT_TOO_LARGE` beyond [`seriatim_proto::limits::NEXT_NUMBERS_MAX`], `FORBIDDEN` without the scope,
+    /// `QUOTA_EXCEEDED` when the tenant asks too often for too long, `GENERATION_EXHAUSTED` at a counter's end.
+    pub async fn next_numbers(&self, counter: &CounterName, count: u32) -> Result<Numbers, RequestError> {
+        let next = v1::Next { counter: counter.as_str().to_owned(), count };
+        match wait(self.ask(Way::Lane, Asked::Next(next), None).await?).await? {
+            Said::Numbers(numbers) => Numbers::from_wire(&numbers).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Where a counter stands: every number that was answered before this call is below, none that is asked for after
+    /// it returned is.
+    ///
+    /// # Errors
+    /// As [`Self::next_numbers`].
+    pub async fn current_number(&self, counter: &CounterName) -> Result<Seq, RequestError> {
+        let current = v1::Current { counter: counter.as_str().to_owned() };
+        match wait(self.ask(Way::Lane, Asked::Current(current), None).await?).await? {
+            Said::CurrentNumber(current) => Seq::new(current.number).ok_or_else(|| broken(&EntryError("number"))),
             _ => Err(unexpected()),
         }
     }

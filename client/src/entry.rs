@@ -49,6 +49,28 @@ impl Conversation {
     }
 }
 
+/// A run of numbers of a counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Numbers {
+    /// the first
+    pub first: Seq,
+    /// how many
+    pub count: u32,
+}
+
+impl Numbers {
+    pub(crate) fn from_wire(numbers: &v1::Numbers) -> Result<Self, EntryError> {
+        let first = Seq::new(numbers.first).ok_or(EntryError("first"))?;
+        Seq::new(numbers.first + u64::from(numbers.count)).ok_or(EntryError("count"))?;
+        Ok(Self { first, count: numbers.count })
+    }
+
+    /// The first number behind the run.
+    pub fn end(self) -> Seq {
+        self.first.plus(u64::from(self.count))
+    }
+}
+
 /// Who the gateway takes this client for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {

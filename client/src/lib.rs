@@ -56,7 +56,7 @@ pub use builder::ClientBuilder;
 pub use client::{Client, SendRequest, Ticket};
 pub use endpoint::{Endpoint, SetupError};
 pub use entry::{
-    Committed, Conversation, Entry, EntryBody, HistoryPage, Identity, Kind, SendStatus, StatusPage, SyncPage,
+    Committed, Conversation, Entry, EntryBody, HistoryPage, Identity, Kind, Numbers, SendStatus, StatusPage, SyncPage,
 };
 pub use error::{ConnectError, EntryError, RequestError, SubscriptionError};
 pub use inbox::Subscription;

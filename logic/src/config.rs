@@ -13,6 +13,8 @@ pub struct LogicConfig {
     pub stores: Vec<String>,
     /// the key that tokens are verified with, PEM
     pub token_public_key_pem: Vec<u8>,
+    /// requests of the sequence service that are taken of one tenant in a second
+    pub sequence_requests_per_s: u32,
     /// internal traffic without TLS; refuses to start without it, until mTLS exists
     pub insecure_plaintext: bool,
 }

@@ -1,7 +1,7 @@
 //! Input: checks of what comes from outside, before it is hashed, numbered or written.
 
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationId, DeviceId, Seq, UserId};
+use seriatim_proto::ids::{ConversationId, CounterName, DeviceId, Seq, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::logic::Call;
 
@@ -31,6 +31,11 @@ pub(crate) fn user(user: &UserId) -> Checked {
 /// A device's name.
 pub(crate) fn device(device: &DeviceId) -> Checked {
     DeviceId::new(device.as_str()).map(drop).map_err(|error| malformed(&error.to_string()))
+}
+
+/// A counter's name.
+fn counter(counter: &CounterName) -> Checked {
+    CounterName::new(counter.as_str()).map(drop).map_err(|error| malformed(&error.to_string()))
 }
 
 /// A place.
@@ -82,5 +87,14 @@ pub(crate) fn call(call: &Call) -> Checked {
             from.map_or(Ok(()), seq)
         }
         Call::Status => Ok(()),
+        Call::Next { counter: name, count } => {
+            counter(name)?;
+            if (1..=limits::NEXT_NUMBERS_MAX).contains(count) {
+                return Ok(());
+            }
+            let text = format!("{count} numbers are not between 1 and {}", limits::NEXT_NUMBERS_MAX);
+            Err(Refusal::new(ErrorCode::CountTooLarge, text))
+        }
+        Call::Current { counter: name } => counter(name),
     }
 }

@@ -25,6 +25,7 @@ mod metrics;
 mod packets;
 mod peers;
 mod reads;
+mod sequence;
 mod server;
 mod service;
 mod store_client;

@@ -27,9 +27,12 @@ pub(crate) async fn answer(stores: &Arc<StoreClient>, who: &Identity, call: Call
         Call::QuerySend { conversation, message_id, known } => {
             query(stores, who, conversation, message_id, known).await
         }
-        Call::Send { .. } | Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::Ack { .. } => {
-            Err(Refusal::new(ErrorCode::Internal, "a holder's call came to the reader"))
-        }
+        Call::Send { .. }
+        | Call::CreateGroup { .. }
+        | Call::ChangeMembers { .. }
+        | Call::Ack { .. }
+        | Call::Next { .. }
+        | Call::Current { .. } => Err(Refusal::new(ErrorCode::Internal, "a holder's call came to the reader")),
     }
 }
 

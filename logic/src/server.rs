@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use seriatim_logic_core::Quota;
 use seriatim_proto::error::Refusal;
 use seriatim_proto::grpc::logic_server::LogicServer as LogicGrpc;
 use seriatim_proto::grpc::peer_server::PeerServer as PeerGrpc;
+use seriatim_proto::grpc::sequence::sequence_server::SequenceServer as SequenceGrpc;
 use seriatim_proto::limits;
 use seriatim_proto::token::Verifier;
 use tokio::net::TcpListener;
@@ -18,6 +21,7 @@ use tonic::transport::Server;
 use crate::brain::{Brain, INPUT_QUEUE};
 use crate::config::LogicConfig;
 use crate::metrics::Metrics;
+use crate::sequence::SequenceDoor;
 use crate::service::Doors;
 use crate::store_client::StoreClient;
 
@@ -92,11 +96,13 @@ impl LogicServer {
             stores: stores.clone(),
             verifier,
             next_stream: Arc::new(AtomicU64::new(1)),
+            quota: Arc::new(Mutex::new(Quota::new(config.sequence_requests_per_s))),
         };
         stores.connect(config.stores.iter().cloned());
         let frame_max = limits::INTERNAL_FRAME_BYTES_MAX as usize;
         let logic =
             LogicGrpc::new(doors.clone()).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
+        let sequence = SequenceGrpc::new(SequenceDoor::start(doors.clone()));
         let peer = PeerGrpc::new(doors).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
         let serve = Server::builder()
             .initial_stream_window_size(8 << 20)
@@ -105,6 +111,7 @@ impl LogicServer {
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
             .add_service(logic)
             .add_service(peer)
+            .add_service(sequence)
             .serve_with_incoming(crate::listener::incoming(listener, closed));
         Ok(LogicServer { address, stop, close, brain: tokio::spawn(brain.run(stopped)), serve: tokio::spawn(serve) })
     }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use seriatim_logic_core::Send;
+use parking_lot::Mutex;
+use seriatim_logic_core::{Quota, Send};
 use seriatim_proto::codec;
 use seriatim_proto::command::Content;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::Logic;
 use seriatim_proto::grpc::peer_server::Peer;
-use seriatim_proto::ids::ClusterId;
+use seriatim_proto::ids::{ClusterId, CounterName};
 use seriatim_proto::logic::{
     Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
 };
@@ -23,7 +24,7 @@ use seriatim_proto::token::Verifier;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::brain::{Input, SessionInput, Standing};
+use crate::brain::{Counting, Input, SessionInput, Standing};
 use crate::packets::Packets;
 use crate::store_client::StoreClient;
 use crate::{clock, input, reads};
@@ -46,6 +47,8 @@ pub(crate) struct Doors {
     pub(crate) stores: Arc<StoreClient>,
     pub(crate) verifier: Verifier,
     pub(crate) next_stream: Arc<AtomicU64>,
+    /// of the sequence service
+    pub(crate) quota: Arc<Mutex<Quota>>,
 }
 
 impl Doors {
@@ -164,6 +167,7 @@ impl GatewayStream {
                     user: verified.user,
                     device,
                     expires_at_s: verified.expires_at_s,
+                    scopes: verified.scopes,
                 });
                 if let Ok(identity) = &result
                     && self.sessions.insert(session, identity.clone()).is_none()
@@ -183,7 +187,8 @@ impl GatewayStream {
                 Err(refusal) => self.refuse(id, refusal),
             },
             GatewayRequest::Register { id, session, position } => {
-                match self.identity(session).and_then(|identity| input::seq(position).map(|()| identity)) {
+                let identity = self.identity(session).and_then(device_of);
+                match identity.and_then(|identity| input::seq(position).map(|()| identity)) {
                     Ok(identity) => self.inputs.push(SessionInput::Register { id, session, identity, position }),
                     Err(refusal) => {
                         let result = Err(CallError::Refused(refusal));
@@ -211,6 +216,18 @@ impl GatewayStream {
             self.refuse(id, refusal);
             return Ok(());
         }
+        let call = match call {
+            Call::Next { counter, count } => return self.count(id, &who, counter, Counting::Next(count)),
+            Call::Current { counter } => return self.count(id, &who, counter, Counting::Current),
+            call => call,
+        };
+        let who = match device_of(who) {
+            Ok(who) => who,
+            Err(refusal) => {
+                self.refuse(id, refusal);
+                return Ok(());
+            }
+        };
         let (tenant, sender) = (who.tenant, who.user.clone());
         let send = match call {
             Call::Send { conversation, message_id, known, follows, salt, body } => {
@@ -233,8 +250,21 @@ impl GatewayStream {
                 self.read(id, who, call);
                 return Ok(());
             }
+            Call::Next { .. } | Call::Current { .. } => return Err("counted above".to_owned()),
         };
         self.inputs.push(SessionInput::Send { id, send: Box::new(send) });
+        Ok(())
+    }
+
+    fn count(&mut self, id: u64, who: &Identity, counter: CounterName, what: Counting) -> Result<(), String> {
+        let allowed = match who.scopes.sequence {
+            true => self.doors.within_quota(who.tenant),
+            false => Err(Refusal::new(ErrorCode::Forbidden, "the token's scopes do not name the sequence service")),
+        };
+        match allowed {
+            Ok(()) => self.inputs.push(SessionInput::Count { id, tenant: who.tenant, counter, what }),
+            Err(refusal) => self.refuse(id, refusal),
+        }
         Ok(())
     }
 
@@ -270,6 +300,14 @@ impl GatewayStream {
 
     async fn to_brain(&self, input: Input) -> Result<(), String> {
         self.doors.brain.send(input).await.map_err(|_| "the node stops".to_owned())
+    }
+}
+
+/// Who may act as a device.
+fn device_of(identity: Identity) -> Result<Identity, Refusal> {
+    match identity.scopes.device {
+        true => Ok(identity),
+        false => Err(Refusal::new(ErrorCode::Forbidden, "the token's scopes do not name a device")),
     }
 }
 

@@ -493,7 +493,8 @@ impl Reject {
             Reject::NotFound => ErrorCode::NotFound,
             Reject::AlreadyExists => ErrorCode::AlreadyExists,
             Reject::MembersTooMany => ErrorCode::MembersTooMany,
-            Reject::SeqRefused | Reject::GenerationExhausted | Reject::Malformed => ErrorCode::Internal,
+            Reject::GenerationExhausted => ErrorCode::GenerationExhausted,
+            Reject::SeqRefused | Reject::Malformed => ErrorCode::Internal,
         }
     }
 }

@@ -69,14 +69,20 @@ codes! {
     Busy = 5, "BUSY", Later, DidNotHappen, 11;
     /// Another body under this message id.
     Conflict = 6, "CONFLICT", Never, DidNotHappen, 0;
+    /// More numbers than one `Next` may take.
+    CountTooLarge = 29, "COUNT_TOO_LARGE", Never, DidNotHappen, 0;
     /// The control stream was closed.
     CriticalStreamClosed = 7, "CRITICAL_STREAM_CLOSED", Elsewhere, Unknown, 4;
     /// A cursor above the inbox's tail.
     CursorAhead = 8, "CURSOR_AHEAD", Never, DidNotHappen, 0;
     /// The message id is older than what dedupe still knows.
     Expired = 9, "EXPIRED", Never, DidNotHappen, 0;
+    /// The token does not allow it.
+    Forbidden = 30, "FORBIDDEN", Never, DidNotHappen, 0;
     /// A frame over the limit.
     FrameTooLarge = 10, "FRAME_TOO_LARGE", Never, DidNotHappen, 3;
+    /// The namespace has used up its numbers of this generation.
+    GenerationExhausted = 31, "GENERATION_EXHAUSTED", Never, DidNotHappen, 0;
     /// No Hello in time.
     HelloTimeout = 11, "HELLO_TIMEOUT", Elsewhere, DidNotHappen, 13;
     /// A defect or a broken disk on our side.
@@ -97,6 +103,8 @@ codes! {
     NotLeader = 19, "NOT_LEADER", Elsewhere, DidNotHappen, 0;
     /// The message that this one follows is not settled yet.
     OutOfOrder = 20, "OUT_OF_ORDER", Later, DidNotHappen, 0;
+    /// The tenant asks more often than it may.
+    QuotaExceeded = 32, "QUOTA_EXCEEDED", Later, DidNotHappen, 0;
     /// The store refuses writes: its disk is nearly full.
     ReadOnly = 21, "READ_ONLY", Later, DidNotHappen, 0;
     /// The node is going down.

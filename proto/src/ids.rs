@@ -281,6 +281,10 @@ impl Namespace {
     pub fn conversation(tenant: TenantId, conversation: ConversationId) -> Self {
         Self { tenant, owner: Owner::Conversation(conversation) }
     }
+    /// A bare counter.
+    pub fn counter(tenant: TenantId, name: CounterName) -> Self {
+        Self { tenant, owner: Owner::Counter(name) }
+    }
 }
 
 impl fmt::Display for Namespace {

@@ -23,7 +23,7 @@ pub mod store;
 pub mod token;
 pub mod wire;
 
-/// Generated gRPC stubs of the internal services (`store.proto`, `logic.proto`).
+/// Generated gRPC stubs of the internal services (`internal.proto`) and of the sequence service (`sequence.proto`).
 #[cfg(feature = "grpc")]
 #[allow(
     missing_docs,
@@ -35,4 +35,9 @@ pub mod wire;
 )]
 pub mod grpc {
     tonic::include_proto!("seriatim.internal.v1");
+
+    /// The sequence service, `seriatim.sequence.v1`.
+    pub mod sequence {
+        tonic::include_proto!("seriatim.sequence.v1");
+    }
 }

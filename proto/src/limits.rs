@@ -40,11 +40,15 @@ pub const ENTRY_COMMANDS_MAX: u32 = 4096;
 pub const APPEND_BYTES_MAX: u32 = 4 << 20;
 
 /// Most seqs that one segment reserves.
-pub const SEGMENT_SEQS_MAX: u32 = 10_000;
+pub const SEGMENT_SEQS_MAX: u32 = 1 << 20;
 /// Seqs of a namespace's first segment.
 pub const SEGMENT_SEQS_MIN: u32 = 16;
 /// Most namespaces of one `Reserve` command.
 pub const RESERVE_NAMESPACES_MAX: u32 = 1_024;
+/// Most numbers of one `Next` of the sequence service.
+pub const NEXT_NUMBERS_MAX: u32 = 1 << 16;
+/// Requests of the sequence service that a logic node takes of one tenant in a second, unless told otherwise.
+pub const SEQUENCE_REQUESTS_PER_S: u32 = 100_000;
 
 /// Most members of a group conversation.
 pub const MEMBERS_MAX: u32 = 100_000;
@@ -140,6 +144,7 @@ const _: () = assert!(SLOTS < SYSTEM_SLOT_FIRST);
 const _: () = assert!(GROUPS_MAX as u64 + SYSTEM_SLOT_FIRST as u64 <= u16::MAX as u64); // every group has a system slot
 const _: () = assert!(SEQ_END.is_power_of_two() && (1 << GENERATION_SHIFT) < SEQ_END);
 const _: () = assert!(SEGMENT_SEQS_MIN <= SEGMENT_SEQS_MAX);
+const _: () = assert!(NEXT_NUMBERS_MAX <= SEGMENT_SEQS_MAX); // one Next always fits a segment
 const _: () = assert!(INLINE_MEMBERS_MAX <= MEMBERS_MAX);
 const _: () = assert!(PROPOSAL_BYTES_GROUP_MAX <= PROPOSAL_BYTES_NODE_MAX);
 const _: () = assert!(PROPOSAL_BYTES_GROUP_MAX >= ENTRY_BYTES_MAX as u64);

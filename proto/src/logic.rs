@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Delivery, DeliveryOutcome};
 use crate::error::Refusal;
 use crate::ids::{
-    Chain, ClusterId, ConversationId, DeviceId, Generation, MessageId, NodeId, Seq, SlotId, TenantId, UserId,
+    Chain, ClusterId, ConversationId, CounterName, DeviceId, Generation, MessageId, NodeId, Seq, SlotId, TenantId,
+    UserId,
 };
 use crate::store::{HolderRow, InboxEntry, NamespaceState};
 
@@ -133,6 +134,18 @@ pub enum Call {
     },
     /// Anywhere → `Reply::Status`.
     Status,
+    /// At the holder of the counter's slot → `Reply::Numbers`.
+    Next {
+        /// which
+        counter: CounterName,
+        /// how many, in one run
+        count: u32,
+    },
+    /// At the holder of the counter's slot → `Reply::Current`.
+    Current {
+        /// which
+        counter: CounterName,
+    },
 }
 
 /// Logic node → gateway.
@@ -216,6 +229,39 @@ pub struct Identity {
     pub device: DeviceId,
     /// when the token ends, Unix seconds
     pub expires_at_s: u64,
+    /// what the token allows
+    pub scopes: Scopes,
+}
+
+/// What a token allows, from its claim `scopes`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct Scopes {
+    /// to be a device of the user: send, sync, subscribe, acknowledge
+    pub device: bool,
+    /// the sequence service, on all counters of the tenant
+    pub sequence: bool,
+}
+
+impl Scopes {
+    /// A device and nothing else: what a token without the claim allows.
+    pub const DEVICE: Scopes = Scopes { device: true, sequence: false };
+    /// The sequence service and nothing else.
+    pub const SEQUENCE: Scopes = Scopes { device: false, sequence: true };
+
+    /// From the claim. Names of scopes that this version does not know allow nothing.
+    pub fn from_names(names: &[String]) -> Self {
+        if names.is_empty() {
+            return Self::DEVICE;
+        }
+        let has = |scope: &str| names.iter().any(|name| name == scope);
+        Self { device: has("device"), sequence: has("sequence") }
+    }
+
+    /// For the claim.
+    pub fn names(self) -> Vec<String> {
+        let named = [("device", self.device), ("sequence", self.sequence)];
+        named.into_iter().filter(|(_, has)| *has).map(|(name, _)| name.to_owned()).collect()
+    }
 }
 
 /// The answer to a call.
@@ -250,6 +296,15 @@ pub enum Reply {
         /// all devices with a cursor
         devices: Vec<(DeviceId, Seq)>,
     },
+    /// `Next`: `count` numbers from `first` on, nobody else's for ever
+    Numbers {
+        /// the first
+        first: Seq,
+        /// as many as were asked for
+        count: u32,
+    },
+    /// `Current`: all numbers answered before it are below, all asked for after it are not
+    Current(Seq),
 }
 
 /// What became of a send.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ErrorCode, Refusal};
 use crate::ids::{TenantId, UserId};
 use crate::limits;
+use crate::logic::Scopes;
 
 /// Audience of every token of ours.
 pub const AUDIENCE: &str = "seriatim";
@@ -21,7 +22,7 @@ pub struct Claims {
     pub tenant: u32,
     /// end, Unix seconds
     pub exp: u64,
-    /// what it allows; empty: a device of `sub`
+    /// what it allows ([`Scopes`]); empty: a device of `sub`
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
 }
@@ -36,7 +37,7 @@ pub struct Verified {
     /// end, Unix seconds
     pub expires_at_s: u64,
     /// what it allows
-    pub scopes: Vec<String>,
+    pub scopes: Scopes,
 }
 
 /// Verifies tokens signed with Ed25519; the algorithm is pinned.
@@ -79,7 +80,8 @@ impl Verifier {
             })?
             .claims;
         let user = UserId::new(&claims.sub).map_err(|_| failed("the token names no valid user"))?;
-        Ok(Verified { tenant: TenantId(claims.tenant), user, expires_at_s: claims.exp, scopes: claims.scopes })
+        let scopes = Scopes::from_names(&claims.scopes);
+        Ok(Verified { tenant: TenantId(claims.tenant), user, expires_at_s: claims.exp, scopes })
     }
 }
 
@@ -105,12 +107,23 @@ impl Minter {
 
     /// A token for a device of `user` until `expires_at_s` (Unix seconds).
     pub fn mint(&self, tenant: TenantId, user: &UserId, expires_at_s: u64) -> Result<String, Refusal> {
+        self.mint_for(tenant, user, expires_at_s, Scopes::DEVICE)
+    }
+
+    /// A token of `user` for `scopes` until `expires_at_s` (Unix seconds).
+    pub fn mint_for(
+        &self,
+        tenant: TenantId,
+        user: &UserId,
+        expires_at_s: u64,
+        scopes: Scopes,
+    ) -> Result<String, Refusal> {
         let claims = Claims {
             aud: AUDIENCE.to_owned(),
             sub: user.as_str().to_owned(),
             tenant: tenant.0,
             exp: expires_at_s,
-            scopes: Vec::new(),
+            scopes: if scopes == Scopes::DEVICE { Vec::new() } else { scopes.names() },
         };
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.key)
             .map_err(|error| Refusal::new(ErrorCode::Internal, format!("sign a token: {error}")))

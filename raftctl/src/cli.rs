@@ -72,6 +72,9 @@ pub(crate) enum Group {
     /// a user's inbox
     #[command(subcommand, visible_alias = "users")]
     User(User),
+    /// counters of the sequence service
+    #[command(subcommand)]
+    Seq(Counter),
     /// send a message as a user, through the gateway
     Send(Send),
     /// the processes of a playground
@@ -140,6 +143,36 @@ pub(crate) enum User {
     Verify {
         /// whose
         user: String,
+    },
+}
+
+/// `raftctl seq`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Counter {
+    /// take numbers of a counter, through the gateway; they are yours for ever
+    Next {
+        /// which counter
+        counter: String,
+        /// how many
+        #[arg(short = 'n', long, default_value_t = 1)]
+        count: u32,
+        /// who asks, with a signing key
+        #[arg(long = "as", default_value = "raftctl")]
+        user: String,
+    },
+    /// where a counter stands: every number given so far is below
+    Current {
+        /// which counter
+        counter: String,
+        /// who asks, with a signing key
+        #[arg(long = "as", default_value = "raftctl")]
+        user: String,
+    },
+    /// where a counter lives and what is reserved of it, from its group's leader
+    #[command(alias = "describe")]
+    Show {
+        /// which counter
+        counter: String,
     },
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use seriatim_client::{Client, ConnectError, Entry, EntryBody, RequestError};
 use seriatim_proto::error::Refusal;
 use seriatim_proto::ids::{Chain, Seq, UserId};
+use seriatim_proto::logic::Scopes;
 use seriatim_proto::store::InboxEntry;
 
 use crate::failure::Failure;
@@ -37,14 +38,19 @@ pub(crate) enum Body {
 }
 
 impl Device {
-    /// Enters as `user`; with a token, as whomever it names.
+    /// Enters as a device of `user`; with a token, as whomever it names.
     pub(crate) async fn connect(target: &Target, user: Option<&UserId>) -> Result<Device, Failure> {
+        Self::connect_for(target, user, Scopes::DEVICE).await
+    }
+
+    /// Enters as `user` for `scopes`; with a token, as whomever and for whatever it names.
+    pub(crate) async fn connect_for(target: &Target, user: Option<&UserId>, scopes: Scopes) -> Result<Device, Failure> {
         let gateway = target.gateway()?;
         let (host, _) =
             gateway.rsplit_once(':').ok_or_else(|| Failure::usage(format!("`{gateway}` is no host:port")))?;
         let client = Client::builder(resolve(gateway)?, host)
             .ca_pem(&target.ca_pem()?)
-            .token(target.token(user)?)
+            .token(target.token(user, scopes)?)
             .device("raftctl")
             .connect_timeout(target.timeout)
             .request_timeout(target.timeout)

@@ -131,18 +131,21 @@ fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::Conflict
         | ErrorCode::CursorAhead
         | ErrorCode::Expired
+        | ErrorCode::GenerationExhausted
         | ErrorCode::OutOfOrder
         | ErrorCode::WrongCluster
         | ErrorCode::WrongGroup => Exit::Precondition,
-        ErrorCode::AuthExpired | ErrorCode::AuthFailed | ErrorCode::Kicked => Exit::Forbidden,
+        ErrorCode::AuthExpired | ErrorCode::AuthFailed | ErrorCode::Forbidden | ErrorCode::Kicked => Exit::Forbidden,
         ErrorCode::Backlogged
         | ErrorCode::Busy
         | ErrorCode::CriticalStreamClosed
         | ErrorCode::HelloTimeout
+        | ErrorCode::QuotaExceeded
         | ErrorCode::Shutdown
         | ErrorCode::Timeout => Exit::Unreachable,
         ErrorCode::NotHolder | ErrorCode::NotLeader | ErrorCode::Unavailable => Exit::NoQuorum,
-        ErrorCode::FrameTooLarge
+        ErrorCode::CountTooLarge
+        | ErrorCode::FrameTooLarge
         | ErrorCode::Malformed
         | ErrorCode::MembersTooMany
         | ErrorCode::MessageTooLarge

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use seriatim_proto::ids::{TenantId, UserId};
+use seriatim_proto::logic::Scopes;
 use seriatim_proto::playground::{FILE, Playground, PlaygroundRole};
 use seriatim_proto::token::Minter;
 
@@ -81,7 +82,7 @@ impl Target {
     }
 
     /// A token for `user`: minted with a signing key, else the one that was given.
-    pub(crate) fn token(&self, user: Option<&UserId>) -> Result<String, Failure> {
+    pub(crate) fn token(&self, user: Option<&UserId>, scopes: Scopes) -> Result<String, Failure> {
         if let Some(path) = &self.token_file {
             let bytes = if path == Path::new("-") {
                 std::io::read_to_string(std::io::stdin())
@@ -102,7 +103,7 @@ impl Target {
             .map_err(|refusal| Failure::refused("failed to use the signing key", &refusal))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         minter
-            .mint(self.tenant, user, now + TOKEN_SECONDS)
+            .mint_for(self.tenant, user, now + TOKEN_SECONDS, scopes)
             .map_err(|refusal| Failure::refused("failed to mint a token", &refusal))
     }
 }

@@ -76,6 +76,9 @@ pub(crate) struct LogicOptions {
     /// PEM file of the public key that tokens are signed with
     #[arg(long)]
     token_public_key: Option<PathBuf>,
+    /// requests of the sequence service that are taken of one tenant in a second
+    #[arg(long)]
+    sequence_requests_per_s: Option<u32>,
     /// development only: no TLS between our own processes
     #[arg(long)]
     insecure_plaintext: bool,
@@ -134,6 +137,10 @@ impl LogicOptions {
             advertise: self.advertise.or(file.advertise),
             stores: wanted_list("stores", self.stores, file.stores)?,
             token_public_key_pem: read_pem("token-public-key", self.token_public_key.or(file.token_public_key))?,
+            sequence_requests_per_s: self
+                .sequence_requests_per_s
+                .or(file.sequence_requests_per_s)
+                .unwrap_or(limits::SEQUENCE_REQUESTS_PER_S),
             insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
         })
     }

@@ -28,7 +28,9 @@ pub(crate) fn role_of(body: &Asked) -> Role {
         | Asked::QuerySend(_)
         | Asked::CancelSend(_)
         | Asked::CreateGroup(_)
-        | Asked::ChangeMembers(_) => Role::Lane,
+        | Asked::ChangeMembers(_)
+        | Asked::Next(_)
+        | Asked::Current(_) => Role::Lane,
         Asked::Sync(_) | Asked::History(_) | Asked::Status(_) => Role::Call,
     }
 }
@@ -42,7 +44,9 @@ pub(crate) fn weight_of(call: &Call) -> u32 {
         | Call::ChangeMembers { .. }
         | Call::QuerySend { .. }
         | Call::Ack { .. }
-        | Call::Status => 1,
+        | Call::Status
+        | Call::Next { .. }
+        | Call::Current { .. } => 1,
     }
 }
 
@@ -82,6 +86,10 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
             limit: page_limit(history.limit),
         }),
         Asked::Status(_) => Ok(Call::Status),
+        Asked::Next(next) => {
+            Ok(Call::Next { counter: wire::counter_from_wire(&next.counter)?, count: next.count.max(1) })
+        }
+        Asked::Current(current) => Ok(Call::Current { counter: wire::counter_from_wire(&current.counter)? }),
         Asked::CancelSend(_) => Err(Refusal::new(ErrorCode::Unsupported, "CancelSend is not offered by this gateway")),
         Asked::Hello(_) | Asked::Ping(_) | Asked::Subscribe(_) | Asked::Unsubscribe(_) | Asked::Credit(_) => {
             Err(Refusal::new(ErrorCode::Unsupported, "not a request"))
@@ -117,6 +125,8 @@ pub(crate) fn answer(reply: Reply, user: &UserId, conversation: Option<&Conversa
     match reply {
         Reply::Committed { seq, duplicate } => Said::Committed(v1::Committed { seq: seq.get(), duplicate }),
         Reply::SendStatus(state) => Said::SendStatus(send_status(state)),
+        Reply::Numbers { first, count } => Said::Numbers(v1::Numbers { first: first.get(), count }),
+        Reply::Current(number) => Said::CurrentNumber(v1::CurrentNumber { number: number.get() }),
         Reply::Acked(cursor) => Said::Acked(v1::Acked { cursor: cursor.get() }),
         Reply::Sync(page) => {
             let mut out: Vec<_> = page.entries.iter().map(|entry| entries::synced(entry, user)).collect();

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use seriatim_proto::codec;
 use seriatim_proto::error::{Certainty, ErrorCode, Refusal};
 use seriatim_proto::hash;
-use seriatim_proto::ids::{ClusterId, DeviceId, Generation, NodeId, Seq, SlotId, TenantId, UserId};
+use seriatim_proto::ids::{ClusterId, DeviceId, Generation, Namespace, NodeId, Seq, SlotId, TenantId, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::logic::{
     Call, CallError, GatewayRequest, GatewayResponse, HolderTable, LogicWelcome, PushEntry, Reply,
@@ -277,6 +277,9 @@ impl Router {
                 Target::Holder(hash::conversation_slot(state.tenant, conversation))
             }
             Call::Ack { .. } => Target::Holder(state.inbox_slot),
+            Call::Next { counter, .. } | Call::Current { counter } => {
+                Target::Holder(hash::slot(&Namespace::counter(state.tenant, counter.clone())))
+            }
             Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status => {
                 Target::Any(state.inbox_slot)
             }

@@ -485,7 +485,9 @@ impl Session {
             | Asked::ChangeMembers(_)
             | Asked::Sync(_)
             | Asked::History(_)
-            | Asked::Status(_) => self.handle_call(id, frame.request_id, body),
+            | Asked::Status(_)
+            | Asked::Next(_)
+            | Asked::Current(_) => self.handle_call(id, frame.request_id, body),
         }
     }
 

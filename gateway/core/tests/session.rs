@@ -9,7 +9,7 @@ use seriatim_gateway_core::{Admission, RequestId, Session, SessionEvent, Session
 use seriatim_proto::command::{Content, EntryRef, Kind};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{
-    BodyHash, Chain, ConversationId, ConversationKey, Generation, MessageId, Seq, TenantId, UserId,
+    BodyHash, Chain, ConversationId, ConversationKey, CounterName, Generation, MessageId, Seq, TenantId, UserId,
 };
 use seriatim_proto::logic::{Body, Call, PushEntry, Reply, SyncEntry, SyncPage};
 use seriatim_proto::store::InboxEntry;
@@ -293,6 +293,7 @@ fn a_frame_on_the_wrong_stream_closes() {
         (LANE, send(1), Asked::Status(v1::Status {})),
         (LANE, send(1), Asked::Ping(v1::Ping::default())),
         (CALL, Asked::Status(v1::Status {}), Asked::Status(v1::Status {})),
+        (CALL, Asked::Status(v1::Status {}), Asked::Current(v1::Current::default())),
     ] {
         let mut device = Device::open();
         device.say(stream, 1, first);
@@ -419,6 +420,33 @@ fn a_call_stream_is_finished_with_its_answer_and_a_lane_with_the_last_one() {
     let (request, _) = device.calls().remove(0);
     device.session.handle_reply(device.now, request, Ok(Reply::Committed { seq: seq(1), duplicate: false }));
     assert!(device.transmits().last().is_some_and(|transmit| transmit.finish));
+}
+
+#[test]
+fn numbers_are_asked_for_on_a_lane_and_names_are_checked() {
+    let mut device = Device::open();
+    let next = |counter: &str, count| Asked::Next(v1::Next { counter: counter.into(), count });
+    let current = |counter: &str| Asked::Current(v1::Current { counter: counter.into() });
+    let counter = CounterName::new("orders").unwrap();
+    device.say(LANE, 1, next("orders", 0));
+    device.say(LANE, 2, next("orders", u32::MAX));
+    device.say(LANE, 3, current("orders"));
+    let calls = device.calls();
+    let asked: Vec<_> = calls.iter().map(|(_, call)| call.clone()).collect();
+    let next_of = |count| Call::Next { counter: counter.clone(), count };
+    // Whether it is too many is logic's to say.
+    assert_eq!(asked, [next_of(1), next_of(u32::MAX), Call::Current { counter: counter.clone() }]);
+    device.session.handle_reply(device.now, calls[2].0, Ok(Reply::Current(seq(7))));
+    device.session.handle_reply(device.now, calls[0].0, Ok(Reply::Numbers { first: seq(7), count: 1 }));
+    let answers = [
+        (3, Said::CurrentNumber(v1::CurrentNumber { number: 7 })),
+        (1, Said::Numbers(v1::Numbers { first: 7, count: 1 })),
+    ];
+    assert_eq!(device.hear(LANE), answers);
+    for (request_id, wrong) in [(4, next("", 1)), (5, current("a\tb")), (6, next(&"x".repeat(65), 1))] {
+        device.say(LANE, request_id, wrong);
+        assert_eq!(device.error(LANE), (request_id, ErrorCode::Malformed));
+    }
 }
 
 #[test]

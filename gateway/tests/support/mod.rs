@@ -15,7 +15,8 @@ use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::{Logic, LogicServer};
 use seriatim_proto::ids::{
-    Chain, ClusterId, ConversationId, DeviceId, Epoch, Generation, MessageId, NodeId, Seq, SlotId, TenantId, UserId,
+    Chain, ClusterId, ConversationId, CounterName, DeviceId, Epoch, Generation, MessageId, NodeId, Seq, SlotId,
+    TenantId, UserId,
 };
 use seriatim_proto::logic::{
     Body, Call, CallError, GatewayRequest, GatewayResponse, HistoryEntry, HolderTable, Identity, LogicWelcome,
@@ -45,6 +46,7 @@ pub(crate) struct State {
     members: HashMap<ConversationId, Vec<UserId>>,
     inboxes: HashMap<UserId, Vec<SyncEntry>>,
     cursors: HashMap<(UserId, DeviceId), Seq>,
+    counters: HashMap<CounterName, u64>,
     /// Pushes that get lost.
     pub(crate) pushes_to_drop: u32,
     /// Sends that are refused with `Unavailable` after they took effect.
@@ -228,6 +230,15 @@ impl State {
                 self.members.entry(conversation).or_default().retain(|member| !remove.contains(member));
                 reply
             }
+            Call::Next { counter, count } if held => {
+                let next = self.counters.entry(counter).or_insert(1);
+                let first = Seq::new(*next).unwrap();
+                *next += u64::from(count);
+                Ok(Reply::Numbers { first, count })
+            }
+            Call::Current { counter } if held => {
+                Ok(Reply::Current(Seq::new(self.counters.get(&counter).copied().unwrap_or(1)).unwrap()))
+            }
             Call::Ack { cursor } if held => {
                 if cursor > self.tail(&who.user) {
                     return Err(no(ErrorCode::CursorAhead, "a cursor from the future"));
@@ -236,9 +247,12 @@ impl State {
                 *kept = (*kept).max(cursor);
                 Ok(Reply::Acked(*kept))
             }
-            Call::Send { .. } | Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::Ack { .. } => {
-                Err(elsewhere())
-            }
+            Call::Send { .. }
+            | Call::CreateGroup { .. }
+            | Call::ChangeMembers { .. }
+            | Call::Ack { .. }
+            | Call::Next { .. }
+            | Call::Current { .. } => Err(elsewhere()),
             Call::QuerySend { conversation, message_id, .. } => {
                 let log = self.conversations.get(&conversation).cloned().unwrap_or_default();
                 let found = log.iter().find(|message| message.entry.message_id == message_id);
@@ -280,6 +294,7 @@ impl State {
             GatewayRequest::Hello { .. } => None,
             GatewayRequest::Open { session, token, device } => {
                 let result = self.verifier.verify(&token).map(|verified| Identity {
+                    scopes: verified.scopes,
                     tenant: verified.tenant,
                     user: verified.user,
                     device,
@@ -379,6 +394,7 @@ impl Cluster {
             members: HashMap::new(),
             inboxes: HashMap::new(),
             cursors: HashMap::new(),
+            counters: HashMap::new(),
             pushes_to_drop: 0,
             sends_to_forget: 0,
             sends: 0,

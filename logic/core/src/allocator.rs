@@ -120,6 +120,33 @@ impl Allocator {
         }
     }
 
+    /// Takes `count` consecutive seqs from a segment; `None` when no segment holds them.
+    pub fn take_run(&mut self, now_ms: u64, count: u64) -> Option<Seq> {
+        match (self.ready(count) == Ready::Segment).then(|| self.take(now_ms, count))?? {
+            Place::At(first) => Some(first),
+            Place::Open { .. } => None,
+        }
+    }
+
+    /// Size of the segment to reserve for `wanted` seqs that no segment holds; `None` while one is under way.
+    /// The caller reserves it and says so by [`Self::installed`] or [`Self::failed`].
+    pub fn refill(&mut self, now_ms: u64, wanted: u64) -> Option<u32> {
+        if self.fetch != Fetch::None {
+            return None;
+        }
+        self.fetch = Fetch::Reserving;
+        let size = self.resize(now_ms);
+        // The next one is to last as long as this one was meant to.
+        self.size = u64::from(size).max(wanted.min(u64::from(limits::SEGMENT_SEQS_MAX)));
+        Some(u32::try_from(self.size).expect("bounded by SEGMENT_SEQS_MAX"))
+    }
+
+    /// First seq of memory that is not given out: all that were are below, all that will be are not.
+    /// `None` when no segment came yet.
+    pub fn floor(&self) -> Option<Seq> {
+        self.current.or(self.next).map(|run| run.lo)
+    }
+
     /// Size of the segment to reserve now, `None` if there is no need. The caller reserves it and says so by
     /// [`Self::installed`] or [`Self::failed`].
     pub fn want(&mut self, now_ms: u64) -> Option<u32> {
@@ -140,10 +167,14 @@ impl Allocator {
             return;
         }
         let run = Run { lo: segment.lo, hi: segment.hi, size };
+        // The run is above both; a lower one must never come after it.
         if self.current.is_none_or(|current| current.left() == 0) {
-            self.current = Some(run);
-        } else {
-            self.next = Some(run);
+            self.current = self.next.take();
+        }
+        match self.current {
+            None => self.current = Some(run),
+            // One that is there already was too short for what the run was fetched for: it is skipped.
+            Some(_) => self.next = Some(run),
         }
     }
 
@@ -291,5 +322,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Found by the property test of the sequence service: the new segment went before the one that was there.
+    #[test]
+    fn a_segment_fetched_for_a_long_run_comes_after_the_one_that_is_there() {
+        let mut allocator = Allocator::cold(Epoch(1));
+        assert_eq!(allocator.refill(0, 4), Some(limits::SEGMENT_SEQS_MIN));
+        allocator.installed(segment(1, 5));
+        assert_eq!(allocator.take_run(0, 4), Some(seq(1)));
+        assert!(allocator.want(0).is_some());
+        allocator.installed(segment(5, 9));
+        assert_eq!(allocator.take_run(0, 10), None);
+        assert!(allocator.refill(0, 10).is_some());
+        assert_eq!(allocator.take_run(0, 2), Some(seq(5)), "a short one need not wait");
+        allocator.installed(segment(9, 25));
+        assert_eq!(allocator.floor(), Some(seq(7)));
+        assert_eq!(allocator.take_run(0, 10), Some(seq(9)));
+        assert_eq!(allocator.take_run(0, 1), Some(seq(19)), "what was left of the short one is skipped");
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use seriatim_proto::command::{Content, Delivery, DeliveryOutcome, Outcome};
 use seriatim_proto::error::Refusal;
-use seriatim_proto::ids::{ConversationId, DeviceId, MessageId, NodeId, Seq, TenantId, UserId};
+use seriatim_proto::ids::{ConversationId, CounterName, DeviceId, MessageId, NodeId, Seq, TenantId, UserId};
 use seriatim_proto::logic::{CallError, DeliveryBody, PushEntry, Reply, SlotDeliveries};
 use seriatim_proto::store::{Read, ReadOutcome};
 
@@ -122,6 +122,26 @@ pub enum Event {
         /// whose
         user: UserId,
     },
+    /// Numbers of a counter → `Reply`.
+    Next {
+        /// for the reply
+        request: RequestId,
+        /// whose
+        tenant: TenantId,
+        /// which
+        counter: CounterName,
+        /// how many, in one run
+        count: u32,
+    },
+    /// Where a counter stands → `Reply`.
+    Current {
+        /// for the reply
+        request: RequestId,
+        /// whose
+        tenant: TenantId,
+        /// which
+        counter: CounterName,
+    },
     /// Another slot's holder delivers → `DeliverAnswer`.
     Deliver {
         /// for the answer
@@ -187,7 +207,7 @@ pub enum Effect {
         /// what
         read: Read,
     },
-    /// Answers `Send` and `Ack`.
+    /// Answers `Send`, `Ack`, `Next` and `Current`.
     Reply {
         /// of the event
         request: RequestId,

@@ -24,6 +24,7 @@ use seriatim_proto::store::{Read, ReadOutcome};
 
 use crate::allocator::Allocator;
 use crate::conversation::{Conversation, ConversationName, Load};
+use crate::counter::{Counter, CounterKey};
 use crate::delivery::Batch;
 use crate::event::{Clock, Effect, Event, RequestId, Send};
 use crate::inbox::{Inbox, InboxName};
@@ -89,6 +90,7 @@ pub(crate) enum ReadFor {
         target: SlotId,
     },
     Tail(InboxName),
+    Ceiling(CounterKey),
     /// What became of a send whose outcome was lost.
     Settle(u64),
 }
@@ -116,6 +118,9 @@ pub struct SlotHolder {
     pub(crate) pipeline: Pipeline,
     pub(crate) conversations: BTreeMap<ConversationName, Conversation>,
     pub(crate) inboxes: BTreeMap<InboxName, Inbox>,
+    pub(crate) counters: BTreeMap<CounterKey, Counter>,
+    /// requests of all counters that wait
+    pub(crate) counters_waiting: usize,
     pub(crate) sends: BTreeMap<u64, SendOp>,
     pub(crate) incoming: BTreeMap<u64, Incoming>,
     pub(crate) batches: BTreeMap<u64, Batch>,
@@ -135,6 +140,8 @@ pub struct SlotHolder {
     pub(crate) unrecorded: BTreeSet<ConversationName>,
     pub(crate) recorded_at_ms: u64,
     pub(crate) wants: Vec<(Namespace, u32)>,
+    /// wants of a reservation that was refused as a whole
+    pub(crate) wants_alone: VecDeque<Want>,
     /// devices whose cursors should be written now
     pub(crate) cursors_due: BTreeSet<(InboxName, seriatim_proto::ids::DeviceId)>,
     pub(crate) recent_bytes: usize,
@@ -160,6 +167,8 @@ impl SlotHolder {
             pipeline: Pipeline::new(slot, epoch, limits.in_flight_max),
             conversations: BTreeMap::new(),
             inboxes: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            counters_waiting: 0,
             sends: BTreeMap::new(),
             incoming: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -174,6 +183,7 @@ impl SlotHolder {
             unrecorded: BTreeSet::new(),
             recorded_at_ms: now_ms,
             wants: Vec::new(),
+            wants_alone: VecDeque::new(),
             cursors_due: BTreeSet::new(),
             recent_bytes: 0,
             effects: VecDeque::new(),
@@ -214,6 +224,8 @@ impl SlotHolder {
                 self.on_renew(clock, session, &(tenant, user), position)
             }
             Event::Unregister { session, tenant, user } => self.on_unregister(session, &(tenant, user)),
+            Event::Next { request, tenant, counter, count } => self.on_next(clock, request, (tenant, counter), count),
+            Event::Current { request, tenant, counter } => self.on_current(clock, request, (tenant, counter)),
             Event::Deliver { source, deliveries, bodies } => self.on_deliver(source, deliveries, bodies),
             Event::DeliverAnswered { batch, outcomes } => self.on_deliver_answered(clock, batch, outcomes),
             Event::Outcome { n, outcome } => match self.pipeline.outcome(clock.now_ms, n, outcome) {
@@ -252,13 +264,14 @@ impl SlotHolder {
         }
         self.pipeline.resend(clock.now_ms, &mut self.effects);
         if self.settling {
-            self.finish_settling();
+            self.finish_settling(clock);
             return;
         }
         if self.pipeline.is_open() && self.phase != Phase::Released {
             self.number_sends(clock);
             self.number_incoming(clock);
             self.number_wants();
+            self.number_wants_alone();
             self.number_cursors(clock);
             self.number_records(clock);
         }
@@ -332,7 +345,9 @@ impl SlotHolder {
                 .conversations
                 .get_mut(&(namespace.tenant, id.clone()))
                 .map(|conversation| &mut conversation.allocator),
-            Owner::Counter(_) => None,
+            Owner::Counter(name) => {
+                self.counters.get_mut(&(namespace.tenant, name.clone())).map(|counter| &mut counter.allocator)
+            }
         }
     }
 
@@ -404,6 +419,7 @@ impl SlotHolder {
                     bytes_max: crate::delivery::BATCH_BYTES_MAX as u32,
                 }
             }
+            ReadFor::Ceiling((tenant, counter)) => Read::Namespace(Namespace::counter(*tenant, counter.clone())),
             ReadFor::Tail((tenant, user)) => Read::Namespace(Namespace::inbox(*tenant, user.clone())),
             ReadFor::Settle(send) => {
                 let Some(send) = self.sends.get(send).and_then(|op| op.send.as_ref()) else { return };
@@ -449,6 +465,7 @@ impl SlotHolder {
                 self.on_backlog_read(clock, name, target, messages)
             }
             (ReadFor::Tail(name), Some(ReadOutcome::Namespace(state))) => self.on_tail_read(&name, state),
+            (ReadFor::Ceiling(key), Some(ReadOutcome::Namespace(state))) => self.on_ceiling_read(clock, &key, state),
             (ReadFor::Settle(send), Some(outcome)) => self.on_settle_read(send, outcome),
             (what, Some(_)) => {
                 self.effects.push_back(Effect::Alarm("a read was answered with something else"));
@@ -516,6 +533,8 @@ impl SlotHolder {
             }
         }
         self.wants.clear();
+        self.wants_alone.clear();
+        self.refuse_counters();
         let waiting = self.inboxes.values_mut().flat_map(|inbox| inbox.refuse_acks()).collect::<Vec<_>>();
         for request in waiting {
             self.effects.push_back(Effect::Reply { request, result: self.not_holder() });
@@ -546,6 +565,7 @@ impl SlotHolder {
         self.pipeline.drain_notes().for_each(drop);
         self.conversations.clear();
         self.inboxes.clear();
+        self.counters.clear();
         self.batches.clear();
         self.reads.clear();
         self.reads_due.clear();
@@ -570,7 +590,9 @@ impl SlotHolder {
             }
             keep
         });
-        self.virgin &= self.conversations.len() == before;
+        let counters = self.counters.len();
+        self.counters.retain(|_, counter| !counter.is_idle() || counter.allocator.used_at_ms() > since_ms);
+        self.virgin &= self.conversations.len() == before && self.counters.len() == counters;
         self.inboxes.retain(|_, inbox| !inbox.is_idle() || inbox.allocator.used_at_ms() > since_ms);
     }
 

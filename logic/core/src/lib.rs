@@ -12,12 +12,13 @@
 //! ```
 //!
 //! # Reading order
-//! [`event`] → [`holder`] → `pipeline` → [`allocator`] → `conversation` → `append` → `delivery` → `inbox` → [`placement`].
+//! [`event`] → [`holder`] → `pipeline` → [`allocator`] → `conversation` → `append` → `delivery` → `inbox` → `counter` → [`placement`].
 #![forbid(unsafe_code)]
 
 pub mod allocator;
 mod append;
 mod conversation;
+mod counter;
 mod delivery;
 pub mod event;
 pub mod holder;
@@ -25,8 +26,10 @@ mod inbox;
 mod incoming;
 mod pipeline;
 pub mod placement;
+mod quota;
 mod settle;
 
 pub use event::{Clock, Effect, Event, RequestId, Send, SessionKey, SourceId};
 pub use holder::{HolderLimits, SlotHolder};
 pub use placement::Placement;
+pub use quota::Quota;

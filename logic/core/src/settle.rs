@@ -45,14 +45,12 @@ impl SlotHolder {
                 self.on_cursors_set(clock, cursors, Some(outcomes))
             }
             (HolderOp::SetCursors { cursors }, _, outcome) => self.on_cursors_rejected(cursors, &outcome),
+            (HolderOp::Reserve { wants }, _, Outcome::Reserved(segments)) => {
+                self.on_reserved(clock, wants, Ok(segments))
+            }
             (HolderOp::Reserve { wants }, _, outcome) => {
-                let segments = if let Outcome::Reserved(segments) = outcome { segments } else { Vec::new() };
-                for (place, want) in wants.into_iter().enumerate() {
-                    if let Some(allocator) = self.allocator(&want.namespace) {
-                        allocator.installed(segments.get(place).copied());
-                    }
-                }
-                self.unstall();
+                let reject = if let Outcome::Rejected(reject) = outcome { reject } else { Reject::Malformed };
+                self.on_reserved(clock, wants, Err(reject));
             }
             (HolderOp::Release { .. }, _, _) => self.end(true),
             (HolderOp::Delivered { .. }, _, _) => {}
@@ -142,7 +140,7 @@ impl SlotHolder {
     }
 
     /// Once everything is settled, memory is read anew.
-    pub(crate) fn finish_settling(&mut self) {
+    pub(crate) fn finish_settling(&mut self, clock: &Clock) {
         if !self.pipeline.is_empty() || self.settle_reads > 0 {
             return;
         }
@@ -154,6 +152,7 @@ impl SlotHolder {
         self.dirty.clear();
         self.unrecorded.clear();
         self.wants.clear();
+        self.wants_alone.clear();
         self.recent_bytes = 0;
         let mut reload = Vec::new();
         for (name, old) in std::mem::take(&mut self.conversations) {
@@ -170,6 +169,7 @@ impl SlotHolder {
             self.read(ReadFor::Conversation(name));
         }
         self.reset_inboxes();
+        self.reset_counters(clock);
         self.unstall();
         self.scan_pending(None);
     }

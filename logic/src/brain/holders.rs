@@ -2,7 +2,7 @@
 
 use seriatim_logic_core::{Effect, Event, HolderLimits, SlotHolder};
 use seriatim_proto::ids::{Epoch, SlotId};
-use seriatim_proto::logic::{CallError, GatewayResponse};
+use seriatim_proto::logic::{CallError, GatewayResponse, Reply};
 use seriatim_proto::store::HolderRow;
 
 use super::{Brain, Held, HolderKey, stores};
@@ -96,9 +96,14 @@ impl Brain {
             Effect::Read { id, read } => self.ask_read(group, stores::ReadOf { key, id }, read),
             Effect::Reply { request, result } => {
                 match &result {
-                    Ok(_) => drop(self.metrics.replies.inc()),
+                    Ok(reply) => {
+                        self.metrics.replies.inc();
+                        if let Reply::Numbers { count, .. } = reply {
+                            self.metrics.sequence_numbers.inc_by(u64::from(*count));
+                        }
+                    }
                     Err(error) => self.metrics.refused(error),
-                };
+                }
                 let result = result.map_err(|error| self.with_row(error));
                 self.respond(request.stream, GatewayResponse::Reply { id: request.id, result });
             }

@@ -27,7 +27,7 @@ use crate::clock;
 use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::store_client::StoreClient;
-pub(crate) use streams::SessionInput;
+pub(crate) use streams::{Counting, SessionInput};
 
 /// Inputs that wait for the brain.
 pub(crate) const INPUT_QUEUE: usize = 16_384;

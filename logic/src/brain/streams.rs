@@ -7,7 +7,7 @@ use seriatim_logic_core::{Event, RequestId, Send, SessionKey, SourceId};
 use seriatim_proto::command::DeliveryOutcome;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
-use seriatim_proto::ids::{GroupId, NodeId, Seq, SlotId};
+use seriatim_proto::ids::{CounterName, GroupId, Namespace, NodeId, Seq, SlotId, TenantId};
 use seriatim_proto::logic::{
     CallError, GatewayResponse, HolderTable, Identity, PeerRequest, PeerResponse, PushEntry, SlotDeliveries,
 };
@@ -33,6 +33,8 @@ pub(crate) enum SessionInput {
     Send { id: u64, send: Box<Send> },
     /// A cursor.
     Ack { id: u64, identity: Identity, cursor: Seq },
+    /// Something of the sequence service.
+    Count { id: u64, tenant: TenantId, counter: CounterName, what: Counting },
     /// A registration.
     Register { id: u64, session: u64, identity: Identity, position: Seq },
     /// All registrations with their positions.
@@ -41,6 +43,15 @@ pub(crate) enum SessionInput {
     Close { session: u64 },
     /// An answer that was made elsewhere, to go out in order.
     Respond { response: GatewayResponse },
+}
+
+/// What is wanted of a counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Counting {
+    /// So many numbers.
+    Next(u32),
+    /// Where it stands.
+    Current,
 }
 
 /// A gateway's stream.
@@ -128,6 +139,18 @@ impl Brain {
                 let slot = hash::inbox_slot(identity.tenant, &identity.user);
                 let (tenant, user, device) = (identity.tenant, identity.user, identity.device);
                 let event = Event::Ack { request: RequestId { stream, id }, tenant, user, device, cursor };
+                if !self.handle(slot, event) {
+                    self.refuse_call(stream, id, slot);
+                }
+            }
+            SessionInput::Count { id, tenant, counter, what } => {
+                let slot = hash::slot(&Namespace::counter(tenant, counter.clone()));
+                let request = RequestId { stream, id };
+                let event = match what {
+                    Counting::Next(count) => Event::Next { request, tenant, counter, count },
+                    Counting::Current => Event::Current { request, tenant, counter },
+                };
+                self.metrics.sequence_requests.inc();
                 if !self.handle(slot, event) {
                     self.refuse_call(stream, id, slot);
                 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::v1;
 use crate::command::Kind;
 use crate::error::{Certainty, ErrorCode, Refusal, Retry};
-use crate::ids::{ConversationId, ConversationKey, MessageId, Seq, UserId};
+use crate::ids::{ConversationId, ConversationKey, CounterName, MessageId, Seq, UserId};
 use crate::limits;
 
 fn malformed(what: &str) -> Refusal {
@@ -58,6 +58,11 @@ pub fn conversation_to_wire(conversation: &ConversationId, user: &UserId) -> v1:
 /// A user's name.
 pub fn user_from_wire(name: &str) -> Result<UserId, Refusal> {
     UserId::new(name).map_err(|error| malformed(&error.to_string()))
+}
+
+/// A counter's name.
+pub fn counter_from_wire(name: &str) -> Result<CounterName, Refusal> {
+    CounterName::new(name).map_err(|error| malformed(&error.to_string()))
 }
 
 /// A message id of 16 bytes.

@@ -5,13 +5,14 @@ mod node;
 mod playground;
 mod raft;
 mod send;
+mod seq;
 mod tail;
 mod user;
 mod verify;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Cluster, Group, Node, Raft, User};
+use crate::cli::{Cli, Cluster, Counter, Group, Node, Raft, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -30,6 +31,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             tail::tail(&target()?, &user, tail::Wanted { follow, lines, from }).await
         }
         Group::User(User::Verify { user }) => verify::verify(&target()?, &user).await,
+        Group::Seq(Counter::Next { counter, count, user }) => seq::next(&target()?, &counter, count, &user).await,
+        Group::Seq(Counter::Current { counter, user }) => seq::current(&target()?, &counter, &user).await,
+        Group::Seq(Counter::Show { counter }) => seq::show(&target()?, &counter).await,
         Group::Send(send) => send::send(&target()?, &send).await,
         Group::Playground(verb) => playground::run(globals, verb).await,
         Group::Help { topic } => help(&topic),

@@ -1,5 +1,7 @@
 //! The scripts beside this crate, as a fresh machine would find them wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

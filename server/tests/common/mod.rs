@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use seriatim_client::{Client, ClientBuilder};
 use seriatim_proto::ids::{TenantId, UserId};
+use seriatim_proto::logic::Scopes;
 use seriatim_proto::playground::{
     ControlRequest, ControlResponse, FILE, NodeState, Playground, PlaygroundRole, SOCKET,
 };
@@ -85,6 +86,13 @@ impl Cluster {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let end = now.checked_add_signed(seconds).unwrap();
         self.minter.mint(TenantId(1), &UserId::new(user).unwrap(), end).unwrap()
+    }
+
+    /// A token for the sequence service and nothing else, of this tenant.
+    pub fn sequence_token(&self, tenant: u32) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let user = UserId::new("counting").unwrap();
+        self.minter.mint_for(TenantId(tenant), &user, now + 3600, Scopes::SEQUENCE).unwrap()
     }
 
     pub fn gateway(&self) -> SocketAddr {

@@ -1,5 +1,5 @@
 //! World: holders of several slots against the real apply, over a network that loses, doubles and reorders.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, dead_code, reason = "helpers of tests: not every file uses all")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) now_ms: u64,
     lease: LeaseId,
     pub(crate) holders: BTreeMap<SlotId, SlotHolder>,
+    /// holders that slept through their lease, and when it ended; they know nothing of their successors
+    pub(crate) sleepers: Vec<(u64, SlotHolder)>,
     pub(crate) wires: Vec<Wire>,
     pub(crate) ghosts: Vec<Wire>,
     pub(crate) replies: BTreeMap<RequestId, Result<Reply, CallError>>,
@@ -57,7 +59,6 @@ pub(crate) struct World {
     pub(crate) unregistered: Vec<SessionKey>,
     pub(crate) ended: Vec<(SlotId, bool)>,
     /// requests of all answers to deliveries
-    #[allow(dead_code, reason = "not every test asks")]
     pub(crate) answers: Vec<u64>,
     pub(crate) proposed: Vec<(SlotId, Epoch, u64, Bytes)>,
     pub(crate) limits: HolderLimits,
@@ -95,6 +96,7 @@ impl World {
             now_ms: 1_000,
             lease,
             holders: BTreeMap::new(),
+            sleepers: Vec::new(),
             wires: Vec::new(),
             ghosts: Vec::new(),
             replies: BTreeMap::new(),
@@ -165,6 +167,26 @@ impl World {
         self.open_lease();
         for slot in slots {
             self.claim(slot);
+        }
+    }
+
+    /// All holders are paused beyond their lease, with all that they know; new ones take over.
+    pub(crate) fn sleep_all(&mut self) {
+        let asleep: Vec<_> = self.holders.values().cloned().map(|holder| (self.now_ms, holder)).collect();
+        self.crash_all();
+        self.sleepers.extend(asleep);
+    }
+
+    /// One that was paused wakes up and reads what waited in its socket, before it hears of anything else.
+    pub(crate) fn wake(&mut self, place: usize, event: Event) {
+        let (lease_until_ms, holder) = &mut self.sleepers[place];
+        let clock = Clock { now_ms: self.now_ms, unix_ms: 0, lease_until_ms: *lease_until_ms };
+        holder.handle(&clock, event);
+        while let Some(effect) = holder.poll(&clock) {
+            // What it proposes is fenced.
+            if let Effect::Reply { request, result } = effect {
+                self.replies.insert(request, result);
+            }
         }
     }
 
@@ -296,7 +318,6 @@ impl World {
     }
 
     /// Something that was given up, or doubled, happens now.
-    #[allow(dead_code, reason = "only the property test wants ghosts")]
     pub(crate) fn haunt(&mut self, ghost: Wire) {
         match ghost {
             Wire::Propose { command, .. } => {
