@@ -70,7 +70,7 @@ async fn bad_tokens_are_refused_with_their_codes() {
     let stranger =
         seriatim_proto::token::Minter::from_private_pem(&std::fs::read(stranger.token_key).unwrap()).unwrap();
     let alice = UserId::new("alice").unwrap();
-    let claims = Claims { aud: "seriatim".into(), sub: "alice".into(), tenant: 1, exp: now_s() + 60, scopes: vec![] };
+    let claims = Claims { aud: "seriatim".into(), sub: "alice".into(), tenant: 1, exp: now_s() + 60, scopes: None };
     // The public key as an HMAC secret: the classic forgery against verifiers that believe the header.
     let public = std::fs::read(&site.files.token_public).unwrap();
     let forged =

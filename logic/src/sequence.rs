@@ -16,7 +16,7 @@ use seriatim_proto::grpc::sequence::{CurrentRequest, CurrentResponse, NextReques
 use seriatim_proto::ids::{CounterName, NodeId, TenantId};
 use seriatim_proto::limits;
 use seriatim_proto::logic::{CallError, GatewayResponse, Reply};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
@@ -34,10 +34,13 @@ const CODE: &str = "seriatim-code";
 const RETRY_AFTER: &str = "seriatim-retry-after-ms";
 /// Answers that wait for the module's task.
 const ANSWERS_MAX: usize = 65_536;
-/// Requests that wait for an answer.
+/// Requests that this door works on, wherever they wait.
 const REQUESTS_MAX: usize = 16_384;
-/// Pause before a request whose counter has no holder is tried again.
-const RETRY: Duration = Duration::from_millis(20);
+/// Pauses before a request whose counter has no holder is tried again.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(320);
+/// A holder that is silent for this long has lost its lease, or will.
+const ATTEMPT: Duration = Duration::from_millis(limits::LEASE_GRANT_MS);
 const DEADLINE: Duration = Duration::from_millis(limits::REQUEST_TIMEOUT_MS);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -51,8 +54,8 @@ pub(crate) struct SequenceDoor {
 }
 
 /// What waits for the brain, and what it told of the others.
-#[derive(Default)]
 struct Desk {
+    permits: Semaphore,
     state: Mutex<DeskState>,
     next_id: AtomicU64,
     peers: Mutex<HashMap<String, Channel>>,
@@ -69,7 +72,13 @@ struct DeskState {
 impl SequenceDoor {
     /// The service and its task, which ends with the brain.
     pub(crate) fn start(doors: Doors) -> Self {
-        let door = Self { doors, desk: Arc::default() };
+        let desk = Desk {
+            permits: Semaphore::new(REQUESTS_MAX),
+            state: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            peers: Mutex::default(),
+        };
+        let door = Self { doors, desk: Arc::new(desk) };
         tokio::spawn(door.clone().keep_stream());
         door
     }
@@ -112,20 +121,25 @@ impl SequenceDoor {
     /// Answers here, or at the holder.
     async fn ask(&self, metadata: &MetadataMap, counter: &str, what: Counting) -> Result<Reply, Status> {
         let (token, tenant, counter) = self.admit(metadata, counter).map_err(|refusal| self.refuse(refusal))?;
+        let busy = || self.refuse(Refusal::later(ErrorCode::Busy, "too many requests wait at this node", 50));
+        let _permit = self.desk.permits.try_acquire().map_err(|_| busy())?;
         let deadline = Instant::now() + DEADLINE;
+        let mut pause = PAUSE_MIN;
         loop {
-            let error = match self.ask_here(tenant, &counter, what, deadline).await {
+            let attempt = deadline.min(Instant::now() + ATTEMPT);
+            let error = match self.ask_here(tenant, &counter, what, attempt).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
             let (refusal, holder) = match error {
-                CallError::Refused(refusal) if refusal.code != ErrorCode::Unavailable => {
-                    return Err(self.refuse(refusal));
+                CallError::Refused(refusal) if matches!(refusal.code, ErrorCode::Unavailable | ErrorCode::Timeout) => {
+                    (refusal, None)
                 }
-                CallError::Refused(refusal) => (refusal, None),
+                CallError::Refused(refusal) => return Err(self.refuse(refusal)),
                 CallError::NotHolder { slot, row } => {
                     let text = format!("this node does not hold slot {slot}");
-                    let holder = row.and_then(|row| row.holder);
+                    let ours = self.doors.standing.borrow().map(|standing| standing.node);
+                    let holder = row.and_then(|row| row.holder).filter(|holder| Some(*holder) != ours);
                     let address = holder.and_then(|node| self.desk.state.lock().nodes.get(&node).cloned());
                     (Refusal::later(ErrorCode::NotHolder, text, limits::CLAIM_STEP_MS as u32), address)
                 }
@@ -134,15 +148,17 @@ impl SequenceDoor {
                 return Err(self.refuse(refusal));
             }
             if let Some(address) = holder
-                && let Some(answered) = self.ask_there(address, &token, &counter, what, deadline).await
+                && let Some(answered) =
+                    self.ask_there(address, &token, &counter, what, deadline.min(Instant::now() + ATTEMPT)).await
             {
                 return answered;
             }
             // Between two holders there is none: the table will name one.
-            if Instant::now() + RETRY >= deadline {
+            if Instant::now() + pause >= deadline {
                 return Err(self.refuse(Refusal::new(ErrorCode::Unavailable, "the counter has no holder for now")));
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -158,10 +174,7 @@ impl SequenceDoor {
         }
         let counter = CounterName::new(counter)
             .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("the counter: {error}")))?;
-        // One that another node has taken was counted there.
-        if !metadata.contains_key(HOP) {
-            self.doors.within_quota(verified.tenant)?;
-        }
+        self.doors.within_quota(verified.tenant)?;
         Ok((token.to_owned(), verified.tenant, counter))
     }
 
@@ -172,19 +185,18 @@ impl SequenceDoor {
         let stream = {
             let mut state = self.desk.state.lock();
             let Some(stream) = state.stream else { return Err(unavailable()) };
-            if state.waiting.len() >= REQUESTS_MAX {
-                let text = "too many requests wait at this node";
-                return Err(CallError::Refused(Refusal::later(ErrorCode::Busy, text, 50)));
-            }
             state.waiting.insert(id, answer);
             stream
         };
         let asked = Asked { desk: &self.desk, id };
         let inputs = vec![SessionInput::Count { id, tenant, counter: counter.clone(), what }];
-        if self.doors.brain.send(Input::Sessions { stream, inputs }).await.is_err() {
-            return Err(unavailable());
-        }
-        let result = tokio::time::timeout_at(deadline, answered).await;
+        let result = tokio::time::timeout_at(deadline, async {
+            match self.doors.brain.send(Input::Sessions { stream, inputs }).await {
+                Ok(()) => answered.await,
+                Err(_) => Ok(Err(unavailable())),
+            }
+        })
+        .await;
         drop(asked);
         match result {
             Ok(Ok(result)) => result,
@@ -193,7 +205,7 @@ impl SequenceDoor {
         }
     }
 
-    /// `None`: that node could not be asked, or does not hold the slot either.
+    /// `None`: that node could not be asked, does not answer, or does not hold the slot either.
     async fn ask_there(
         &self,
         address: String,
@@ -221,13 +233,10 @@ impl SequenceDoor {
             Ok(Ok(None)) => Some(Err(Status::internal("the holder answered with no number"))),
             // Numbers may be lost, none is given twice: asking another one is safe.
             Ok(Err(status)) => match status.metadata().get(CODE).map(|code| code.as_bytes()) {
-                Some(b"NOT_HOLDER" | b"UNAVAILABLE") | None => {
-                    self.desk.peers.lock().remove(&address);
-                    None
-                }
+                Some(b"NOT_HOLDER" | b"UNAVAILABLE" | b"TIMEOUT") | None => None,
                 Some(_) => Some(Err(status)),
             },
-            Err(_) => Some(Err(self.refuse(Refusal::new(ErrorCode::Timeout, "no answer in time")))),
+            Err(_) => None,
         }
     }
 
@@ -261,6 +270,7 @@ impl Desk {
             }
             GatewayResponse::Table(table) => {
                 if let Some(nodes) = table.nodes {
+                    self.peers.lock().retain(|address, _| nodes.iter().any(|(_, known)| known == address));
                     self.state.lock().nodes = nodes.into_iter().collect();
                 }
             }

@@ -47,6 +47,8 @@ pub const SEGMENT_SEQS_MIN: u32 = 16;
 pub const RESERVE_NAMESPACES_MAX: u32 = 1_024;
 /// Most numbers of one `Next` of the sequence service.
 pub const NEXT_NUMBERS_MAX: u32 = 1 << 16;
+/// Counters that the holder of one slot keeps in memory. Full, it forgets those that nobody waits for.
+pub const SLOT_COUNTERS_MAX: u32 = 2_048;
 /// Requests of the sequence service that a logic node takes of one tenant in a second, unless told otherwise.
 pub const SEQUENCE_REQUESTS_PER_S: u32 = 100_000;
 

@@ -250,9 +250,6 @@ impl Scopes {
 
     /// From the claim. Names of scopes that this version does not know allow nothing.
     pub fn from_names(names: &[String]) -> Self {
-        if names.is_empty() {
-            return Self::DEVICE;
-        }
         let has = |scope: &str| names.iter().any(|name| name == scope);
         Self { device: has("device"), sequence: has("sequence") }
     }

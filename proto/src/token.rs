@@ -22,9 +22,9 @@ pub struct Claims {
     pub tenant: u32,
     /// end, Unix seconds
     pub exp: u64,
-    /// what it allows ([`Scopes`]); empty: a device of `sub`
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scopes: Vec<String>,
+    /// what it allows ([`Scopes`]); absent: a device of `sub`; empty: nothing
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
 }
 
 /// What a verified token says.
@@ -80,7 +80,7 @@ impl Verifier {
             })?
             .claims;
         let user = UserId::new(&claims.sub).map_err(|_| failed("the token names no valid user"))?;
-        let scopes = Scopes::from_names(&claims.scopes);
+        let scopes = claims.scopes.as_deref().map_or(Scopes::DEVICE, Scopes::from_names);
         Ok(Verified { tenant: TenantId(claims.tenant), user, expires_at_s: claims.exp, scopes })
     }
 }
@@ -123,9 +123,27 @@ impl Minter {
             sub: user.as_str().to_owned(),
             tenant: tenant.0,
             exp: expires_at_s,
-            scopes: if scopes == Scopes::DEVICE { Vec::new() } else { scopes.names() },
+            scopes: (scopes != Scopes::DEVICE).then(|| scopes.names()),
         };
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.key)
             .map_err(|error| Refusal::new(ErrorCode::Internal, format!("sign a token: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_claim_is_a_device_and_an_empty_one_allows_nothing() {
+        let allows = |json: &str| {
+            let claims: Claims =
+                serde_json::from_str(&format!(r#"{{"aud":"seriatim","sub":"a","tenant":1,"exp":1{json}}}"#)).unwrap();
+            claims.scopes.as_deref().map_or(Scopes::DEVICE, Scopes::from_names)
+        };
+        assert_eq!(allows(""), Scopes::DEVICE);
+        assert_eq!(allows(r#","scopes":[]"#), Scopes::default());
+        assert_eq!(allows(r#","scopes":["sequence"]"#), Scopes::SEQUENCE);
+        assert_eq!(allows(r#","scopes":["device","sequence","later"]"#), Scopes { device: true, sequence: true });
     }
 }

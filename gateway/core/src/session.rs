@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{ConversationId, DeviceId, Generation, Seq, TenantId, UserId};
 use seriatim_proto::limits;
-use seriatim_proto::logic::{Call, PushEntry, Reply};
+use seriatim_proto::logic::{Call, PushEntry, Reply, Scopes};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, FrameError, v1};
@@ -82,6 +82,8 @@ pub struct Admission {
     pub server_time_ms: u64,
     /// when the token ends
     pub expires_at: Instant,
+    /// what the token allows
+    pub scopes: Scopes,
 }
 
 /// What the session asks of its shell.
@@ -134,7 +136,7 @@ impl fmt::Debug for SessionEvent {
 enum State {
     AwaitHello { deadline: Instant },
     Authenticating { minor: u32, request_id: u64 },
-    Open { user: UserId, expires_at: Instant },
+    Open { user: UserId, expires_at: Instant, scopes: Scopes },
     Closed,
 }
 
@@ -270,7 +272,8 @@ impl Session {
             Ok(admission) if admission.expires_at <= now => self.close_expired(),
             Ok(admission) => {
                 let welcome = Said::Welcome(self.welcome(minor, &admission));
-                self.state = State::Open { user: admission.user, expires_at: admission.expires_at };
+                self.state =
+                    State::Open { user: admission.user, expires_at: admission.expires_at, scopes: admission.scopes };
                 self.say(StreamId::CONTROL, request_id, welcome);
                 self.read_all(now);
             }
@@ -587,6 +590,10 @@ impl Session {
                 return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
             }
         };
+        if !matches!(&self.state, State::Open { scopes, .. } if scopes.device) {
+            let refusal = Refusal::new(ErrorCode::Forbidden, "the token's scopes do not name a device");
+            return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
+        }
         // One subscription per session: a new one takes the old one's place.
         if let Some(old) = self.inbox.take() {
             self.finish(StreamId::Inbox(old.id));

@@ -11,7 +11,7 @@ use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{
     BodyHash, Chain, ConversationId, ConversationKey, CounterName, Generation, MessageId, Seq, TenantId, UserId,
 };
-use seriatim_proto::logic::{Body, Call, PushEntry, Reply, SyncEntry, SyncPage};
+use seriatim_proto::logic::{Body, Call, PushEntry, Reply, Scopes, SyncEntry, SyncPage};
 use seriatim_proto::store::InboxEntry;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
@@ -138,6 +138,7 @@ impl Device {
             generation: Generation(0),
             server_time_ms: 1,
             expires_at: self.now + Duration::from_secs(60),
+            scopes: Scopes::DEVICE,
         }
     }
 
@@ -420,6 +421,19 @@ fn a_call_stream_is_finished_with_its_answer_and_a_lane_with_the_last_one() {
     let (request, _) = device.calls().remove(0);
     device.session.handle_reply(device.now, request, Ok(Reply::Committed { seq: seq(1), duplicate: false }));
     assert!(device.transmits().last().is_some_and(|transmit| transmit.finish));
+}
+
+#[test]
+fn a_token_for_counting_has_no_inbox() {
+    let mut device = Device::fresh();
+    device.say(CONTROL, 9, hello());
+    while device.session.poll_event().is_some() {}
+    let admission = Admission { scopes: Scopes::SEQUENCE, ..device.admission() };
+    device.session.handle_verdict(device.now, Ok(admission));
+    device.hear(CONTROL);
+    device.say(CONTROL, 5, subscribe(1, 10));
+    assert_eq!(device.error(CONTROL), (5, ErrorCode::Forbidden));
+    assert!(device.session.poll_event().is_none(), "nothing is registered");
 }
 
 #[test]

@@ -293,6 +293,7 @@ impl Driver {
             generation,
             server_time_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
             expires_at: now + life,
+            scopes: verified.scopes,
         };
         hub.with_router(|router| {
             router.open_session(session_id, admission.tenant, &admission.user, device, token);

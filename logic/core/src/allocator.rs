@@ -141,6 +141,15 @@ impl Allocator {
         Some(u32::try_from(self.size).expect("bounded by SEGMENT_SEQS_MAX"))
     }
 
+    /// As [`Self::refill`], for exactly so many.
+    pub fn refill_exactly(&mut self, wanted: u64) -> Option<u32> {
+        if self.fetch != Fetch::None {
+            return None;
+        }
+        self.fetch = Fetch::Reserving;
+        Some(u32::try_from(wanted).expect("no more than SEGMENT_SEQS_MAX"))
+    }
+
     /// First seq of memory that is not given out: all that were are below, all that will be are not.
     /// `None` when no segment came yet.
     pub fn floor(&self) -> Option<Seq> {

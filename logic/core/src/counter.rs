@@ -29,7 +29,7 @@ use seriatim_proto::store::NamespaceState;
 
 use crate::allocator::{Allocator, Ready};
 use crate::event::{Clock, Effect, RequestId};
-use crate::holder::{Phase, ReadFor, SlotHolder};
+use crate::holder::{EVICT_MS, Phase, ReadFor, SlotHolder};
 use crate::pipeline::Note;
 
 /// Pause that `Busy` asks for.
@@ -44,6 +44,8 @@ pub(crate) struct Counter {
     /// the durable ceiling, as read under this claim while no segment was under way
     ceiling: Option<Seq>,
     reading: bool,
+    /// A reservation was refused: nothing is fetched ahead, and no more than is wanted.
+    refused: bool,
     /// in the order of arrival
     nexts: VecDeque<(RequestId, u32)>,
     currents: Vec<RequestId>,
@@ -55,6 +57,7 @@ impl Counter {
             allocator: Allocator::cold(epoch),
             ceiling: None,
             reading: false,
+            refused: false,
             nexts: VecDeque::new(),
             currents: Vec::new(),
         }
@@ -83,7 +86,7 @@ impl Counter {
 
 impl SlotHolder {
     pub(crate) fn on_next(&mut self, clock: &Clock, request: RequestId, key: CounterKey, count: u32) {
-        if let Err(error) = self.may_count(&key) {
+        if let Err(error) = self.may_count(clock, &key) {
             self.effects.push_back(Effect::Reply { request, result: Err(error) });
             return;
         }
@@ -95,12 +98,13 @@ impl SlotHolder {
         }
         let epoch = self.epoch;
         self.counters_waiting += 1;
+        self.wake(self.evicted_at_ms + EVICT_MS);
         self.counters.entry(key.clone()).or_insert_with(|| Counter::cold(epoch)).nexts.push_back((request, count));
         self.count(clock, &key);
     }
 
     pub(crate) fn on_current(&mut self, clock: &Clock, request: RequestId, key: CounterKey) {
-        if let Err(error) = self.may_count(&key) {
+        if let Err(error) = self.may_count(clock, &key) {
             self.effects.push_back(Effect::Reply { request, result: Err(error) });
             return;
         }
@@ -111,10 +115,16 @@ impl SlotHolder {
         });
         counter.currents.push(request);
         self.counters_waiting += 1;
+        self.wake(self.evicted_at_ms + EVICT_MS);
         self.count(clock, &key);
     }
 
-    fn may_count(&self, key: &CounterKey) -> Result<(), CallError> {
+    fn may_count(&mut self, clock: &Clock, key: &CounterKey) -> Result<(), CallError> {
+        if clock.now_ms >= clock.lease_until_ms {
+            // Whoever waits is better off elsewhere, too.
+            self.refuse_counters();
+            return self.not_holder();
+        }
         let namespace = Namespace::counter(key.0, key.1.clone());
         if self.phase != Phase::Serving || hash::slot(&namespace) != self.slot {
             return self.not_holder();
@@ -123,12 +133,32 @@ impl SlotHolder {
             let text = "too many requests wait for this slot";
             return Err(CallError::Refused(Refusal::later(ErrorCode::Busy, text, RETRY_AFTER_MS)));
         }
+        if self.counters.len() >= self.limits.counters_max && !self.counters.contains_key(key) {
+            // Numbers that memory held are skipped; who waits stays.
+            self.forget_counters(u64::MAX);
+            if self.counters.len() >= self.limits.counters_max {
+                let text = "too many counters of this slot are in use";
+                return Err(CallError::Refused(Refusal::later(ErrorCode::Busy, text, RETRY_AFTER_MS)));
+            }
+        }
         Ok(())
+    }
+
+    /// Drops counters that nobody waits for and that were not used since `since_ms`.
+    pub(crate) fn forget_counters(&mut self, since_ms: u64) {
+        let before = self.counters.len();
+        self.counters.retain(|_, counter| !counter.is_idle() || counter.allocator.used_at_ms() > since_ms);
+        // What is not in memory may exist from now on.
+        self.virgin &= self.counters.len() == before;
+        if !self.counters.is_empty() {
+            self.wake(self.evicted_at_ms + EVICT_MS);
+        }
     }
 
     /// Answers whoever can be answered, and asks for what the others need.
     pub(crate) fn count(&mut self, clock: &Clock, key: &CounterKey) {
         let blocked = self.pipeline.blocked().cloned();
+        let serving = self.phase == Phase::Serving;
         let not_holder = self.not_holder();
         let Some(counter) = self.counters.get_mut(key) else { return };
         // Not before now: whoever waited may have waited beyond the lease.
@@ -142,7 +172,8 @@ impl SlotHolder {
         let (mut asks, mut reads) = (None, false);
         while let Some((request, count)) = counter.nexts.front().copied() {
             if counter.allocator.ready(u64::from(count)) != Ready::Segment {
-                if let Some(refusal) = blocked.clone().filter(|_| !counter.allocator.fetching()) {
+                // A reservation under way is not answered before there is room.
+                if let Some(refusal) = blocked.clone() {
                     counter.nexts.pop_front();
                     self.counters_waiting -= 1;
                     let result = Err(CallError::Refused(refusal));
@@ -150,7 +181,10 @@ impl SlotHolder {
                     continue;
                 }
                 let wanted = counter.wanted();
-                asks = counter.allocator.refill(clock.now_ms, wanted).or(asks);
+                asks = match counter.refused {
+                    true => counter.allocator.refill_exactly(wanted.min(u64::from(limits::SEGMENT_SEQS_MAX))),
+                    false => counter.allocator.refill(clock.now_ms, wanted),
+                };
                 break;
             }
             counter.nexts.pop_front();
@@ -158,7 +192,7 @@ impl SlotHolder {
             let first = counter.allocator.take_run(clock.now_ms, u64::from(count)).expect("a segment holds them");
             self.effects.push_back(Effect::Reply { request, result: Ok(Reply::Numbers { first, count }) });
         }
-        if blocked.is_none() {
+        if blocked.is_none() && !counter.refused && serving {
             asks = asks.or_else(|| counter.allocator.want(clock.now_ms));
         }
         match counter.bound() {
@@ -166,6 +200,13 @@ impl SlotHolder {
                 for request in counter.currents.drain(..) {
                     self.counters_waiting -= 1;
                     self.effects.push_back(Effect::Reply { request, result: Ok(Reply::Current(bound)) });
+                }
+            }
+            None if blocked.is_some() && counter.allocator.fetching() => {
+                for request in counter.currents.drain(..) {
+                    self.counters_waiting -= 1;
+                    let result = Err(CallError::Refused(blocked.clone().expect("just seen")));
+                    self.effects.push_back(Effect::Reply { request, result });
                 }
             }
             // A fetch under way will tell.
@@ -211,10 +252,16 @@ impl SlotHolder {
             }
             let seriatim_proto::ids::Owner::Counter(name) = want.namespace.owner else { continue };
             let key = (want.namespace.tenant, name);
-            if let Some(refusal) = &refusal
-                && let Some(counter) = self.counters.get_mut(&key)
+            let Some(counter) = self.counters.get_mut(&key) else { continue };
+            // Refused once, it asks for no more than is wanted; refused again, there is not even that.
+            if std::mem::replace(&mut counter.refused, refusal.is_some())
+                && let Some(refusal) = &refusal
             {
-                for (request, _) in counter.nexts.drain(..) {
+                let (fit, none): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut counter.nexts)
+                    .into_iter()
+                    .partition(|(_, count)| counter.allocator.ready(u64::from(*count)) == Ready::Segment);
+                counter.nexts = fit;
+                for (request, _) in none {
                     self.counters_waiting -= 1;
                     let result = Err(CallError::Refused(refusal.clone()));
                     self.effects.push_back(Effect::Reply { request, result });
@@ -239,9 +286,23 @@ impl SlotHolder {
             counter.allocator.forget();
             counter.ceiling = None;
             counter.reading = false;
+            counter.refused = false;
         }
         let waiting: Vec<CounterKey> =
             self.counters.iter().filter(|(_, counter)| !counter.is_idle()).map(|(key, _)| key.clone()).collect();
+        for key in waiting {
+            self.count(clock, &key);
+        }
+    }
+
+    /// The stores take no writes: whoever waits for one hears so.
+    pub(crate) fn count_waiting(&mut self, clock: &Clock) {
+        let waiting: Vec<CounterKey> = self
+            .counters
+            .iter()
+            .filter(|(_, counter)| !counter.nexts.is_empty() || !counter.currents.is_empty())
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in waiting {
             self.count(clock, &key);
         }

@@ -40,7 +40,7 @@ const IDLE_MS: u64 = 400;
 /// Rows of one read of the pending table: a takeover reads those of many slots at once.
 const PENDING_ROWS: u32 = 64;
 /// What was not used for this long is dropped from memory.
-const EVICT_MS: u64 = 60_000;
+pub(crate) const EVICT_MS: u64 = 60_000;
 
 /// Bounds of one holder.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -49,6 +49,8 @@ pub struct HolderLimits {
     pub queue_max: usize,
     /// commands sent and not answered
     pub in_flight_max: usize,
+    /// counters of the sequence service in memory
+    pub counters_max: usize,
     /// undelivered entries of a conversation
     pub undelivered_max: u64,
     /// bytes of recent entries kept for deliveries
@@ -60,6 +62,7 @@ impl Default for HolderLimits {
         Self {
             queue_max: limits::SLOT_QUEUE_MAX as usize,
             in_flight_max: limits::SLOT_IN_FLIGHT_MAX as usize,
+            counters_max: limits::SLOT_COUNTERS_MAX as usize,
             undelivered_max: limits::UNDELIVERED_MAX,
             recent_bytes_max: 512 << 10,
         }
@@ -232,7 +235,12 @@ impl SlotHolder {
                 Standing::Goes => self.settle_commands(clock),
                 Standing::Over => self.end(false),
             },
-            Event::ProposeFailed { n, refusal } => self.pipeline.failed(clock.now_ms, n, refusal),
+            Event::ProposeFailed { n, refusal } => {
+                self.pipeline.failed(clock.now_ms, n, refusal);
+                if self.pipeline.blocked().is_some() {
+                    self.count_waiting(clock);
+                }
+            }
             Event::ReadDone { id, outcome } => self.on_read(clock, id, outcome),
             Event::Release { heir } => {
                 if self.phase == Phase::Serving {
@@ -590,9 +598,8 @@ impl SlotHolder {
             }
             keep
         });
-        let counters = self.counters.len();
-        self.counters.retain(|_, counter| !counter.is_idle() || counter.allocator.used_at_ms() > since_ms);
-        self.virgin &= self.conversations.len() == before && self.counters.len() == counters;
+        self.virgin &= self.conversations.len() == before;
+        self.forget_counters(since_ms);
         self.inboxes.retain(|_, inbox| !inbox.is_idle() || inbox.allocator.used_at_ms() > since_ms);
     }
 

@@ -228,6 +228,113 @@ fn a_counter_at_its_end_says_so_and_holds_up_no_other() {
 }
 
 #[test]
+fn a_warm_counter_at_its_end_gives_what_is_left_and_lets_its_slot_go() {
+    let mut world = World::new();
+    world.claim(slot("orders"));
+    next(&mut world, "orders", 1);
+    world.run(50);
+    let namespace = Namespace::counter(TENANT, counter("orders"));
+    let row = world.view.rows.get_mut(&Key::namespace(slot("orders"), namespace));
+    let Some(Row::Namespace(row)) = row else { panic!() };
+    let end = Generation(0).end_seq().get();
+    row.ceiling = Seq::new(end - 10).unwrap();
+    // Uses up what memory has, so that the rest is asked for in the background, in vain.
+    let large = next(&mut world, "orders", 5_000);
+    world.run(100);
+    assert_eq!(code(&world, large), ErrorCode::GenerationExhausted);
+    let mut given = 0;
+    loop {
+        let request = next(&mut world, "orders", 1);
+        world.run(50);
+        match &world.replies[&request] {
+            Ok(Reply::Numbers { first, .. }) => given = first.get(),
+            Err(CallError::Refused(refusal)) => break assert_eq!(refusal.code, ErrorCode::GenerationExhausted),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(given, end - 1, "to the last number");
+    let proposed = world.proposed.len();
+    world.run(2_000);
+    assert_eq!(world.proposed.len(), proposed, "nobody waits, nothing is asked for");
+    world.handle(slot("orders"), Event::Release { heir: None });
+    world.run(100);
+    assert_eq!(world.ended, [(slot("orders"), true)]);
+}
+
+#[test]
+fn counters_that_nobody_uses_are_forgotten_and_never_too_many_kept() {
+    let mut world = World::new();
+    world.limits.counters_max = 3;
+    let names: Vec<String> =
+        (0..).map(|place| format!("many-{place}")).filter(|name| slot(name) == slot("orders")).take(6).collect();
+    world.claim(slot("orders"));
+    let mut last = std::collections::BTreeMap::new();
+    for round in 0..3 {
+        for name in &names {
+            let request = next(&mut world, name, 1);
+            if round != 1 {
+                world.run(50);
+            } else {
+                // Three wait, so a fourth finds no room.
+                if let Some(Err(CallError::Refused(refusal))) = world.replies.get(&request) {
+                    assert_eq!(refusal.code, ErrorCode::Busy);
+                    continue;
+                }
+            }
+            world.run(if round == 1 && name != &names[5] { 0 } else { 50 });
+            if let Some(Ok(Reply::Numbers { first, .. })) = world.replies.get(&request) {
+                let before = last.insert(name.clone(), first.get());
+                assert!(before.is_none_or(|before| before < first.get()), "{name}: {before:?} then {first}");
+            }
+        }
+        world.run(100);
+    }
+    assert_eq!(last.len(), names.len());
+    // Idle for longer than anything is kept: the next one asks the store again.
+    world.run(130_000);
+    let proposed = world.proposed.len();
+    let request = next(&mut world, &names[5], 1);
+    world.run(50);
+    assert!(numbers(&world, request).0 > last[&names[5]]);
+    assert!(world.proposed.len() > proposed, "it was forgotten");
+    let cold = current(&mut world, &names[0]);
+    world.run(50);
+    assert!(bound(&world, cold) > last[&names[0]], "what is not in memory is read");
+}
+
+#[test]
+fn a_holder_without_a_lease_sends_those_who_wait_away_before_it_says_busy() {
+    let mut world = World::new();
+    world.limits.queue_max = 2;
+    world.claim(slot("orders"));
+    let waiting = [next(&mut world, "orders", 1), next(&mut world, "orders", 1)];
+    let late = next(&mut world, "orders", 1);
+    assert_eq!(code(&world, late), ErrorCode::Busy);
+    world.lease_until_ms = world.now_ms;
+    let late = next(&mut world, "orders", 1);
+    for request in [waiting[0], waiting[1], late] {
+        assert_eq!(code(&world, request), ErrorCode::NotHolder);
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_those_who_wait_for_it_already() {
+    let mut world = World::new();
+    world.claim(slot("orders"));
+    let (waits, asks) = (next(&mut world, "orders", 1), current(&mut world, "orders"));
+    let epoch = world.holders[&slot("orders")].epoch();
+    let Some(Wire::Propose { n, .. }) = world.wires.pop() else { panic!() };
+    let refusal = Refusal::new(ErrorCode::ReadOnly, "the disk is nearly full");
+    world.step(Wire::Outcome { slot: slot("orders"), epoch, n, outcome: Err(refusal) }, Fate::Arrives);
+    assert_eq!(code(&world, waits), ErrorCode::ReadOnly);
+    assert_eq!(code(&world, asks), ErrorCode::ReadOnly);
+    world.run(500);
+    let again = next(&mut world, "orders", 1);
+    world.run(50);
+    numbers(&world, again);
+}
+
+#[test]
 fn a_full_disk_refuses_what_memory_does_not_hold_and_nothing_else() {
     let mut world = World::new();
     world.claim(slot("orders"));
