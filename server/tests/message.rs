@@ -254,6 +254,39 @@ async fn without_a_majority_requests_end_with_an_error_and_work_again_later() {
     .await;
 }
 
+/// Reads that no quorum answers wait at a logic node, up to their number: the others are told to come later, and
+/// nobody waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_beyond_their_number_are_busy_and_later_all_are_served() {
+    let cluster = Cluster::start();
+    let connect = async |device: &str| {
+        let device = cluster.builder(device).token(cluster.token("alice", 3600));
+        device.request_timeout(Duration::from_secs(2)).connect().await.unwrap()
+    };
+    // Of one user, so that both ask the same node.
+    let devices = [connect("phone").await, connect("tablet").await];
+    let peer = Conversation::peer("bob").unwrap();
+    let request = SendRequest::new(peer.clone(), "hello");
+    let id = request.message_id;
+    devices[0].send_request(request).await.unwrap();
+    let nodes = cluster.status();
+    let stores: Vec<_> = nodes.iter().filter(|node| node.role == PlaygroundRole::Store).take(2).collect();
+    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::STOP));
+    let asked = (0..200).flat_map(|_| &devices).map(|device| device.query_send(&peer, id, None));
+    let codes: HashSet<_> = futures_util::future::join_all(asked)
+        .await
+        .into_iter()
+        .map(|result| result.unwrap_err().refusal().code)
+        .collect();
+    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::CONT));
+    assert!(codes.contains(&ErrorCode::Busy), "400 reads at once: {codes:?}");
+    let expected = [ErrorCode::Busy, ErrorCode::Timeout, ErrorCode::Unavailable];
+    assert!(codes.iter().all(|code| expected.contains(code)), "{codes:?}");
+    common::wait_until_async("reads are served", async || devices[1].query_send(&peer, id, None).await.is_ok()).await;
+    let asked = (0..100).flat_map(|_| &devices).map(|device| device.query_send(&peer, id, None));
+    futures_util::future::try_join_all(asked).await.unwrap();
+}
+
 /// A parent that stops a child closes its stdin and signals: that is one order, not two.
 #[test]
 fn the_end_of_stdin_and_a_signal_are_one_order() {

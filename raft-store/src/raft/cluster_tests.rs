@@ -205,6 +205,39 @@ fn a_killed_leader_is_replaced_and_costs_no_spin() {
 }
 
 /// A new leader's first votes and appends do not wait for a stream.
+/// Leaders are balanced while reads are under way: none of them waits for its deadline.
+#[test]
+fn reads_under_way_at_a_leader_that_goes_are_sent_on_at_once() {
+    let nodes = cluster(Tuning::default());
+    insist(&nodes, "first");
+    for _ in 0..6 {
+        let from = leader(&nodes);
+        let target = (from + 1) % nodes.len();
+        wait_until("the target has it all", || {
+            let last = nodes[from].handle.status().last_index;
+            nodes[from].handle.matched().iter().all(|(_, matched)| *matched == Some(last))
+        });
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                let handle = nodes[from].handle.clone();
+                nodes[from].runtime.spawn(async move {
+                    loop {
+                        if let Err(refusal) = handle.read_index().await {
+                            return refusal;
+                        }
+                    }
+                })
+            })
+            .collect();
+        nodes[from].runtime.block_on(nodes[from].handle.transfer(ReplicaId(target as u64 + 1)));
+        for reader in readers {
+            let refusal = nodes[from].runtime.block_on(reader).unwrap();
+            assert!(matches!(refusal, StoreRefusal::NotLeader { .. }), "{refusal:?}");
+        }
+        wait_until("another leader", || leader(&nodes) != from);
+    }
+}
+
 #[test]
 fn every_replica_keeps_streams_to_all_others() {
     let nodes = cluster(Tuning::default());
