@@ -142,12 +142,12 @@ impl Allocator {
     }
 
     /// As [`Self::refill`], for exactly so many.
-    pub fn refill_exactly(&mut self, wanted: u64) -> Option<u32> {
-        if self.fetch != Fetch::None {
-            return None;
-        }
-        self.fetch = Fetch::Reserving;
-        Some(u32::try_from(wanted).expect("no more than SEGMENT_SEQS_MAX"))
+    pub fn refill_exactly(&mut self, wanted: u32) -> Option<u32> {
+        let free = self.fetch == Fetch::None;
+        free.then(|| {
+            self.fetch = Fetch::Reserving;
+            wanted
+        })
     }
 
     /// First seq of memory that is not given out: all that were are below, all that will be are not.

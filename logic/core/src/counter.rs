@@ -180,10 +180,9 @@ impl SlotHolder {
                     self.effects.push_back(Effect::Reply { request, result });
                     continue;
                 }
-                let wanted = counter.wanted();
                 asks = match counter.refused {
-                    true => counter.allocator.refill_exactly(wanted.min(u64::from(limits::SEGMENT_SEQS_MAX))),
-                    false => counter.allocator.refill(clock.now_ms, wanted),
+                    true => counter.allocator.refill_exactly(count),
+                    false => counter.allocator.refill(clock.now_ms, counter.wanted()),
                 };
                 break;
             }
@@ -253,19 +252,14 @@ impl SlotHolder {
             let seriatim_proto::ids::Owner::Counter(name) = want.namespace.owner else { continue };
             let key = (want.namespace.tenant, name);
             let Some(counter) = self.counters.get_mut(&key) else { continue };
-            // Refused once, it asks for no more than is wanted; refused again, there is not even that.
+            // Refused once, it asks for no more than its first caller wants; refused again, there is not even that.
             if std::mem::replace(&mut counter.refused, refusal.is_some())
                 && let Some(refusal) = &refusal
+                && let Some((request, _)) = counter.nexts.pop_front_if(|(_, count)| *count >= want.seqs)
             {
-                let (fit, none): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut counter.nexts)
-                    .into_iter()
-                    .partition(|(_, count)| counter.allocator.ready(u64::from(*count)) == Ready::Segment);
-                counter.nexts = fit;
-                for (request, _) in none {
-                    self.counters_waiting -= 1;
-                    let result = Err(CallError::Refused(refusal.clone()));
-                    self.effects.push_back(Effect::Reply { request, result });
-                }
+                self.counters_waiting -= 1;
+                let result = Err(CallError::Refused(refusal.clone()));
+                self.effects.push_back(Effect::Reply { request, result });
             }
             self.count(clock, &key);
         }
