@@ -240,8 +240,10 @@ fn a_warm_counter_at_its_end_gives_what_is_left_and_lets_its_slot_go() {
     row.ceiling = Seq::new(end - 10).unwrap();
     // Uses up what memory has, so that the rest is asked for in the background, in vain.
     let large = next(&mut world, "orders", 5_000);
+    let behind = next(&mut world, "orders", 2);
     world.run(100);
     assert_eq!(code(&world, large), ErrorCode::GenerationExhausted);
+    numbers(&world, behind);
     let mut given = 0;
     loop {
         let request = next(&mut world, "orders", 1);
@@ -470,36 +472,10 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let request = current(&mut world, &names[name]);
                 asked.push(Asked { request, name, began: now, ended: None });
             }
-            Step::Wire { place, fate } => {
-                if !world.wires.is_empty() {
-                    let place = place % world.wires.len().min(8);
-                    let wire = world.wires.remove(place);
-                    let fate = match fate {
-                        0 => Fate::Lost,
-                        1 => Fate::AnswerLost,
-                        2 => Fate::Doubled,
-                        3 => Fate::Late,
-                        _ => Fate::Arrives,
-                    };
-                    world.step(wire, fate);
-                }
-            }
-            Step::Ghost { place } => {
-                if !world.ghosts.is_empty() {
-                    let place = place % world.ghosts.len();
-                    let ghost = world.ghosts.remove(place);
-                    world.haunt(ghost);
-                }
-            }
+            Step::Wire { place, fate } => world.nudge(place, fate),
+            Step::Ghost { place } => world.haunt_one(place),
             Step::Advance { ms } => world.advance(ms),
-            Step::Turn { count } => {
-                world.begin_turn();
-                for _ in 0..count.min(world.wires.len()) {
-                    let wire = world.wires.remove(0);
-                    world.step(wire, Fate::Arrives);
-                }
-                world.end_turn();
-            }
+            Step::Turn { count } => world.turn(count),
             Step::Lapse => {
                 let now_ms = world.now_ms;
                 world.lease_until_ms = if world.lease_until_ms == u64::MAX { now_ms } else { u64::MAX };

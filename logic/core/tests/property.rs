@@ -89,37 +89,10 @@ fn run(steps: Vec<Step>) {
                 let send = send(NAMES[sender], &conversations[conversation], id.max(1), content);
                 sent.push((world.send(send.clone()), send));
             }
-            Step::Wire { place, fate } => {
-                if world.wires.is_empty() {
-                    continue;
-                }
-                let place = place % world.wires.len().min(8);
-                let wire = world.wires.remove(place);
-                let fate = match fate {
-                    0 => Fate::Lost,
-                    1 => Fate::AnswerLost,
-                    2 => Fate::Doubled,
-                    3 => Fate::Late,
-                    _ => Fate::Arrives,
-                };
-                world.step(wire, fate);
-            }
-            Step::Ghost { place } => {
-                if !world.ghosts.is_empty() {
-                    let place = place % world.ghosts.len();
-                    let ghost = world.ghosts.remove(place);
-                    world.haunt(ghost);
-                }
-            }
+            Step::Wire { place, fate } => world.nudge(place, fate),
+            Step::Ghost { place } => world.haunt_one(place),
             Step::Advance { ms } => world.advance(ms),
-            Step::Turn { count } => {
-                world.begin_turn();
-                for _ in 0..count.min(world.wires.len()) {
-                    let wire = world.wires.remove(0);
-                    world.step(wire, Fate::Arrives);
-                }
-                world.end_turn();
-            }
+            Step::Turn { count } => world.turn(count),
             Step::Release { name } => {
                 let slot = slots[name];
                 world.handle(slot, Event::Release { heir: None });

@@ -6,10 +6,10 @@ use seriatim_proto::ids::{CounterName, Namespace};
 use seriatim_proto::logic::Scopes;
 use seriatim_proto::store::{Read, ReadOutcome};
 
-use super::user::user_id;
+use super::user::{holder_text, user_id};
 use crate::device::{Device, request_failure};
 use crate::failure::{Exit, Failure};
-use crate::output::{List, dash, maybe_number, number};
+use crate::output::{List, maybe_number, number};
 use crate::store;
 use crate::target::Target;
 
@@ -66,20 +66,13 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         return Err(Failure::not_found(format!("nobody ever counted on {name} (tenant {})", target.tenant))
             .hint(format!("raftctl seq next {name}")));
     };
-    let node = holder.holder.and_then(|holder| directory.nodes.iter().find(|node| node.id == holder));
     let mut list = List::new("Counter", &["what", "value"]);
     let rows = [
         ("counter", name.to_owned()),
         ("tenant", target.tenant.to_string()),
         ("slot", slot.to_string()),
         ("group", group.to_string()),
-        (
-            "holder",
-            holder.holder.map_or_else(
-                || "-".to_owned(),
-                |id| format!("{id} ({}, epoch {})", dash(node.map(|node| &node.address)), holder.epoch),
-            ),
-        ),
+        ("holder", holder_text(&directory, holder)),
         ("ceiling", state.ceiling.to_string()),
     ];
     list.rows.extend(rows.into_iter().map(|(what, value)| vec![what.to_owned(), value]));

@@ -3,7 +3,8 @@
 use serde_json::json;
 use seriatim_proto::hash;
 use seriatim_proto::ids::{Namespace, UserId};
-use seriatim_proto::store::{Read, ReadOutcome};
+use seriatim_proto::meta::Directory;
+use seriatim_proto::store::{HolderRow, Read, ReadOutcome};
 
 use crate::failure::{Exit, Failure};
 use crate::output::{List, dash, maybe_number, number};
@@ -13,6 +14,17 @@ use crate::target::Target;
 /// A user's name as typed.
 pub(super) fn user_id(name: &str) -> Result<UserId, Failure> {
     UserId::new(name).map_err(|error| Failure::usage(format!("`{name}` is no user: {error}")))
+}
+
+/// A slot's holder, for people: which node, where, under which epoch.
+pub(super) fn holder_text(directory: &Directory, row: &HolderRow) -> String {
+    row.holder.map_or_else(
+        || "-".to_owned(),
+        |id| {
+            let node = directory.nodes.iter().find(|node| node.id == id);
+            format!("{id} ({}, epoch {})", dash(node.map(|node| &node.address)), row.epoch)
+        },
+    )
 }
 
 /// `user show`
@@ -36,20 +48,13 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         return Err(Failure::not_found(format!("nothing ever arrived for {user} (tenant {})", target.tenant))
             .hint(format!("raftctl send --as someone --to {user} hello")));
     };
-    let node = holder.holder.and_then(|holder| directory.nodes.iter().find(|node| node.id == holder));
     let mut list = List::new("User", &["what", "value"]);
     let rows = [
         ("user", user.to_string()),
         ("tenant", target.tenant.to_string()),
         ("slot", slot.to_string()),
         ("group", group.to_string()),
-        (
-            "holder",
-            holder.holder.map_or_else(
-                || "-".to_owned(),
-                |id| format!("{id} ({}, epoch {})", dash(node.map(|node| &node.address)), holder.epoch),
-            ),
-        ),
+        ("holder", holder_text(&directory, holder)),
         ("trim", inbox.trim.to_string()),
         ("tail", inbox.tail.to_string()),
         ("ceiling", inbox.ceiling.to_string()),

@@ -317,6 +317,40 @@ impl World {
         }
     }
 
+    /// One of the first few messages on their way meets the fate of this number: most arrive.
+    pub(crate) fn nudge(&mut self, place: usize, fate: u8) {
+        if self.wires.is_empty() {
+            return;
+        }
+        let wire = self.wires.remove(place % self.wires.len().min(8));
+        let fate = match fate {
+            0 => Fate::Lost,
+            1 => Fate::AnswerLost,
+            2 => Fate::Doubled,
+            3 => Fate::Late,
+            _ => Fate::Arrives,
+        };
+        self.step(wire, fate);
+    }
+
+    /// One of those that were given up, or doubled, happens now.
+    pub(crate) fn haunt_one(&mut self, place: usize) {
+        if !self.ghosts.is_empty() {
+            let ghost = self.ghosts.remove(place % self.ghosts.len());
+            self.haunt(ghost);
+        }
+    }
+
+    /// Several messages arrive before anybody does anything.
+    pub(crate) fn turn(&mut self, count: usize) {
+        self.begin_turn();
+        for _ in 0..count.min(self.wires.len()) {
+            let wire = self.wires.remove(0);
+            self.step(wire, Fate::Arrives);
+        }
+        self.end_turn();
+    }
+
     /// Something that was given up, or doubled, happens now.
     pub(crate) fn haunt(&mut self, ghost: Wire) {
         match ghost {
