@@ -185,9 +185,11 @@ impl Watermark {
         for (key, index) in marks {
             state.marks.entry(place(*key)).or_default().durable = Some(*index);
         }
-        state.raised = true;
+        let idle = !std::mem::replace(&mut state.raised, true);
         drop(state);
-        self.shared.wake.notify_one();
+        if idle {
+            self.shared.wake.notify_one();
+        }
     }
 
     /// Lowers the mark before a truncation removes what is behind `index` (`None`: everything). Waits for the disk.

@@ -39,6 +39,8 @@ use crate::transport::{
 /// An append may take this many times openraft's own deadline (a heartbeat interval): a slow disk is no dead peer,
 /// and resending what is on its way makes it slower. Heartbeats keep the exact deadline.
 const APPEND_PATIENCE: u32 = 10;
+/// How long a commit index waits for entries that carry it to the follower.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(10);
 /// Unanswered bytes of one append session, in KiB.
 const SESSION_KIB_MAX: u32 = 16 << 10;
 /// Time that the peer may take for one block of a snapshot.
@@ -287,7 +289,7 @@ impl Pump {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
     {
         let mut first = true;
-        while let Some(request) = input.next().await {
+        while let Some(request) = next_worth_sending(&mut input, COMMIT_PATIENCE).await {
             let append = append_of(&request);
             drop(request);
             let body = match self.heartbeat {
@@ -306,6 +308,24 @@ impl Pump {
             }
         }
     }
+}
+
+/// The next request. One that has nothing but a commit index waits a moment for entries, and is dropped for them:
+/// they have a commit index too, at least as new, and openraft takes their answer for both. Nobody waits for a
+/// follower to apply, and an append costs a follower four threads' wake-ups whether it has entries or not.
+async fn next_worth_sending<S>(input: &mut S, patience: Duration) -> Option<AppendEntriesRequest<TypeConfig>>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    let mut request = input.next().await?;
+    let until = Instant::now() + patience;
+    while request.entries.is_empty() {
+        match tokio::time::timeout_at(until, input.next()).await {
+            Err(_) | Ok(None) => break,
+            Ok(Some(next)) => request = next,
+        }
+    }
+    Some(request)
 }
 
 fn append_of(request: &AppendEntriesRequest<TypeConfig>) -> Append {
@@ -410,5 +430,48 @@ impl Network {
             Ok(Some(Response::Refused(reason))) => Err(refused(&reason)),
             Ok(Some(response)) => Ok(response),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::Payload;
+
+    fn request(commit: u64, entries: &[u64]) -> AppendEntriesRequest<TypeConfig> {
+        let id = |index| crate::raft::codec::log_id(1, 1, index);
+        AppendEntriesRequest {
+            vote: Vote::from(crate::watermark::MarkVote { term: 1, node: 1, committed: true }),
+            prev_log_id: Some(id(9)),
+            entries: entries
+                .iter()
+                .map(|index| super::super::types::Entry { log_id: id(*index), payload: Payload::Blank })
+                .collect(),
+            leader_commit: Some(id(commit)),
+        }
+    }
+
+    /// What goes to the follower: `(commit index, entries)`.
+    fn said(request: Option<AppendEntriesRequest<TypeConfig>>) -> Option<(u64, usize)> {
+        request.map(|request| (request.leader_commit.map_or(0, |id| id.index), request.entries.len()))
+    }
+
+    #[tokio::test]
+    async fn a_commit_index_rides_with_the_entries_behind_it() {
+        let for_ever = Duration::from_secs(3_600);
+        let requests = [(3, &[10, 11][..]), (4, &[]), (5, &[]), (6, &[12]), (7, &[]), (8, &[])];
+        let mut input = stream::iter(requests.map(|(commit, entries)| request(commit, entries)));
+        let mut sent = Vec::new();
+        while let Some(next) = said(next_worth_sending(&mut input, for_ever).await) {
+            sent.push(next);
+        }
+        assert_eq!(sent, [(3, 2), (6, 1), (8, 0)], "what is left at the end is not lost");
+    }
+
+    #[tokio::test]
+    async fn a_commit_index_that_nothing_follows_goes_alone() {
+        let mut input = stream::iter([request(3, &[]), request(4, &[])]).chain(stream::pending());
+        let sent = next_worth_sending(&mut input, Duration::from_millis(1)).await;
+        assert_eq!(said(sent), Some((4, 0)));
     }
 }
