@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::Fuse;
 use futures_util::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -284,11 +285,13 @@ struct Sent {
 }
 
 impl Pump {
-    async fn run<S>(self, mut input: S, noted: mpsc::Sender<Sent>)
+    async fn run<S>(self, input: S, noted: mpsc::Sender<Sent>)
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
     {
         let mut first = true;
+        // An end that was seen while a commit index waited is seen again.
+        let mut input = input.fuse();
         while let Some(request) = next_worth_sending(&mut input, COMMIT_PATIENCE).await {
             let append = append_of(&request);
             drop(request);
@@ -313,7 +316,7 @@ impl Pump {
 /// The next request. One that has nothing but a commit index waits a moment for entries, and is dropped for them:
 /// they have a commit index too, at least as new, and openraft takes their answer for both. Nobody waits for a
 /// follower to apply, and an append costs a follower four threads' wake-ups whether it has entries or not.
-async fn next_worth_sending<S>(input: &mut S, patience: Duration) -> Option<AppendEntriesRequest<TypeConfig>>
+async fn next_worth_sending<S>(input: &mut Fuse<S>, patience: Duration) -> Option<AppendEntriesRequest<TypeConfig>>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
 {
@@ -460,7 +463,10 @@ mod tests {
     async fn a_commit_index_rides_with_the_entries_behind_it() {
         let for_ever = Duration::from_secs(3_600);
         let requests = [(3, &[10, 11][..]), (4, &[]), (5, &[]), (6, &[12]), (7, &[]), (8, &[])];
-        let mut input = stream::iter(requests.map(|(commit, entries)| request(commit, entries)));
+        let input = stream::iter(requests.map(|(commit, entries)| request(commit, entries)));
+        // As openraft's own: to ask it again behind its end is a panic.
+        let input = stream::unfold(input, |mut input| async { Some((input.next().await?, input)) });
+        let mut input = Box::pin(input).fuse();
         let mut sent = Vec::new();
         while let Some(next) = said(next_worth_sending(&mut input, for_ever).await) {
             sent.push(next);
@@ -470,7 +476,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_commit_index_that_nothing_follows_goes_alone() {
-        let mut input = stream::iter([request(3, &[]), request(4, &[])]).chain(stream::pending());
+        let mut input = stream::iter([request(3, &[]), request(4, &[])]).chain(stream::pending()).fuse();
         let sent = next_worth_sending(&mut input, Duration::from_millis(1)).await;
         assert_eq!(said(sent), Some((4, 0)));
     }
