@@ -1,48 +1,89 @@
-//! The replay of the bundled sample against a real cluster, with both kills.
+//! The replay of the bundled sample against a real cluster: with both kills, and with a store that is gone.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+
+/// A playground that ends with this process.
+struct Running {
+    folder: tempfile::TempDir,
+    playground: Child,
+}
+
+impl Running {
+    fn start() -> Running {
+        let replay = Path::new(env!("CARGO_BIN_EXE_replay"));
+        let seriatim = replay.with_file_name("seriatim");
+        assert!(seriatim.exists(), "{} is missing: cargo build --release --workspace --bins", seriatim.display());
+        assert!(Path::new(env!("CARGO_BIN_EXE_replay-check")).exists());
+        let folder = tempfile::tempdir().unwrap();
+        let mut playground = Command::new(&seriatim)
+            .args(["playground", "--exit-with-parent", "--data"])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(playground.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("\"ready\":true"), "the playground is ready: {line:?}");
+        Running { folder, playground }
+    }
+
+    /// SIGKILL, answered when the process is gone.
+    fn kill(&self, node: &str) {
+        let mut control = UnixStream::connect(self.folder.path().join("control.sock")).unwrap();
+        writeln!(control, "{}", serde_json::json!({"do": "kill", "node": node})).unwrap();
+        let mut answer = String::new();
+        BufReader::new(control).read_line(&mut answer).unwrap();
+        assert!(answer.contains("\"ok\":true"), "{answer}");
+    }
+
+    /// Replays the sample; then everything ends.
+    fn replay(mut self, options: &[&str]) -> (Output, serde_json::Value) {
+        let sample =
+            std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json");
+        let output = Command::new(env!("CARGO_BIN_EXE_replay"))
+            .arg("--playground")
+            .arg(self.folder.path())
+            .arg("--source")
+            .arg(sample)
+            .arg("--records")
+            .arg(self.folder.path().join("records"))
+            .args(options)
+            .arg("--json")
+            .output()
+            .unwrap();
+        drop(self.playground.stdin.take());
+        self.playground.wait().unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let verdict: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+        for name in ["lost", "duplicated", "reordered"] {
+            assert_eq!(verdict[name], 0, "{stdout}");
+        }
+        assert_eq!(verdict["sent"], verdict["received"]);
+        (output, verdict)
+    }
+}
 
 /// The verdict of the sample, by the checker in a process of its own.
 #[test]
 fn the_sample_survives_both_kills() {
-    let replay = Path::new(env!("CARGO_BIN_EXE_replay"));
-    let seriatim = replay.with_file_name("seriatim");
-    assert!(seriatim.exists(), "{} is missing: cargo build --release --workspace --bins", seriatim.display());
-    assert!(Path::new(env!("CARGO_BIN_EXE_replay-check")).exists());
-    let folder = tempfile::tempdir().unwrap();
-    let mut playground = Command::new(&seriatim)
-        .args(["playground", "--exit-with-parent", "--data"])
-        .arg(folder.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(playground.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("\"ready\":true"), "the playground is ready: {line:?}");
     // Slow enough that the kills come while there is something to say.
-    let output = Command::new(replay)
-        .arg("--playground")
-        .arg(folder.path())
-        .arg("--source")
-        .arg(std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json"))
-        .arg("--records")
-        .arg(folder.path().join("records"))
-        .args(["--messages", "all", "--rate", "150", "--json"])
-        .output()
-        .unwrap();
-    drop(playground.stdin.take());
-    playground.wait().unwrap();
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
-    let verdict: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
-    for name in ["lost", "duplicated", "reordered"] {
-        assert_eq!(verdict[name], 0, "{stdout}");
-    }
-    assert_eq!(verdict["sent"], verdict["received"]);
-    assert_eq!(verdict["faults"].as_array().unwrap().len(), 2, "{stdout}");
+    let (output, verdict) = Running::start().replay(&["--messages", "all", "--rate", "150"]);
+    assert!(output.status.success(), "{verdict}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(verdict["faults"].as_array().unwrap().len(), 2, "{verdict}");
+}
+
+#[test]
+fn a_run_with_a_process_that_ended_by_itself_is_not_good() {
+    let running = Running::start();
+    running.kill("store-2");
+    let (output, verdict) = running.replay(&["--messages", "40", "--no-faults"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{verdict}\n{stderr}");
+    assert!(stderr.contains("store-2 ended without being told to"), "{stderr}");
 }

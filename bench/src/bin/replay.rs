@@ -58,12 +58,15 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     // The cluster runs on the same cores: the devices take half of them.
     let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()?
-        .block_on(replay::run(script, &plan))?;
-    judge(&options.source, options.messages, &options.records, options.json)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let down = runtime.block_on(replay::run(script, &plan))?;
+    let judged = judge(&options.source, options.messages, &options.records, options.json)?;
+    if down.is_empty() {
+        return Ok(judged);
+    }
+    let logs = plan.playground.join("logs");
+    eprintln!("not a good run: {} ended without being told to; see {}", down.join(", "), logs.display());
+    Ok(ExitCode::FAILURE)
 }
 
 /// The checker beside this program: it knows nothing of this process.

@@ -42,6 +42,12 @@ impl Control {
         Ok(self.minter.mint(TenantId(self.about.tenant), user, now + 24 * 3600)?)
     }
 
+    /// Processes that do not run.
+    pub(crate) async fn down(&self) -> anyhow::Result<Vec<String>> {
+        let nodes = self.ask(&ControlRequest::Status).await?.nodes;
+        Ok(nodes.into_iter().filter(|node| node.pid.is_none()).map(|node| node.name).collect())
+    }
+
     /// One order, obeyed.
     pub(crate) async fn ask(&self, request: &ControlRequest) -> anyhow::Result<ControlResponse> {
         let path = self.folder.join(SOCKET);

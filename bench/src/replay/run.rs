@@ -45,8 +45,10 @@ pub struct Options {
     pub window: usize,
 }
 
-/// Replays the script and leaves the records behind. Says nothing about whether it went well: that is the checker's.
-pub async fn run(script: Script, options: &Options) -> anyhow::Result<()> {
+/// Replays the script and leaves the records behind. Says nothing about whether it went well: that is the checker's;
+/// only which processes do not run at the end, though every one that was killed was started again. A cluster that has
+/// lost a store may be faster than a whole one.
+pub async fn run(script: Script, options: &Options) -> anyhow::Result<Vec<String>> {
     let script = Arc::new(script);
     let messages = script.message_count() as u64;
     let folder = fresh(&options.records)?;
@@ -103,7 +105,8 @@ pub async fn run(script: Script, options: &Options) -> anyhow::Result<()> {
     for reason in refused.iter().take(5) {
         eprintln!("{reason}");
     }
-    finish(stage, tablets, &stop, &kills, &folder).await
+    finish(stage, tablets, &stop, &kills, &folder).await?;
+    control.down().await
 }
 
 /// An empty folder for the records.
