@@ -212,18 +212,25 @@ impl Client {
             conversation: Some(to.to_wire()),
             known: wire::seq_to_wire(known),
         };
-        match wait(self.ask(Way::Lane, Asked::QuerySend(query), None).await?).await? {
-            Said::SendStatus(status) => match status.state() {
-                v1::send_status::State::Committed => {
-                    Seq::new(status.seq).map(SendStatus::Committed).ok_or_else(|| broken(&EntryError("seq")))
-                }
-                v1::send_status::State::Cancelled => Ok(SendStatus::Cancelled),
-                v1::send_status::State::Expired => Ok(SendStatus::Expired),
-                v1::send_status::State::NotYet => Ok(SendStatus::NotYet),
-                v1::send_status::State::Unspecified => Err(broken(&EntryError("state"))),
-            },
-            _ => Err(unexpected()),
-        }
+        send_status(wait(self.ask(Way::Lane, Asked::QuerySend(query), None).await?).await?)
+    }
+
+    /// Settles a send: if its message is not in the conversation, it never will be, and every attempt of it is
+    /// refused with `CANCELLED`. `known` is what the send said ([`SendRequest::known`]). Answers what is true from now
+    /// on: [`SendStatus::Committed`] if the message was faster, [`SendStatus::Cancelled`], or [`SendStatus::Expired`] if
+    /// it is too long ago to be known; never [`SendStatus::NotYet`]. May be asked again.
+    pub async fn cancel_send(
+        &self,
+        to: &Conversation,
+        message_id: MessageId,
+        known: Option<Seq>,
+    ) -> Result<SendStatus, RequestError> {
+        let cancel = v1::CancelSend {
+            message_id: id_bytes(&message_id),
+            conversation: Some(to.to_wire()),
+            known: wire::seq_to_wire(known),
+        };
+        send_status(wait(self.ask(Way::Lane, Asked::CancelSend(cancel), None).await?).await?)
     }
 
     /// A page of the inbox from a position on, `None` from the first kept entry; `limit` 0 takes the server's.
@@ -328,6 +335,22 @@ impl Client {
 
 async fn wait(answer: oneshot::Receiver<Result<Said, RequestError>>) -> Result<Said, RequestError> {
     answer.await.unwrap_or_else(|_| Err(gone()))
+}
+
+/// What `QuerySend` and `CancelSend` are answered with.
+fn send_status(said: Said) -> Result<SendStatus, RequestError> {
+    match said {
+        Said::SendStatus(status) => match status.state() {
+            v1::send_status::State::Committed => {
+                Seq::new(status.seq).map(SendStatus::Committed).ok_or_else(|| broken(&EntryError("seq")))
+            }
+            v1::send_status::State::Cancelled => Ok(SendStatus::Cancelled),
+            v1::send_status::State::Expired => Ok(SendStatus::Expired),
+            v1::send_status::State::NotYet => Ok(SendStatus::NotYet),
+            v1::send_status::State::Unspecified => Err(broken(&EntryError("state"))),
+        },
+        _ => Err(unexpected()),
+    }
 }
 
 fn committed(said: Said) -> Result<Committed, RequestError> {

@@ -14,7 +14,7 @@ use seriatim_client::{
     SubscriptionError, verify_page,
 };
 use seriatim_proto::error::ErrorCode;
-use seriatim_proto::ids::{Chain, ConversationKey, Seq, UserId};
+use seriatim_proto::ids::{Chain, ConversationKey, MessageId, Seq, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::token::Claims;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
@@ -137,6 +137,10 @@ async fn the_same_request_again_is_a_duplicate_and_another_body_a_conflict() {
     assert!(matches!(&other, RequestError::Rejected(refusal) if refusal.code == ErrorCode::Conflict));
     let status = client.query_send(&peer("bob"), request.message_id, None).await.unwrap();
     assert_eq!(status, SendStatus::Committed(first.seq));
+    let late = client.cancel_send(&peer("bob"), request.message_id, None).await.unwrap();
+    assert_eq!(late, SendStatus::Committed(first.seq));
+    let in_time = client.cancel_send(&peer("bob"), MessageId([9; 16]), None).await.unwrap();
+    assert_eq!(in_time, SendStatus::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,7 +76,7 @@ pub(crate) fn call(call: &Call) -> Checked {
             users(add)?;
             users(remove)
         }
-        Call::QuerySend { conversation: id, known, .. } => {
+        Call::QuerySend { conversation: id, known, .. } | Call::CancelSend { conversation: id, known, .. } => {
             conversation(id)?;
             known.map_or(Ok(()), seq)
         }

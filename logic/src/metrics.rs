@@ -75,6 +75,7 @@ metrics! {
     Gauge gateways "Streams of gateways";
     Counter reads "Reads sent to stores";
     Counter syncs "Sync pages served";
+    Counter cancels "Requests to settle a message id that came to this node's holders";
     Counter sequence_requests "Requests of the sequence service that came to this node's holders";
     Counter sequence_numbers "Numbers given out by the sequence service";
     Counter streams_dropped "Gateway streams ended because they did not keep up";

@@ -28,6 +28,7 @@ pub(crate) async fn answer(stores: &Arc<StoreClient>, who: &Identity, call: Call
             query(stores, who, conversation, message_id, known).await
         }
         Call::Send { .. }
+        | Call::CancelSend { .. }
         | Call::CreateGroup { .. }
         | Call::ChangeMembers { .. }
         | Call::Ack { .. }
@@ -230,6 +231,7 @@ async fn query(
     ];
     let state = match <[ReadOutcome; 2]>::try_from(stores.read(group_of(stores, slot)?, reads).await?) {
         Ok([ReadOutcome::Dedupe(Some(seq)), _]) => SendState::Committed(seq),
+        Ok([ReadOutcome::Cancelled, _]) => SendState::Cancelled,
         Ok([ReadOutcome::Dedupe(None), ReadOutcome::Namespace(row)]) => {
             let trim = row.map_or(Seq::FIRST, |row| row.trim);
             if known.unwrap_or(Seq::FIRST) < trim { SendState::Expired } else { SendState::NotYet }

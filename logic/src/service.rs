@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use seriatim_logic_core::{Quota, Send};
+use seriatim_logic_core::{Cancel, Quota, Send};
 use seriatim_proto::codec;
 use seriatim_proto::command::Content;
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -248,6 +248,11 @@ impl GatewayStream {
             }
             call @ (Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status) => {
                 self.read(id, who, call);
+                return Ok(());
+            }
+            Call::CancelSend { conversation, message_id, known } => {
+                let cancel = Cancel { tenant, conversation, sender, message_id, known };
+                self.inputs.push(SessionInput::Cancel { id, cancel: Box::new(cancel) });
                 return Ok(());
             }
             Call::Next { .. } | Call::Current { .. } => return Err("counted above".to_owned()),

@@ -111,6 +111,8 @@ pub enum HolderOp {
         /// each with an outcome of its own
         cursors: Vec<CursorWrite>,
     },
+    /// Settles a message id: unless its message is in the conversation, it never will be.
+    CancelSend(CancelSend),
 }
 
 /// A reservation: raise the ceiling of `namespace` to `ceiling`.
@@ -159,6 +161,21 @@ pub struct Append {
     pub local: Vec<LocalInbox>,
     /// the conversation's delivery cursors as the holder knows them, if they moved
     pub delivered: Option<DeliveryRecord>,
+}
+
+/// A message id to be settled.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct CancelSend {
+    /// from the verified token
+    pub tenant: TenantId,
+    /// where the message would go
+    pub conversation: ConversationId,
+    /// from the verified token
+    pub sender: UserId,
+    /// of the send
+    pub message_id: MessageId,
+    /// of the send: the conversation's tail that the device had before its first try, `None` for none
+    pub known: Option<Seq>,
 }
 
 /// What an entry says. Edits, recalls, reactions, pins and pointers come as further variants.
@@ -325,6 +342,8 @@ pub enum Outcome {
     Meta(MetaOutcome),
     /// a deterministic no
     Rejected(Reject),
+    /// `CancelSend`: the message is in the conversation at this seq; `None`: it is cancelled, now or before
+    SendSettled(Option<Seq>),
 }
 
 /// Seqs `[lo, hi)` reserved under an epoch.
@@ -473,6 +492,9 @@ pub enum Reject {
     /// A command that no correct holder makes; nothing was written.
     #[error("malformed command")]
     Malformed,
+    /// The sender cancelled this message id.
+    #[error("the message was cancelled")]
+    Cancelled,
 }
 
 impl Reject {
@@ -488,6 +510,7 @@ impl Reject {
             Reject::Fenced { .. } | Reject::LeaseGone | Reject::ClaimRefused { .. } => ErrorCode::NotHolder,
             Reject::Expected { .. } | Reject::Passed => ErrorCode::Unavailable,
             Reject::Conflict => ErrorCode::Conflict,
+            Reject::Cancelled => ErrorCode::Cancelled,
             Reject::Expired => ErrorCode::Expired,
             Reject::OutOfOrder => ErrorCode::OutOfOrder,
             Reject::NotFound => ErrorCode::NotFound,

@@ -67,6 +67,8 @@ codes! {
     Backlogged = 4, "BACKLOGGED", Later, DidNotHappen, 0;
     /// A bound is reached.
     Busy = 5, "BUSY", Later, DidNotHappen, 11;
+    /// The sender cancelled this message id: no attempt happened, and none will.
+    Cancelled = 33, "CANCELLED", Never, DidNotHappen, 0;
     /// Another body under this message id.
     Conflict = 6, "CONFLICT", Never, DidNotHappen, 0;
     /// More numbers than one `Next` may take.

@@ -146,6 +146,15 @@ pub enum Call {
         /// which
         counter: CounterName,
     },
+    /// At the holder of the conversation's slot → `Reply::SendStatus`, never `NotYet`.
+    CancelSend {
+        /// where to
+        conversation: ConversationId,
+        /// of the send
+        message_id: MessageId,
+        /// of the send
+        known: Option<Seq>,
+    },
 }
 
 /// Logic node → gateway.
@@ -271,7 +280,7 @@ pub enum Reply {
         /// an earlier attempt had done it
         duplicate: bool,
     },
-    /// `QuerySend`
+    /// `QuerySend`, `CancelSend`
     SendStatus(SendState),
     /// the durable cursor
     Acked(Seq),

@@ -294,6 +294,8 @@ pub enum ReadOutcome {
     Cursors(Vec<(DeviceId, Seq)>),
     /// The group does not own the slot.
     WrongGroup,
+    /// `Dedupe`, of a message id that its sender cancelled
+    Cancelled,
 }
 
 /// A namespace's row, for readers.

@@ -77,6 +77,9 @@ pub(crate) enum Group {
     Seq(Counter),
     /// send a message as a user, through the gateway
     Send(Send),
+    /// messages by their ids
+    #[command(subcommand)]
+    Msg(Msg),
     /// the processes of a playground
     #[command(subcommand)]
     Playground(Playground),
@@ -176,9 +179,30 @@ pub(crate) enum Counter {
     },
 }
 
-/// `raftctl send`
+/// `raftctl msg`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Msg {
+    /// what became of a send: committed, cancelled, expired, or nobody knows yet
+    Status(MsgOf),
+    /// settle a send: if its message is not in the conversation, it never will be; exits 4 if it is, or expired
+    Cancel(MsgOf),
+}
+
+/// A message id of a sender.
 #[derive(Debug, Args)]
-pub(crate) struct Send {
+pub(crate) struct MsgOf {
+    #[command(flatten)]
+    pub(crate) route: Route,
+    /// the conversation's tail that the sender knew before the first attempt, 0 for none
+    #[arg(long, default_value_t = 0)]
+    pub(crate) known: u64,
+    /// the message id, 32 hexadecimal digits
+    pub(crate) message_id: String,
+}
+
+/// From whom, and to whom.
+#[derive(Debug, Args)]
+pub(crate) struct Route {
     /// the other user of a direct conversation
     #[arg(long, required_unless_present = "group", conflicts_with = "group")]
     pub(crate) to: Option<String>,
@@ -188,6 +212,13 @@ pub(crate) struct Send {
     /// who sends; needed with a signing key, and known from a token
     #[arg(long = "as")]
     pub(crate) sender: Option<String>,
+}
+
+/// `raftctl send`
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    #[command(flatten)]
+    pub(crate) route: Route,
     /// send under this message id, 32 hexadecimal digits: repeats nothing that is committed already
     #[arg(long)]
     pub(crate) message_id: Option<String>,

@@ -128,6 +128,7 @@ fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::NotFound => Exit::NotFound,
         ErrorCode::AlreadyExists
+        | ErrorCode::Cancelled
         | ErrorCode::Conflict
         | ErrorCode::CursorAhead
         | ErrorCode::Expired

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use common::{Cluster, PATIENCE};
 use futures_util::{Stream, StreamExt};
 use rustix::process::Signal;
-use seriatim_client::{Client, Conversation, Entry, EntryBody, Kind, SendRequest, SubscriptionError, verify_page};
+use seriatim_client::{
+    Client, Conversation, Entry, EntryBody, Kind, SendRequest, SendStatus, SubscriptionError, verify_page,
+};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{Chain, ConversationKey, Seq, UserId};
 use seriatim_proto::playground::{NodeState, PlaygroundRole};
@@ -151,6 +153,106 @@ async fn a_retry_under_the_same_id_makes_no_second_message() {
     let mut inbox = bob.subscribe(Seq::FIRST, None);
     take(&mut inbox, 1).await;
     assert_eq!(read_all(&bob, "bob").await.len(), 1);
+}
+
+/// Sends and cancels of the same ids run at the same time, while a logic node and then a leading store are killed: each
+/// id has one verdict, which everybody hears and which stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_id_is_committed_or_cancelled_and_stays_so() {
+    let mut cluster = Cluster::start();
+    let (alice, bob) = (cluster.device("alice", "phone").await, cluster.device("bob", "phone").await);
+    let peer = Conversation::peer("bob").unwrap();
+    let request = |place: usize| SendRequest::new(peer.clone(), format!("message {place}"));
+
+    // Before the first attempt, and after it.
+    let (never, sent) = (request(1_000), request(1_001));
+    assert_eq!(alice.cancel_send(&peer, never.message_id, None).await.unwrap(), SendStatus::Cancelled);
+    let refused = alice.send_request(never.clone()).await.unwrap_err();
+    assert_eq!(refused.refusal().code, ErrorCode::Cancelled);
+    let after = SendRequest { follows: Some(never.message_id), ..sent.clone() };
+    let committed = alice.send_request(after).await.unwrap();
+    let late = alice.cancel_send(&peer, sent.message_id, None).await.unwrap();
+    assert_eq!(late, SendStatus::Committed(committed.seq));
+
+    // At the same time, and with faults.
+    let requests: Vec<SendRequest> = (0..240).map(request).collect();
+    let mut verdicts = Vec::new();
+    for (round, part) in requests.chunks(60).enumerate() {
+        let down = match round {
+            1 => Some("logic-1".to_owned()),
+            3 => {
+                cluster.status().into_iter().find(|node| node.leads.iter().flatten().count() > 1).map(|node| node.name)
+            }
+            _ => None,
+        };
+        let both = part.iter().enumerate().map(|(place, request)| {
+            let (alice, peer) = (&alice, &peer);
+            let (send, cancel) = (alice.send_request(request.clone()), async move {
+                // Some cancels go first, some are behind.
+                if place % 3 > 0 {
+                    tokio::task::yield_now().await;
+                }
+                alice.cancel_send(peer, request.message_id, None).await
+            });
+            futures_util::future::join(send, cancel)
+        });
+        let faults = async {
+            if let Some(node) = &down {
+                cluster.kill(node);
+                cluster.start_node(node);
+            }
+        };
+        let (heard, ()) = futures_util::future::join(futures_util::future::join_all(both), faults).await;
+        verdicts.extend(heard);
+    }
+    let mut committed_seqs = vec![committed.seq];
+    for (request, (sent, cancelled)) in requests.iter().zip(verdicts) {
+        match (sent, cancelled.unwrap()) {
+            (Ok(sent), SendStatus::Committed(seq)) => {
+                assert_eq!(sent.seq, seq);
+                committed_seqs.push(seq);
+            }
+            (Err(error), SendStatus::Cancelled) => assert_eq!(error.refusal().code, ErrorCode::Cancelled, "{error}"),
+            (sent, cancelled) => panic!("{}: {sent:?}, but {cancelled:?}", request.message_id),
+        }
+    }
+    committed_seqs.sort_unstable();
+    let cancelled = 240 + 1 - committed_seqs.len();
+    assert!(cancelled > 0 && committed_seqs.len() > 1, "both happened: {cancelled} were cancelled");
+    let places = async |bob: &Client| -> Vec<Seq> {
+        read_all(bob, "bob").await.iter().map(|entry| entry.conversation_seq).collect()
+    };
+    common::wait_until_async("bob has it all", async || places(&bob).await == committed_seqs).await;
+
+    // A stranger settles nothing.
+    let group = Conversation::Group(ConversationKey([3; 16]));
+    alice.create_group(ConversationKey([3; 16]), &[]).await.unwrap();
+    let refused = bob.cancel_send(&group, never.message_id, None).await.unwrap_err();
+    assert_eq!(refused.refusal().code, ErrorCode::NotFound);
+
+    // The operator's way.
+    let raftctl = |verb: &str, id: &str| {
+        let playground = cluster.data().to_str().unwrap();
+        let arguments = ["--playground", playground, "-o", "json", "msg", verb, "--as", "alice", "--to", "bob", id];
+        common::run(&common::sibling("raftctl"), &arguments)
+    };
+    let (exit, out, error) = raftctl("status", &never.message_id.to_string());
+    assert!(exit == Some(0) && out.contains(r#""state":"cancelled""#), "{exit:?} {out} {error}");
+    let (exit, out, error) = raftctl("cancel", &sent.message_id.to_string());
+    assert!(exit == Some(4) && out.contains(r#""state":"committed""#), "{exit:?} {out} {error}");
+    let (exit, out, _) = raftctl("status", "00000000000000000000000000000001");
+    assert!(exit == Some(0) && out.contains(r#""state":"not yet""#), "{exit:?} {out}");
+    let (exit, _, error) = raftctl("cancel", "17");
+    assert!(exit == Some(2) && error.contains("no message id"), "{exit:?} {error}");
+
+    // All of it survives a restart of everything.
+    drop((alice, bob));
+    cluster.restart();
+    let (alice, bob) = (cluster.device("alice", "phone").await, cluster.device("bob", "phone").await);
+    let refused = alice.send_request(never.clone()).await.unwrap_err();
+    assert_eq!(refused.refusal().code, ErrorCode::Cancelled);
+    assert_eq!(alice.query_send(&peer, never.message_id, None).await.unwrap(), SendStatus::Cancelled);
+    assert_eq!(places(&bob).await, committed_seqs);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,7 @@ pub(crate) fn weight_of(call: &Call) -> u32 {
         | Call::CreateGroup { .. }
         | Call::ChangeMembers { .. }
         | Call::QuerySend { .. }
+        | Call::CancelSend { .. }
         | Call::Ack { .. }
         | Call::Status
         | Call::Next { .. }
@@ -58,6 +59,11 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
             conversation: wire::conversation_from_wire(query.conversation.as_ref(), user)?,
             message_id: wire::message_id_from_wire(&query.message_id)?,
             known: wire::seq_from_wire(query.known)?,
+        }),
+        Asked::CancelSend(cancel) => Ok(Call::CancelSend {
+            conversation: wire::conversation_from_wire(cancel.conversation.as_ref(), user)?,
+            message_id: wire::message_id_from_wire(&cancel.message_id)?,
+            known: wire::seq_from_wire(cancel.known)?,
         }),
         Asked::CreateGroup(create) => {
             let group = v1::Conversation { id: Some(v1::conversation::Id::Group(create.group)) };
@@ -90,7 +96,6 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
             Ok(Call::Next { counter: wire::counter_from_wire(&next.counter)?, count: next.count.max(1) })
         }
         Asked::Current(current) => Ok(Call::Current { counter: wire::counter_from_wire(&current.counter)? }),
-        Asked::CancelSend(_) => Err(Refusal::new(ErrorCode::Unsupported, "CancelSend is not offered by this gateway")),
         Asked::Hello(_) | Asked::Ping(_) | Asked::Subscribe(_) | Asked::Unsubscribe(_) | Asked::Credit(_) => {
             Err(Refusal::new(ErrorCode::Unsupported, "not a request"))
         }

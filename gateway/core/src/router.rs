@@ -272,6 +272,7 @@ impl Router {
         }
         let target = match &call {
             Call::Send { conversation, .. }
+            | Call::CancelSend { conversation, .. }
             | Call::CreateGroup { conversation, .. }
             | Call::ChangeMembers { conversation, .. } => {
                 Target::Holder(hash::conversation_slot(state.tenant, conversation))

@@ -247,7 +247,14 @@ impl State {
                 *kept = (*kept).max(cursor);
                 Ok(Reply::Acked(*kept))
             }
+            Call::CancelSend { conversation, message_id, .. } if held => {
+                let log = self.conversations.get(&conversation).cloned().unwrap_or_default();
+                let found = log.iter().find(|message| message.entry.message_id == message_id);
+                let state = found.map_or(SendState::Cancelled, |message| SendState::Committed(message.entry.seq));
+                Ok(Reply::SendStatus(state))
+            }
             Call::Send { .. }
+            | Call::CancelSend { .. }
             | Call::CreateGroup { .. }
             | Call::ChangeMembers { .. }
             | Call::Ack { .. }

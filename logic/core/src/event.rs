@@ -66,6 +66,21 @@ pub struct Send {
     pub content: Content,
 }
 
+/// A message id that a session wants settled.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Cancel {
+    /// from the token
+    pub tenant: TenantId,
+    /// where the message would go
+    pub conversation: ConversationId,
+    /// from the token
+    pub sender: UserId,
+    /// of the send
+    pub message_id: MessageId,
+    /// of the send
+    pub known: Option<Seq>,
+}
+
 /// What happens to a holder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -75,6 +90,13 @@ pub enum Event {
         request: RequestId,
         /// what
         send: Send,
+    },
+    /// A session wants a message id settled → `Reply`, once durable.
+    Cancel {
+        /// for the reply
+        request: RequestId,
+        /// which
+        cancel: Cancel,
     },
     /// A device confirms what it has → `Reply`, once durable.
     Ack {

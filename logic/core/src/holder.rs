@@ -26,7 +26,7 @@ use crate::allocator::Allocator;
 use crate::conversation::{Conversation, ConversationName, Load};
 use crate::counter::{Counter, CounterKey};
 use crate::delivery::Batch;
-use crate::event::{Clock, Effect, Event, RequestId, Send};
+use crate::event::{Cancel, Clock, Effect, Event, RequestId, Send};
 use crate::inbox::{Inbox, InboxName};
 use crate::incoming::Incoming;
 use crate::pipeline::{Note, Pipeline, Standing};
@@ -147,6 +147,8 @@ pub struct SlotHolder {
     pub(crate) wants_alone: VecDeque<Want>,
     /// devices whose cursors should be written now
     pub(crate) cursors_due: BTreeSet<(InboxName, seriatim_proto::ids::DeviceId)>,
+    /// wait for an `n`
+    pub(crate) cancels: VecDeque<(RequestId, Cancel)>,
     pub(crate) recent_bytes: usize,
     pub(crate) effects: VecDeque<Effect>,
     /// `Ended`, until it was said: whatever comes between the end and then is still answered, and answers go first
@@ -188,6 +190,7 @@ impl SlotHolder {
             wants: Vec::new(),
             wants_alone: VecDeque::new(),
             cursors_due: BTreeSet::new(),
+            cancels: VecDeque::new(),
             recent_bytes: 0,
             effects: VecDeque::new(),
             over: None,
@@ -217,6 +220,7 @@ impl SlotHolder {
     pub fn handle(&mut self, clock: &Clock, event: Event) {
         match event {
             Event::Send { request, send } => self.on_send(clock, request, send),
+            Event::Cancel { request, cancel } => self.on_cancel(request, cancel),
             Event::Ack { request, tenant, user, device, cursor } => {
                 self.on_ack(clock, request, (tenant, user), device, cursor)
             }
@@ -276,6 +280,7 @@ impl SlotHolder {
             return;
         }
         if self.pipeline.is_open() && self.phase != Phase::Released {
+            self.number_cancels();
             self.number_sends(clock);
             self.number_incoming(clock);
             self.number_wants();
@@ -542,6 +547,7 @@ impl SlotHolder {
         }
         self.wants.clear();
         self.wants_alone.clear();
+        self.refuse_cancels();
         self.refuse_counters();
         let waiting = self.inboxes.values_mut().flat_map(|inbox| inbox.refuse_acks()).collect::<Vec<_>>();
         for request in waiting {
@@ -570,7 +576,12 @@ impl SlotHolder {
         }
         let acks: Vec<RequestId> = self.inboxes.values_mut().flat_map(Inbox::drain_acks).collect();
         self.reply(&acks, &unknown());
-        self.pipeline.drain_notes().for_each(drop);
+        let cancels = self.pipeline.drain_notes().filter_map(|(_, note)| match note {
+            Note::Cancel(request) => Some(request),
+            _ => None,
+        });
+        let cancels: Vec<RequestId> = cancels.collect();
+        self.reply(&cancels, &unknown());
         self.conversations.clear();
         self.inboxes.clear();
         self.counters.clear();

@@ -17,6 +17,7 @@
 
 pub mod allocator;
 mod append;
+mod cancel;
 mod conversation;
 mod counter;
 mod delivery;
@@ -29,7 +30,7 @@ pub mod placement;
 mod quota;
 mod settle;
 
-pub use event::{Clock, Effect, Event, RequestId, Send, SessionKey, SourceId};
+pub use event::{Cancel, Clock, Effect, Event, RequestId, Send, SessionKey, SourceId};
 pub use holder::{HolderLimits, SlotHolder};
 pub use placement::Placement;
 pub use quota::Quota;

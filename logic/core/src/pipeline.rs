@@ -15,7 +15,7 @@ use seriatim_proto::command::{Command, HolderOp, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{Epoch, Fence, SlotId};
 
-use crate::event::Effect;
+use crate::event::{Effect, RequestId};
 
 /// Shortest and longest pause before commands are sent again.
 const RESEND_MS_MIN: u64 = 10;
@@ -52,6 +52,8 @@ pub(crate) enum Note {
     None,
     /// `Append`: which send
     Send(u64),
+    /// `CancelSend`: who asked
+    Cancel(RequestId),
     /// `Deliver`: for each delivery, which incoming batch and which place in it
     Incoming(Vec<(u64, usize)>),
 }

@@ -41,6 +41,7 @@ impl SlotHolder {
                 self.on_delivered(deliveries, places, outcomes)
             }
             (HolderOp::Deliver { deliveries }, Note::Incoming(places), _) => self.on_deliver_lost(&deliveries, &places),
+            (HolderOp::CancelSend(_), Note::Cancel(request), outcome) => self.on_cancelled(request, Some(outcome)),
             (HolderOp::SetCursors { cursors }, _, Outcome::CursorsSet(outcomes)) => {
                 self.on_cursors_set(clock, cursors, Some(outcomes))
             }
@@ -54,7 +55,7 @@ impl SlotHolder {
             }
             (HolderOp::Release { .. }, _, _) => self.end(true),
             (HolderOp::Delivered { .. }, _, _) => {}
-            (HolderOp::Append(_) | HolderOp::Deliver { .. }, _, _) => {
+            (HolderOp::Append(_) | HolderOp::Deliver { .. } | HolderOp::CancelSend(_), _, _) => {
                 self.effects.push_back(Effect::Alarm("a command was answered with something else"))
             }
         }
@@ -91,10 +92,15 @@ impl SlotHolder {
                 self.read(ReadFor::Settle(send));
             }
             (HolderOp::Deliver { deliveries }, Note::Incoming(places)) => self.on_deliver_lost(&deliveries, &places),
+            (HolderOp::CancelSend(_), Note::Cancel(request)) => self.on_cancelled(request, None),
             (HolderOp::SetCursors { cursors }, _) => self.on_cursors_set(clock, cursors, None),
             (HolderOp::Release { .. }, _) => self.end(true),
             (
-                HolderOp::Reserve { .. } | HolderOp::Delivered { .. } | HolderOp::Append(_) | HolderOp::Deliver { .. },
+                HolderOp::Reserve { .. }
+                | HolderOp::Delivered { .. }
+                | HolderOp::Append(_)
+                | HolderOp::Deliver { .. }
+                | HolderOp::CancelSend(_),
                 _,
             ) => {}
         }
@@ -124,6 +130,7 @@ impl SlotHolder {
             ReadOutcome::Dedupe(None) => {
                 Err(Refusal::new(ErrorCode::Unavailable, "the outcome was lost; send again under the same id"))
             }
+            ReadOutcome::Cancelled => Err(Refusal::new(ErrorCode::Cancelled, Reject::Cancelled.to_string())),
             ReadOutcome::Messages(messages) => match messages.first() {
                 Some(message) if message.entry.body_hash == hash => {
                     Ok(Reply::Committed { seq: message.entry.seq, duplicate: false })

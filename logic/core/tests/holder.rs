@@ -8,7 +8,7 @@ use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
 use seriatim_proto::limits;
-use seriatim_proto::logic::{CallError, Reply};
+use seriatim_proto::logic::{CallError, Reply, SendState};
 use world::*;
 
 fn direct(a: &str, b: &str) -> ConversationId {
@@ -183,6 +183,82 @@ fn passed_is_settled_by_reading() {
     world.assert_inbox("alice", &conversation, &log);
     world.assert_inbox("bob", &conversation, &log);
     assert!(!world.is_pending(&conversation));
+}
+
+fn refused_with(world: &World, request: seriatim_logic_core::RequestId) -> Option<ErrorCode> {
+    match world.replies.get(&request) {
+        Some(Err(CallError::Refused(refusal))) => Some(refusal.code),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_cancel_settles_a_send_that_has_no_n_yet_and_comes_too_late_for_one_that_has() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    let (numbered, waiting) =
+        (send("alice", &conversation, 1, message("x")), send("alice", &conversation, 2, message("y")));
+    let committed = world.send(numbered.clone());
+    // Behind the open append of the first one.
+    let refused = world.send(waiting.clone());
+    let (late, in_time) = (world.cancel(&numbered), world.cancel(&waiting));
+    world.run(1_000);
+    let log = seqs(&world, &conversation);
+    assert_eq!(log.len(), 1);
+    assert_eq!(world.committed(committed), Some(log[0]));
+    assert_eq!(world.settled(late), Some(SendState::Committed(log[0])));
+    assert_eq!(world.settled(in_time), Some(SendState::Cancelled));
+    assert_eq!(refused_with(&world, refused), Some(ErrorCode::Cancelled));
+    // For ever: also for another attempt, and under another holder.
+    world.crash_all();
+    with_slots(&mut world, &["alice", "bob"]);
+    let (again, asked_again) = (world.send(waiting.clone()), world.cancel(&waiting));
+    world.run(1_000);
+    assert_eq!(refused_with(&world, again), Some(ErrorCode::Cancelled));
+    assert_eq!(world.settled(asked_again), Some(SendState::Cancelled));
+    world.assert_inbox("bob", &conversation, &log);
+}
+
+#[test]
+fn a_stranger_cancels_nothing() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let request = world.cancel(&send("mallory", &conversation, 1, message("x")));
+    world.run(1_000);
+    assert_eq!(refused_with(&world, request), Some(ErrorCode::NotFound));
+}
+
+#[test]
+fn a_cancel_whose_outcome_is_lost_or_whose_holder_ends_is_answered() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    let slot = hash::conversation_slot(TENANT, &conversation);
+    world.send(send("alice", &conversation, 0, message("warm")));
+    world.run(100);
+    let lost = world.cancel(&send("alice", &conversation, 1, message("x")));
+    for wire in std::mem::take(&mut world.wires) {
+        world.step(wire, Fate::AnswerLost);
+    }
+    world.run(5_000);
+    assert_eq!(refused_with(&world, lost), Some(ErrorCode::Unavailable), "it may be asked again");
+    let again = world.cancel(&send("alice", &conversation, 1, message("x")));
+    world.run(1_000);
+    assert_eq!(world.settled(again), Some(SendState::Cancelled));
+
+    let flying = world.cancel(&send("alice", &conversation, 2, message("x")));
+    world.handle(slot, Event::LeaseGone);
+    assert_eq!(refused_with(&world, flying), Some(ErrorCode::Unavailable));
+    world.crash_all();
+    with_slots(&mut world, &["alice", "bob"]);
+    world.run(1_000);
+    let waits = world.cancel(&send("alice", &conversation, 3, message("x")));
+    world.handle(slot, Event::Release { heir: None });
+    let late = world.cancel(&send("alice", &conversation, 4, message("x")));
+    world.run(1_000);
+    assert_eq!(world.settled(waits), Some(SendState::Cancelled), "it had an n");
+    assert!(matches!(world.replies[&late], Err(CallError::NotHolder { .. })));
 }
 
 #[test]

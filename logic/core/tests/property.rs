@@ -8,7 +8,7 @@ use seriatim_logic_core::Event;
 use seriatim_proto::command::Content;
 use seriatim_proto::error::{Certainty, ErrorCode};
 use seriatim_proto::ids::*;
-use seriatim_proto::logic::CallError;
+use seriatim_proto::logic::{CallError, Reply, SendState};
 use world::*;
 
 const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -19,6 +19,11 @@ enum Step {
         sender: usize,
         conversation: usize,
         id: u8,
+    },
+    /// The message id of a send before is to be settled; perhaps another attempt follows.
+    Cancel {
+        place: usize,
+        again: bool,
     },
     Wire {
         place: usize,
@@ -44,6 +49,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (0usize..4, 0usize..3, any::<u8>()).prop_map(|(sender, conversation, id)| Step::Send { sender, conversation, id }),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(place, again)| Step::Cancel { place, again }),
         12 => (any::<usize>(), 0u8..20).prop_map(|(place, fate)| Step::Wire { place, fate }),
         1 => any::<usize>().prop_map(|place| Step::Ghost { place }),
         2 => (1u64..400).prop_map(|ms| Step::Advance { ms }),
@@ -77,6 +83,7 @@ fn run(steps: Vec<Step>) {
         NAMES.iter().map(|name| seriatim_proto::hash::inbox_slot(TENANT, &user(name))).collect();
     slots.push(seriatim_proto::hash::conversation_slot(TENANT, &group));
     let (mut sent, mut crashed, mut released) = (Vec::new(), false, std::collections::BTreeSet::new());
+    let mut cancels = Vec::new();
     for step in steps {
         // A slot that was given back has a holder again some time later.
         if let Some(slot) = released.iter().find(|slot| !world.holders.contains_key(slot)).copied() {
@@ -88,6 +95,13 @@ fn run(steps: Vec<Step>) {
                 let content = message(&format!("{sender} {id}"));
                 let send = send(NAMES[sender], &conversations[conversation], id.max(1), content);
                 sent.push((world.send(send.clone()), send));
+            }
+            Step::Cancel { place, again } => {
+                let Some((_, send)) = sent.get(place % sent.len().max(1)).cloned() else { continue };
+                cancels.push((world.cancel(&send), send.clone()));
+                if again {
+                    sent.push((world.send(send.clone()), send));
+                }
             }
             Step::Wire { place, fate } => world.nudge(place, fate),
             Step::Ghost { place } => world.haunt_one(place),
@@ -143,6 +157,22 @@ fn run(steps: Vec<Step>) {
         // Nobody answers for a node that crashed.
         Some(Ok(_)) | None => false,
     };
+    // A message id has one verdict: whoever hears one, hears what is true at the end.
+    for (request, send) in &cancels {
+        let log = world.log(&send.conversation);
+        let found = log
+            .iter()
+            .find(|message| message.entry.sender == send.sender && message.entry.message_id == send.message_id);
+        let found = found.map(|message| message.entry.seq);
+        match world.replies.get(request) {
+            Some(Ok(Reply::SendStatus(SendState::Committed(seq)))) => assert_eq!(found, Some(*seq), "{request:?}"),
+            Some(Ok(Reply::SendStatus(SendState::Cancelled))) => assert_eq!(found, None, "{request:?} is cancelled"),
+            Some(Ok(other)) => panic!("{request:?} was answered with {other:?}"),
+            Some(Err(CallError::Refused(refusal))) => assert_ne!(refusal.code, ErrorCode::Internal, "{refusal}"),
+            Some(Err(CallError::NotHolder { .. })) => {}
+            None => assert!(crashed, "{request:?} was never answered"),
+        }
+    }
     for (request, send) in &sent {
         let log = world.log(&send.conversation);
         let found = log

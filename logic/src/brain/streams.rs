@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use seriatim_logic_core::{Event, RequestId, Send, SessionKey, SourceId};
+use seriatim_logic_core::{Cancel, Event, RequestId, Send, SessionKey, SourceId};
 use seriatim_proto::command::DeliveryOutcome;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
@@ -31,6 +31,8 @@ const PEER_TIMEOUT_MS: u64 = 5_000;
 pub(crate) enum SessionInput {
     /// An entry.
     Send { id: u64, send: Box<Send> },
+    /// A message id to be settled.
+    Cancel { id: u64, cancel: Box<Cancel> },
     /// A cursor.
     Ack { id: u64, identity: Identity, cursor: Seq },
     /// Something of the sequence service.
@@ -131,6 +133,14 @@ impl Brain {
             SessionInput::Send { id, send } => {
                 let slot = hash::conversation_slot(send.tenant, &send.conversation);
                 let event = Event::Send { request: RequestId { stream, id }, send: *send };
+                if !self.handle(slot, event) {
+                    self.refuse_call(stream, id, slot);
+                }
+            }
+            SessionInput::Cancel { id, cancel } => {
+                let slot = hash::conversation_slot(cancel.tenant, &cancel.conversation);
+                self.metrics.cancels.inc();
+                let event = Event::Cancel { request: RequestId { stream, id }, cancel: *cancel };
                 if !self.handle(slot, event) {
                     self.refuse_call(stream, id, slot);
                 }

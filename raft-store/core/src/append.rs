@@ -127,6 +127,7 @@ fn check_dedupe(
     match find(append.message_id)? {
         Some(DedupeRow::Committed { seq, body_hash: committed }) if committed == body_hash => return Ok(Some(seq)),
         Some(DedupeRow::Committed { .. }) => return Err(Reject::Conflict.into()),
+        Some(DedupeRow::Cancelled { .. }) => return Err(Reject::Cancelled.into()),
         // A device that knew nothing knew the tail of an empty conversation.
         None if append.known.unwrap_or(Seq::FIRST) < trim => return Err(Reject::Expired.into()),
         None => {}

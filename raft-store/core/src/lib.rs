@@ -22,6 +22,7 @@ pub mod row;
 pub mod view;
 
 mod append;
+mod cancel;
 mod claim;
 mod cursor;
 mod deliver;

@@ -121,6 +121,14 @@ fn check_member(view: &impl Reader, place: Place<'_>, exists: bool, user: &UserI
     if exists && place.read(view, target, user)?.is_member() { Ok(()) } else { Err(Reject::NotFound.into()) }
 }
 
+/// Is the user a member, or was one? Stays that are over are kept for a while only.
+pub(crate) fn was_member(view: &impl Reader, place: Place<'_>, user: &UserId) -> Result<bool, Fatal> {
+    match place.conversation {
+        ConversationId::Direct(a, b) => Ok(user == a || user == b),
+        ConversationId::Group(_) => Ok(!place.read(view, hash::inbox_slot(place.tenant, user), user)?.stays.is_empty()),
+    }
+}
+
 /// What a user is owed of the entry at hand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Owed {

@@ -57,7 +57,11 @@ pub fn read(view: &impl Reader, group: GroupId, read: &Read) -> Result<ReadOutco
                     return Ok(ReadOutcome::Dedupe(None));
                 }
                 let row = view.dedupe_row(slot, *tenant, conversation, sender, *message_id)?;
-                Ok(ReadOutcome::Dedupe(row.map(|DedupeRow::Committed { seq, .. }| seq)))
+                Ok(match row {
+                    None => ReadOutcome::Dedupe(None),
+                    Some(DedupeRow::Committed { seq, .. }) => ReadOutcome::Dedupe(Some(seq)),
+                    Some(DedupeRow::Cancelled { .. }) => ReadOutcome::Cancelled,
+                })
             })
         }
         Read::Inbox { tenant, user, from, limit } => {

@@ -132,7 +132,7 @@ pub struct ConversationRow {
     pub delivered: DeliveryRecord,
 }
 
-/// What became of a message id. A cancelled send comes as a further variant.
+/// What became of a message id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum DedupeRow {
     /// It is in the conversation.
@@ -141,6 +141,11 @@ pub enum DedupeRow {
         seq: Seq,
         /// `H(salt, body)`
         body_hash: BodyHash,
+    },
+    /// Its sender cancelled it: it will never be.
+    Cancelled {
+        /// the conversation's tail when it was cancelled: the row goes when trim passes it
+        place: Seq,
     },
 }
 

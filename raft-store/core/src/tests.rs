@@ -1,6 +1,7 @@
 //! Tests of apply and read through their public doors only, on a [`MemoryView`].
 
 mod append;
+mod cancel;
 mod claim;
 mod cursor;
 mod deliver;

@@ -168,6 +168,7 @@ fn rows_have_their_golden_bytes() {
         ),
         (Row::Cursor(seq(300)), "0104ac02".to_owned()),
         (Row::Dedupe(DedupeRow::Committed { seq: seq(2), body_hash: BodyHash([0xbb; 16]) }), format!("01050002{bb}")),
+        (Row::Dedupe(DedupeRow::Cancelled { place: seq(3) }), "01050103".to_owned()),
         (
             Row::Inbox(InboxEntry {
                 seq: seq(5),

@@ -1,6 +1,7 @@
 //! Commands: one file per noun; here only the match.
 
 mod cluster;
+mod msg;
 mod node;
 mod playground;
 mod raft;
@@ -12,7 +13,7 @@ mod verify;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Cluster, Counter, Group, Node, Raft, User};
+use crate::cli::{Cli, Cluster, Counter, Group, Msg, Node, Raft, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -34,6 +35,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Group::Seq(Counter::Next { counter, count, user }) => seq::next(&target()?, &counter, count, &user).await,
         Group::Seq(Counter::Current { counter, user }) => seq::current(&target()?, &counter, &user).await,
         Group::Seq(Counter::Show { counter }) => seq::show(&target()?, &counter).await,
+        Group::Msg(Msg::Status(of)) => msg::status(&target()?, &of).await,
+        Group::Msg(Msg::Cancel(of)) => msg::cancel(&target()?, &of).await,
         Group::Send(send) => send::send(&target()?, &send).await,
         Group::Playground(verb) => playground::run(globals, verb).await,
         Group::Help { topic } => help(&topic),

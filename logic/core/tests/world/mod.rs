@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use seriatim_logic_core::{Clock, Effect, Event, HolderLimits, RequestId, Send, SessionKey, SlotHolder, SourceId};
+use seriatim_logic_core::{
+    Cancel, Clock, Effect, Event, HolderLimits, RequestId, Send, SessionKey, SlotHolder, SourceId,
+};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Content, DeliveryOutcome, Outcome, Reject, SlotRange};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
 use seriatim_proto::limits;
-use seriatim_proto::logic::{CallError, PushEntry, Reply, SlotDeliveries};
+use seriatim_proto::logic::{CallError, PushEntry, Reply, SendState, SlotDeliveries};
 use seriatim_proto::store::{InboxEntry, Read, ReadOutcome, StoredMessage};
 use seriatim_store_core::{At, MemoryView, apply, read};
 
@@ -407,6 +409,25 @@ impl World {
         self.claim(slot);
         self.handle(slot, Event::Send { request, send });
         request
+    }
+
+    /// Asks to settle the message id of a send.
+    pub(crate) fn cancel(&mut self, send: &Send) -> RequestId {
+        let request = self.request();
+        let slot = hash::conversation_slot(TENANT, &send.conversation);
+        self.claim(slot);
+        let Send { tenant, conversation, sender, message_id, known, .. } = send.clone();
+        let cancel = Cancel { tenant, conversation, sender, message_id, known };
+        self.handle(slot, Event::Cancel { request, cancel });
+        request
+    }
+
+    /// What a cancel was answered with, if it was not refused.
+    pub(crate) fn settled(&self, request: RequestId) -> Option<SendState> {
+        match self.replies.get(&request) {
+            Some(Ok(Reply::SendStatus(state))) => Some(*state),
+            _ => None,
+        }
     }
 
     pub(crate) fn committed(&self, request: RequestId) -> Option<Seq> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use seriatim_proto::command::{CursorWrite, DeliveredRecord, DeliveryRecord, Want};
+use seriatim_proto::command::{CancelSend, CursorWrite, DeliveredRecord, DeliveryRecord, Want};
 use seriatim_proto::ids::{DeviceId, Namespace};
 use seriatim_proto::store::Stay;
 
@@ -38,6 +38,11 @@ enum Step {
         from: usize,
         count: usize,
         place: Option<u64>,
+    },
+    Cancel {
+        conversation: usize,
+        sender: usize,
+        id: u8,
     },
     Cursor {
         user: usize,
@@ -76,6 +81,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         ),
         4 => (0..3usize, 0..4usize, 0..8usize, 0..5usize, any_place())
             .prop_map(|(conversation, user, from, count, place)| Step::Deliver { conversation, user, from, count, place }),
+        1 => (0..3usize, 0..4usize, 0..30u8)
+            .prop_map(|(conversation, sender, id)| Step::Cancel { conversation, sender, id }),
         1 => (0..4usize, 1..20u64).prop_map(|(user, cursor)| Step::Cursor { user, cursor }),
         2 => (0..4usize, 0..3usize, 1..20u32).prop_map(|(user, conversation, seqs)| Step::Reserve { user, conversation, seqs }),
         1 => (0..3usize, 0..10u64).prop_map(|(conversation, all)| Step::Delivered { conversation, all }),
@@ -154,6 +161,13 @@ fn commands(world: &mut World, step: &Step) -> Vec<Command> {
             let slot = slot_of_user(&user);
             let write = CursorWrite { tenant: TENANT, user, device, cursor: seq(*cursor) };
             held(world, slot, HolderOp::SetCursors { cursors: vec![write] })
+        }
+        Step::Cancel { conversation, sender, id } => {
+            let name = &names[*conversation];
+            let (sender, message_id) = (users[*sender].clone(), message_id(*id));
+            let (tenant, conversation) = (TENANT, name.clone());
+            let cancel = CancelSend { tenant, conversation, sender, message_id, known: None };
+            held(world, home(name), HolderOp::CancelSend(cancel))
         }
         Step::Reserve { user, conversation, seqs } => {
             let namespaces = [
