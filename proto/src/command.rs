@@ -78,10 +78,6 @@ pub enum Command {
 }
 
 /// What a holder may write. All namespaces concerned live in the fence's slot.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all commands are the large variant; a box would cost each an allocation"
-)]
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum HolderOp {
     /// Gives the slot back. The last command under its epoch.
