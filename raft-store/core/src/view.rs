@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use seriatim_proto::ids::{ConversationId, GroupId, LeaseId, MessageId, Owner, SlotId, TenantId, UserId};
+use seriatim_proto::ids::{ConversationId, GroupId, LeaseId, LogIndex, MessageId, Owner, SlotId, TenantId, UserId};
 
 use crate::key::{GroupItem, Item, Key, Scan};
 use crate::row::{
@@ -27,6 +27,9 @@ pub enum Fatal {
     /// The engine failed.
     #[error("state storage failed: {0}")]
     Storage(String),
+    /// A committed entry that this program cannot read. Other replicas may have applied it.
+    #[error("entry {0} does not decode: a newer version wrote it, run that")]
+    Entry(LogIndex),
 }
 
 impl Fatal {

@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
 use seriatim_proto::codec;
-use seriatim_proto::command::{Command, Outcome, Reject};
+use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::ids::{GroupId, LogIndex};
 use seriatim_store_core::{At, Fatal};
 
@@ -159,11 +159,8 @@ fn apply_batch(
     batch: &CommandBatch,
     events: &mut Vec<seriatim_store_core::Event>,
 ) -> Result<Vec<Outcome>, Fatal> {
-    // The door refuses batches that do not decode; one that is in the log all the same has a verdict, the same on
-    // every replica.
-    let Ok(commands) = codec::decode::<Vec<Command>>(&batch.bytes) else {
-        return Ok((0..batch.count).map(|_| Outcome::Rejected(Reject::Malformed)).collect());
-    };
+    // The leader's door decoded it. Any verdict here would be another one than on the replicas that know its commands.
+    let commands = codec::decode::<Vec<Command>>(&batch.bytes).map_err(|_| Fatal::Entry(at.index))?;
     let mut outcomes = Vec::with_capacity(commands.len());
     for (place, command) in (0u32..).zip(&commands) {
         outcomes.push(seriatim_store_core::apply(chunk, At { place, ..at }, command, events)?);
@@ -278,3 +275,33 @@ impl RaftSnapshotBuilder<TypeConfig> for LogicalSnapshot {
 const CHUNK_BYTES: usize = 1 << 20;
 /// What an entry costs in the log beside its commands.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use seriatim_proto::ids::NodeId;
+
+    use super::*;
+    use crate::config::Tuning;
+
+    #[test]
+    fn an_entry_that_does_not_decode_is_no_verdict_and_nothing_of_its_chunk_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDb::open(folder.path(), &Tuning::default()).unwrap();
+        let group = GroupId(1);
+        let rows = state.rows(group);
+        let at = At { group, term: 1, index: LogIndex(7), place: 0 };
+        let known = codec::encode_bytes(&vec![Command::OpenLease { node: NodeId(1) }]);
+        // The same entry, with a command of another variant than this program knows.
+        let mut newer = known.to_vec();
+        newer[2] = 0x7f;
+        let mut apply = |bytes: Bytes| {
+            let mut chunk = rows.chunk(&state).unwrap();
+            apply_batch(&mut chunk, at, &CommandBatch { count: 1, bytes }, &mut Vec::new())
+                .map(|_| chunk.keep(vec![1], 1))
+        };
+        apply(known).unwrap();
+        assert_eq!(apply(Bytes::from(newer)), Err(Fatal::Entry(LogIndex(7))));
+        assert!(matches!(rows.chunk(&state), Err(Fatal::Storage(_))), "the group stands still until a restart");
+    }
+}
