@@ -96,6 +96,14 @@ pub(crate) struct Requests {
     repairs: VecDeque<Repair>,
 }
 
+/// Does it matter whether an attempt of it happened?
+fn writes(frame: &v1::ClientFrame) -> bool {
+    matches!(
+        &frame.body,
+        Some(Asked::Send(_) | Asked::CancelSend(_) | Asked::CreateGroup(_) | Asked::ChangeMembers(_) | Asked::Next(_))
+    )
+}
+
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -185,7 +193,8 @@ impl Requests {
         if error.retry {
             return self.pause(now, id, refusal, error.unknown);
         }
-        let uncertain = error.unknown;
+        let before = self.requests.get(&id).is_some_and(|request| request.uncertain && writes(&request.frame));
+        let uncertain = error.unknown || (before && !refusal.code.settles());
         self.settle(id, Err(if uncertain { RequestError::Unknown(refusal) } else { RequestError::Rejected(refusal) }));
     }
 
@@ -398,6 +407,33 @@ mod tests {
         fn pass(&mut self, time: Duration) {
             self.now += time;
             self.requests.handle_timeout(self.now);
+        }
+    }
+
+    #[test]
+    fn a_refusal_after_an_attempt_that_may_have_happened_is_no_rejection_unless_it_settles_the_id() {
+        let cases = [
+            (ErrorCode::NotFound, true, false),
+            (ErrorCode::NotFound, false, true),
+            (ErrorCode::MessageTooLarge, true, false),
+            (ErrorCode::Conflict, true, true),
+            (ErrorCode::Cancelled, true, true),
+        ];
+        for (code, lost_before, rejected) in cases {
+            let mut desk = Desk::new();
+            let mut answer = desk.send(1);
+            let mut sent = desk.flush();
+            if lost_before {
+                desk.requests.handle_lost();
+                sent = desk.flush();
+            }
+            desk.say(sent[0].0, refusal(code));
+            let error = answer.try_recv().unwrap().unwrap_err();
+            assert_eq!(
+                (error.refusal().code, !error.is_unknown()),
+                (code, rejected),
+                "{code} after a loss: {lost_before}"
+            );
         }
     }
 

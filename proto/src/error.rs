@@ -50,6 +50,11 @@ macro_rules! codes {
             pub fn retry(self) -> Retry { match self { $(ErrorCode::$name => Retry::$retry,)* } }
             /// Did this attempt happen?
             pub fn certainty(self) -> Certainty { match self { $(ErrorCode::$name => Certainty::$certainty,)* } }
+            /// Does it speak for every attempt under the same message id, for good? Any other refusal speaks for its
+            /// own attempt: after an attempt whose outcome is unknown, it settles nothing.
+            pub fn settles(self) -> bool {
+                matches!(self, ErrorCode::AlreadyExists | ErrorCode::Cancelled | ErrorCode::Conflict)
+            }
             /// The QUIC application close code when this ends the connection.
             pub fn close_code(self) -> u32 { match self { $(ErrorCode::$name => $close,)* } }
         }

@@ -445,6 +445,8 @@ impl Router {
     fn handle_reply(&mut self, now: Instant, link: LinkId, id: u64, result: Result<Reply, CallError>) {
         let Some(call) = self.calls.get(&id).filter(|call| call.link == Some(link)) else { return };
         let target = call.target;
+        // Reads happen as often as they like.
+        let uncertain = call.uncertain && matches!(target, Target::Holder(_));
         match result {
             Ok(reply) => {
                 if let Target::Holder(slot) = target {
@@ -459,6 +461,12 @@ impl Router {
             Err(CallError::Refused(refusal)) if is_elsewhere(refusal.code) => {
                 let uncertain = refusal.code.certainty() == Certainty::Unknown;
                 self.wait_again(now, id, uncertain, false);
+            }
+            // The refusal is this attempt's; the one before may have happened.
+            Err(CallError::Refused(refusal)) if uncertain && !refusal.code.settles() => {
+                let text = format!("an earlier attempt may have happened; the last one: {refusal}");
+                let refusal = Refusal::later(ErrorCode::Unavailable, text, refusal.retry_after_ms);
+                self.answer(id, Err(refusal));
             }
             Err(CallError::Refused(refusal)) => self.answer(id, Err(refusal)),
         }

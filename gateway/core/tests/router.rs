@@ -258,6 +258,34 @@ fn a_call_without_an_answer_ends_unknown() {
 }
 
 #[test]
+fn after_an_attempt_that_may_have_happened_only_a_verdict_on_the_id_is_passed_on() {
+    let later = [
+        (ErrorCode::Busy, ErrorCode::Unavailable),
+        (ErrorCode::ReadOnly, ErrorCode::Unavailable),
+        (ErrorCode::AuthExpired, ErrorCode::Unavailable),
+        (ErrorCode::NotFound, ErrorCode::Unavailable),
+        (ErrorCode::Conflict, ErrorCode::Conflict),
+        (ErrorCode::Cancelled, ErrorCode::Cancelled),
+    ];
+    for (refused_with, told) in later {
+        let mut world = World::new();
+        world.call(1, send(1));
+        let (_, id) = world.sent_calls()[0];
+        world.router.handle_link_down(world.now, ONE);
+        world.link(LinkId(3), 1);
+        world.pass(Duration::from_millis(60));
+        assert_eq!(world.sent_calls(), [(LinkId(3), id)]);
+        world.reply(LinkId(3), id, Err(refused(refused_with)));
+        assert_eq!(answered(&world.effects().1), [(1, Err(told))]);
+        // Without such an attempt the refusal is what it is.
+        world.call(2, send(2));
+        let (_, id) = world.sent_calls()[0];
+        world.reply(LinkId(3), id, Err(refused(refused_with)));
+        assert_eq!(answered(&world.effects().1), [(2, Err(refused_with))]);
+    }
+}
+
+#[test]
 fn a_read_goes_to_another_node_when_one_fails() {
     let mut world = World::new();
     world.call(1, Call::Status);
