@@ -11,6 +11,8 @@ use crate::event::{Cancel, Effect, RequestId};
 use crate::holder::{Phase, SlotHolder};
 use crate::pipeline::Note;
 
+/// Of how many places in the pipeline cancels may have one: they go first, and sends must not wait for all of them.
+const CANCELS_SHARE: usize = 8;
 /// Pause that `Busy` asks for.
 const RETRY_AFTER_MS: u32 = 50;
 
@@ -39,16 +41,19 @@ impl SlotHolder {
 
     pub(crate) fn number_cancels(&mut self) {
         while self.pipeline.is_open()
+            && self.cancels_in_flight < self.limits.in_flight_max.div_ceil(CANCELS_SHARE)
             && let Some((request, cancel)) = self.cancels.pop_front()
         {
             let Cancel { tenant, conversation, sender, message_id, known } = cancel;
             let command = CancelSend { tenant, conversation, sender, message_id, known };
             self.submit(HolderOp::CancelSend(command), Note::Cancel(request));
+            self.cancels_in_flight += 1;
         }
     }
 
     /// A cancel has its outcome; `None`: it was applied, and the outcome was lost.
     pub(crate) fn on_cancelled(&mut self, request: RequestId, outcome: Option<Outcome>) {
+        self.cancels_in_flight = self.cancels_in_flight.saturating_sub(1);
         let refused = |code, text: String| Err(CallError::Refused(Refusal::new(code, text)));
         let result = match outcome {
             Some(Outcome::SendSettled(Some(seq))) => Ok(Reply::SendStatus(SendState::Committed(seq))),

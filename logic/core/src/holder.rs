@@ -149,6 +149,7 @@ pub struct SlotHolder {
     pub(crate) cursors_due: BTreeSet<(InboxName, seriatim_proto::ids::DeviceId)>,
     /// wait for an `n`
     pub(crate) cancels: VecDeque<(RequestId, Cancel)>,
+    pub(crate) cancels_in_flight: usize,
     pub(crate) recent_bytes: usize,
     pub(crate) effects: VecDeque<Effect>,
     /// `Ended`, until it was said: whatever comes between the end and then is still answered, and answers go first
@@ -191,6 +192,7 @@ impl SlotHolder {
             wants_alone: VecDeque::new(),
             cursors_due: BTreeSet::new(),
             cancels: VecDeque::new(),
+            cancels_in_flight: 0,
             recent_bytes: 0,
             effects: VecDeque::new(),
             over: None,

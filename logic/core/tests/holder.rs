@@ -3,7 +3,8 @@
 mod world;
 
 use seriatim_logic_core::{Event, SourceId};
-use seriatim_proto::command::{Content, DeliveryOutcome, Outcome, Reject};
+use seriatim_proto::codec;
+use seriatim_proto::command::{Command, Content, DeliveryOutcome, HolderOp, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
@@ -227,6 +228,36 @@ fn a_stranger_cancels_nothing() {
     let request = world.cancel(&send("mallory", &conversation, 1, message("x")));
     world.run(1_000);
     assert_eq!(refused_with(&world, request), Some(ErrorCode::NotFound));
+}
+
+#[test]
+fn many_cancels_leave_room_for_sends() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 0, message("warm")));
+    world.run(1_000);
+    world.begin_turn();
+    let cancels: Vec<_> = (1..=255).map(|id| world.cancel(&send("alice", &conversation, id, message("x")))).collect();
+    let committed = world.send(send("bob", &conversation, 0, message("goes on")));
+    world.end_turn();
+    let proposed: Vec<&[u8]> = world
+        .wires
+        .iter()
+        .filter_map(|wire| match wire {
+            Wire::Propose { command, .. } => Some(&command[..]),
+            _ => None,
+        })
+        .collect();
+    let commands: Vec<Command> = codec::decode(&codec::join(proposed.into_iter())).unwrap();
+    let count = |is: fn(&HolderOp) -> bool| {
+        commands.iter().filter(|command| matches!(command, Command::Held { op, .. } if is(op))).count()
+    };
+    assert_eq!(count(|op| matches!(op, HolderOp::CancelSend(_))), world.limits.in_flight_max / 8);
+    assert_eq!(count(|op| matches!(op, HolderOp::Append(_))), 1, "the send has an n");
+    world.run(1_000);
+    assert!(cancels.iter().all(|cancel| world.settled(*cancel) == Some(SendState::Cancelled)));
+    assert!(world.committed(committed).is_some());
 }
 
 #[test]

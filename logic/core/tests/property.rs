@@ -157,13 +157,14 @@ fn run(steps: Vec<Step>) {
         // Nobody answers for a node that crashed.
         Some(Ok(_)) | None => false,
     };
+    let place = |send: &seriatim_logic_core::Send| {
+        let log = world.log(&send.conversation);
+        let mut entries = log.iter().map(|message| &message.entry);
+        entries.find(|entry| entry.sender == send.sender && entry.message_id == send.message_id).map(|entry| entry.seq)
+    };
     // A message id has one verdict: whoever hears one, hears what is true at the end.
     for (request, send) in &cancels {
-        let log = world.log(&send.conversation);
-        let found = log
-            .iter()
-            .find(|message| message.entry.sender == send.sender && message.entry.message_id == send.message_id);
-        let found = found.map(|message| message.entry.seq);
+        let found = place(send);
         match world.replies.get(request) {
             Some(Ok(Reply::SendStatus(SendState::Committed(seq)))) => assert_eq!(found, Some(*seq), "{request:?}"),
             Some(Ok(Reply::SendStatus(SendState::Cancelled))) => assert_eq!(found, None, "{request:?} is cancelled"),
@@ -174,11 +175,7 @@ fn run(steps: Vec<Step>) {
         }
     }
     for (request, send) in &sent {
-        let log = world.log(&send.conversation);
-        let found = log
-            .iter()
-            .find(|message| message.entry.sender == send.sender && message.entry.message_id == send.message_id);
-        let found = found.map(|message| message.entry.seq);
+        let found = place(send);
         match world.replies.get(request) {
             Some(Ok(_)) => assert!(found.is_some() && world.committed(*request) == found, "{request:?}"),
             Some(Err(CallError::Refused(refusal))) => assert_ne!(refusal.code, ErrorCode::Internal, "{refusal}"),

@@ -32,15 +32,18 @@ pub(crate) fn cancel_send(view: &mut impl View, held: Held, command: &CancelSend
     }
     let row = view.conversation_row(held.slot, *tenant, conversation)?;
     let (trim, tail) = row.map_or((Seq::FIRST, Seq::FIRST), |row| (row.namespace.trim, row.namespace.tail));
-    // Its row may have gone with its message: nobody knows any more.
-    if known.unwrap_or(Seq::FIRST) < trim {
-        return Err(Reject::Expired.into());
-    }
-    // Strangers leave no rows behind.
+    // Strangers learn nothing, and leave no rows in groups.
     if !membership::was_member(view, Place { slot: held.slot, tenant: *tenant, conversation }, sender)? {
         return Err(Reject::NotFound.into());
     }
+    // Its row may have gone with its message: nobody knows any more.
+    let known = known.unwrap_or(Seq::FIRST);
+    if known < trim {
+        return Err(Reject::Expired.into());
+    }
+    // As long as an attempt with this `known` is no `Expired`, the row stays.
+    let place = tail.max(known);
     let item = Item::Dedupe(conversation.clone(), sender.clone(), *message_id);
-    view.put(Key::tenant(held.slot, *tenant, item), Row::Dedupe(DedupeRow::Cancelled { place: tail }));
+    view.put(Key::tenant(held.slot, *tenant, item), Row::Dedupe(DedupeRow::Cancelled { place }));
     Ok(Outcome::SendSettled(None))
 }

@@ -144,7 +144,8 @@ pub enum DedupeRow {
     },
     /// Its sender cancelled it: it will never be.
     Cancelled {
-        /// the conversation's tail when it was cancelled: the row goes when trim passes it
+        /// the conversation's tail when it was cancelled, or what the device knew of it if that is more: the row goes
+        /// when trim passes it, and attempts are `Expired` then
         place: Seq,
     },
 }

@@ -102,6 +102,32 @@ fn strangers_settle_nothing_and_former_members_what_they_sent() {
 }
 
 #[test]
+fn a_tombstone_outlives_every_attempt_that_is_not_expired() {
+    let mut world = World::new();
+    let (conversation, near, _) = pair();
+    world.append(message(&conversation, &near, 1));
+    // A device that knows more than there is: its cluster was restored from a backup.
+    assert_eq!(settled(&mut world, CancelSend { known: Seq::new(9), ..cancel(&conversation, &near, 2) }), None);
+    let item = crate::Item::Dedupe(conversation.clone(), near, message_id(2));
+    let row = world.view.rows.get(&Key::tenant(home(&conversation), TENANT, item));
+    assert_eq!(row, Some(&Row::Dedupe(DedupeRow::Cancelled { place: seq(9) })));
+}
+
+#[test]
+fn what_is_expired_is_not_settled_and_strangers_do_not_learn_of_it() {
+    let mut world = World::new();
+    let (conversation, near, _) = pair();
+    world.append(message(&conversation, &near, 1));
+    let key =
+        Key::namespace(home(&conversation), seriatim_proto::ids::Namespace::conversation(TENANT, conversation.clone()));
+    let Some(Row::Conversation(row)) = world.view.rows.get_mut(&key) else { panic!() };
+    row.namespace.trim = seq(2);
+    assert_eq!(rejected(&mut world, cancel(&conversation, &near, 2)), Reject::Expired);
+    assert_eq!(rejected(&mut world, cancel(&conversation, &user("eve"), 2)), Reject::NotFound);
+    assert_eq!(settled(&mut world, CancelSend { known: Seq::new(2), ..cancel(&conversation, &near, 2) }), None);
+}
+
+#[test]
 fn a_cancel_in_the_wrong_slot_is_malformed() {
     let mut world = World::new();
     let (conversation, near, _) = pair();
