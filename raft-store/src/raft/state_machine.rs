@@ -295,7 +295,7 @@ mod tests {
         // The same entry, with a command of another variant than this program knows.
         let mut newer = known.to_vec();
         newer[2] = 0x7f;
-        let mut apply = |bytes: Bytes| {
+        let apply = |bytes: Bytes| {
             let mut chunk = rows.chunk(&state).unwrap();
             apply_batch(&mut chunk, at, &CommandBatch { count: 1, bytes }, &mut Vec::new())
                 .map(|_| chunk.keep(vec![1], 1))
