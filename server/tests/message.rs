@@ -155,8 +155,8 @@ async fn a_retry_under_the_same_id_makes_no_second_message() {
     assert_eq!(read_all(&bob, "bob").await.len(), 1);
 }
 
-/// Sends and cancels of the same ids run at the same time, while a logic node and then a leading store are killed: each
-/// id has one verdict, which everybody hears and which stays.
+/// Sends and cancels of the same ids, one behind the other and at the same time, while a logic node and then a leading
+/// store are killed: each id has one verdict, which everybody hears and which stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_id_is_committed_or_cancelled_and_stays_so() {
     let mut cluster = Cluster::start();
@@ -187,14 +187,19 @@ async fn a_message_id_is_committed_or_cancelled_and_stays_so() {
         };
         let both = part.iter().enumerate().map(|(place, request)| {
             let (alice, peer) = (&alice, &peer);
-            let (send, cancel) = (alice.send_request(request.clone()), async move {
-                // Some cancels go first, some are behind.
-                if place % 3 > 0 {
-                    tokio::task::yield_now().await;
+            let send = alice.send_request(request.clone());
+            let cancel = alice.cancel_send(peer, request.message_id, None);
+            async move {
+                match place % 3 {
+                    0 => {
+                        let cancelled = cancel.await;
+                        (send.await, cancelled)
+                    }
+                    1 => (send.await, cancel.await),
+                    // At the same time: whoever comes first.
+                    _ => futures_util::future::join(send, cancel).await,
                 }
-                alice.cancel_send(peer, request.message_id, None).await
-            });
-            futures_util::future::join(send, cancel)
+            }
         });
         let faults = async {
             if let Some(node) = &down {
@@ -217,8 +222,8 @@ async fn a_message_id_is_committed_or_cancelled_and_stays_so() {
         }
     }
     committed_seqs.sort_unstable();
-    let cancelled = 240 + 1 - committed_seqs.len();
-    assert!(cancelled > 0 && committed_seqs.len() > 1, "both happened: {cancelled} were cancelled");
+    let committed = committed_seqs.len() - 1;
+    assert!((80..=160).contains(&committed), "{committed}: a third is sent first, a third is cancelled first");
     let places = async |bob: &Client| -> Vec<Seq> {
         read_all(bob, "bob").await.iter().map(|entry| entry.conversation_seq).collect()
     };
