@@ -147,6 +147,8 @@ pub struct SlotHolder {
     pub(crate) wants_alone: VecDeque<Want>,
     /// devices whose cursors should be written now
     pub(crate) cursors_due: BTreeSet<(InboxName, seriatim_proto::ids::DeviceId)>,
+    /// devices with an ack that waits for its time, in ms
+    pub(crate) cursors_at: BTreeMap<u64, BTreeSet<(InboxName, seriatim_proto::ids::DeviceId)>>,
     /// wait for an `n`
     pub(crate) cancels: VecDeque<(RequestId, Cancel)>,
     pub(crate) cancels_in_flight: usize,
@@ -191,6 +193,7 @@ impl SlotHolder {
             wants: Vec::new(),
             wants_alone: VecDeque::new(),
             cursors_due: BTreeSet::new(),
+            cursors_at: BTreeMap::new(),
             cancels: VecDeque::new(),
             cancels_in_flight: 0,
             recent_bytes: 0,
@@ -560,6 +563,7 @@ impl SlotHolder {
             self.effects.push_back(Effect::Registered { request, result: self.not_holder() });
         }
         self.cursors_due.clear();
+        self.cursors_at.clear();
     }
 
     pub(crate) fn end(&mut self, released: bool) {

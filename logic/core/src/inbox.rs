@@ -21,6 +21,9 @@ use crate::pipeline::Note;
 
 /// One write a second and device.
 const ACK_MS: u64 = 1_000;
+/// Cursors are written at multiples of this, so that those of all slots of a group share a Raft entry: nobody waits
+/// for a cursor, and an entry costs the stores far more than a cursor in it.
+const ACK_GATHER_MS: u64 = 100;
 /// Most cursors of one command.
 const CURSORS_MAX: usize = 1_024;
 
@@ -51,6 +54,14 @@ pub(crate) struct Device {
     writing: bool,
     wrote_at_ms: Option<u64>,
     waiters: Vec<(RequestId, Seq)>,
+}
+
+impl Device {
+    /// When the next write of its cursor goes out.
+    fn due_ms(&self, clock: &Clock) -> u64 {
+        let earliest_ms = self.wrote_at_ms.map_or(0, |wrote| wrote + ACK_MS);
+        earliest_ms.max(clock.now_ms + 1).next_multiple_of(ACK_GATHER_MS)
+    }
 }
 
 impl Inbox {
@@ -241,33 +252,26 @@ impl SlotHolder {
             return;
         }
         state.waiters.push((request, cursor));
-        if state.writing {
-            return;
-        }
-        let due_ms = state.wrote_at_ms.map_or(0, |wrote| wrote + ACK_MS);
-        if due_ms <= clock.now_ms {
-            self.cursors_due.insert((name, device));
-        } else {
-            self.wake(due_ms);
+        if !state.writing {
+            let due_ms = state.due_ms(clock);
+            self.write_cursor_at(due_ms, name, device);
         }
     }
 
-    /// Devices whose second is over.
+    fn write_cursor_at(&mut self, due_ms: u64, name: InboxName, device: DeviceId) {
+        self.cursors_at.entry(due_ms).or_default().insert((name, device));
+        self.wake(due_ms);
+    }
+
+    /// Devices whose time has come.
     pub(crate) fn due_cursors(&mut self, clock: &Clock) {
-        let mut next = None::<u64>;
-        for (name, inbox) in &self.inboxes {
-            for (device, state) in inbox.devices.iter().filter(|(_, state)| !state.writing && !state.waiters.is_empty())
-            {
-                let due_ms = state.wrote_at_ms.map_or(0, |wrote| wrote + ACK_MS);
-                if due_ms <= clock.now_ms {
-                    self.cursors_due.insert((name.clone(), device.clone()));
-                } else {
-                    next = Some(next.map_or(due_ms, |next| next.min(due_ms)));
-                }
+        while let Some(first) = self.cursors_at.first_entry() {
+            if *first.key() > clock.now_ms {
+                let due_ms = *first.key();
+                self.wake(due_ms);
+                return;
             }
-        }
-        if let Some(next) = next {
-            self.wake(next);
+            self.cursors_due.append(&mut first.remove());
         }
     }
 
@@ -336,16 +340,16 @@ impl SlotHolder {
             state.waiters = waiting.into_iter().map(|(request, cursor, _)| (request, cursor)).collect();
             let again = !state.waiters.is_empty();
             let at_once = !matches!(outcome, Some(CursorOutcome::At(_)));
-            let due_ms = state.wrote_at_ms.map_or(0, |wrote| wrote + ACK_MS);
+            let due_ms = state.due_ms(clock);
             self.effects.extend(
                 answered
                     .into_iter()
                     .filter_map(|(request, _, verdict)| Some(Effect::Reply { request, result: verdict? })),
             );
-            if again && (at_once || due_ms <= clock.now_ms) {
+            if again && at_once {
                 self.cursors_due.insert((name, write.device));
             } else if again {
-                self.wake(due_ms);
+                self.write_cursor_at(due_ms, name, write.device);
             }
         }
     }

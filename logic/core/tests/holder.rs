@@ -625,11 +625,57 @@ fn an_ack_under_way_is_answered_when_its_holder_ends() {
     let cursor = world.inbox("bob")[0].seq.next();
     let request = world.request();
     world.handle(slot, Event::Ack { request, tenant: TENANT, user: user("bob"), device, cursor });
+    world.advance(100);
     assert!(world.wires.iter().any(|wire| matches!(wire, Wire::Propose { slot: of, .. } if *of == slot)));
     world.handle(slot, Event::LeaseGone);
     assert!(
         matches!(&world.replies[&request], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::Unavailable)
     );
+}
+
+#[test]
+fn acks_of_a_tenth_of_a_second_share_a_command_and_each_device_writes_once_a_second() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    for n in 0..3 {
+        world.send(send("alice", &direct("alice", "bob"), n, message("x")));
+        world.run(500);
+    }
+    let slot = slot_of("bob");
+    let cursors: Vec<Seq> = world.inbox("bob").iter().map(|entry| entry.seq.next()).collect();
+    let mut ack = |world: &mut World, device: &str, cursor: Seq| {
+        let request = world.request();
+        let device = DeviceId::new(device).unwrap();
+        world.handle(slot, Event::Ack { request, tenant: TENANT, user: user("bob"), device, cursor });
+        request
+    };
+    let proposed = |world: &World| {
+        world.wires.iter().filter(|wire| matches!(wire, Wire::Propose { slot: of, .. } if *of == slot)).count()
+    };
+    while world.now_ms % 100 != 0 {
+        world.advance(1);
+    }
+    let mut first = Vec::new();
+    for device in ["phone", "tablet", "desk"] {
+        first.push(ack(&mut world, device, cursors[0]));
+        world.advance(20);
+    }
+    assert_eq!(proposed(&world), 0);
+    world.advance(40);
+    assert_eq!(proposed(&world), 1);
+    world.run(100);
+    assert!(
+        first.iter().all(|request| matches!(world.replies[request], Ok(Reply::Acked(cursor)) if cursor == cursors[0]))
+    );
+    // A device that goes on acking waits out its second; the last of its acks is what is written.
+    let second = ack(&mut world, "phone", cursors[1]);
+    let third = ack(&mut world, "phone", cursors[2]);
+    world.run(700);
+    assert!(!world.replies.contains_key(&second));
+    world.run(400);
+    for request in [second, third] {
+        assert!(matches!(world.replies[&request], Ok(Reply::Acked(cursor)) if cursor == cursors[2]));
+    }
 }
 
 #[test]
