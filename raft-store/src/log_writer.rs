@@ -1,8 +1,8 @@
 //! Log writer: the one thread that writes the logs of all groups of a store.
 //!
 //! It drains its channel into one batch, writes it with one fsync, and then completes what was in it, in the order
-//! in which it came. While the disk works, the next batch gathers in the channel: there are no timers. A batch is
-//! bounded in bytes, for each group and as a whole, so that a busy group cannot starve the others.
+//! in which it came. While the disk works, the next batch gathers in the channel; where the processor is short, a few
+//! milliseconds longer ([`Pause`]). A batch is bounded in bytes, for each group and as a whole, so that a busy group cannot starve the others.
 //!
 //! # Invariants
 //! I6: nothing is completed before it is on disk. A group's commands are written in the order in which they came.
@@ -14,11 +14,13 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::mpsc;
@@ -38,6 +40,13 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const QUEUE_MAX: usize = 4096;
 /// Fsyncs that the percentiles look back on.
 const FSYNCS_KEPT: usize = 1024;
+/// Longest time that commands gather after a batch.
+const PAUSE_MAX: Duration = Duration::from_millis(5);
+/// Pause for each unit of time that the thread runs late. 10 halves the batches of a busy machine; 20 costs throughput
+/// (docs/benchmarks.md).
+const PAUSE_PER_LATE: u32 = 10;
+/// Wake-ups that the mean of the lateness looks back on.
+const LATE_MEAN_OF: u32 = 32;
 
 /// Hears when an append is on disk.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -57,6 +66,8 @@ pub(crate) enum LogCommand {
         key: ReplicaKey,
         /// rising by one
         records: Vec<Record>,
+        /// when it was sent
+        sent: Instant,
         /// called once, in order
         done: Done,
     },
@@ -112,6 +123,7 @@ pub(crate) struct LogStats {
     batches: Counter,
     appends: Counter,
     bytes: Counter,
+    pause_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl LogStats {
@@ -122,6 +134,7 @@ impl LogStats {
             batches: Counter::default(),
             appends: Counter::default(),
             bytes: Counter::default(),
+            pause_seconds: Gauge::default(),
         }
     }
 
@@ -132,6 +145,8 @@ impl LogStats {
         registry.register("log_batches", "Synced writes of the log", self.batches.clone());
         registry.register("log_appends", "Appends in them", self.appends.clone());
         registry.register_with_unit("log_written", "Bytes in them", Unit::Bytes, self.bytes.clone());
+        let pause = self.pause_seconds.clone();
+        registry.register_with_unit("log_pause", "Time that appends gather after a synced write", Unit::Seconds, pause);
     }
 
     /// Median and 99th percentile of recent fsyncs, in microseconds.
@@ -218,6 +233,38 @@ impl LogWriter {
     }
 }
 
+/// How long the thread lets commands gather after a batch: nothing on an idle machine, up to `PAUSE_MAX` on a busy one.
+///
+/// A batch wakes threads on every replica, and where the processor is short, that costs more than the wait. Whether it
+/// is short shows in how late the thread itself runs after somebody woke it. So this is PostgreSQL's `commit_delay`
+/// with a delay that finds itself.
+#[derive(Debug, Default)]
+struct Pause {
+    /// moving mean over about `LATE_MEAN_OF` wake-ups
+    late: Duration,
+    wrote: Option<Instant>,
+}
+
+impl Pause {
+    /// The thread slept, and ran so long after a command was sent.
+    fn woken(&mut self, late: Duration) {
+        self.late = (self.late * (LATE_MEAN_OF - 1) + late.min(PAUSE_MAX)) / LATE_MEAN_OF;
+    }
+
+    fn wrote(&mut self, now: Instant) {
+        self.wrote = Some(now);
+    }
+
+    fn length(&self) -> Duration {
+        (self.late * PAUSE_PER_LATE).min(PAUSE_MAX)
+    }
+
+    /// What is left of it at `now`.
+    fn left(&self, now: Instant) -> Duration {
+        self.wrote.map_or(Duration::ZERO, |wrote| (wrote + self.length()).saturating_duration_since(now))
+    }
+}
+
 struct Writer {
     db: Arc<LogDb>,
     mark: Arc<Watermark>,
@@ -237,12 +284,15 @@ struct Writer {
 impl Writer {
     fn run(mut self, mut receiver: mpsc::Receiver<LogCommand>) {
         let mut queue = VecDeque::new();
+        let mut pause = Pause::default();
         loop {
             if queue.is_empty() {
-                match receiver.blocking_recv() {
-                    Some(command) => queue.push_back(command),
-                    None => return,
-                }
+                let Some(command) = Self::next(&mut receiver, &mut pause) else { return };
+                queue.push_back(command);
+            }
+            let left = pause.left(Instant::now());
+            if !left.is_zero() {
+                std::thread::sleep(left);
             }
             while queue.len() < BATCH_COMMANDS_MAX
                 && let Ok(command) = receiver.try_recv()
@@ -252,7 +302,20 @@ impl Writer {
             if self.write_batch(&mut queue) {
                 return;
             }
+            pause.wrote(Instant::now());
+            self.stats.pause_seconds.set(pause.length().as_secs_f64());
         }
+    }
+
+    fn next(receiver: &mut mpsc::Receiver<LogCommand>, pause: &mut Pause) -> Option<LogCommand> {
+        if let Ok(command) = receiver.try_recv() {
+            return Some(command);
+        }
+        let command = receiver.blocking_recv()?;
+        if let LogCommand::Append { sent, .. } = &command {
+            pause.woken(sent.elapsed());
+        }
+        Some(command)
     }
 
     /// Takes from the queue what fits one batch and writes it. Says whether to stop.
@@ -300,7 +363,7 @@ impl Writer {
             LogCommand::Open { key, chain } => {
                 self.chains.insert(key, chain);
             }
-            LogCommand::Append { key, records, done } => {
+            LogCommand::Append { key, records, done, .. } => {
                 let chain = self.chains.entry(key).or_insert_with(|| chain_seed(key));
                 for record in &records {
                     self.scratch.clear();
@@ -394,6 +457,26 @@ mod tests {
         Record { index, term: 1, node: 1, kind: RecordKind::Commands, count: 1, payload }
     }
 
+    #[test]
+    fn a_thread_that_runs_in_time_hardly_waits_and_one_that_runs_late_waits_up_to_the_bound() {
+        let mut pause = Pause::default();
+        let began = Instant::now();
+        assert_eq!(pause.left(began), Duration::ZERO);
+        let after = |pause: &mut Pause, late: Duration| {
+            (0..200).for_each(|_| pause.woken(late));
+            pause.wrote(began);
+            pause.left(began)
+        };
+        assert!(after(&mut pause, Duration::from_micros(30)) <= Duration::from_micros(300));
+        assert_eq!(after(&mut pause, Duration::from_secs(9)), PAUSE_MAX);
+        assert_eq!(pause.left(began + PAUSE_MAX / 2), PAUSE_MAX / 2);
+        assert_eq!(pause.left(began + PAUSE_MAX), Duration::ZERO);
+        // One late wake-up among many does not change much.
+        after(&mut pause, Duration::from_micros(30));
+        pause.woken(Duration::from_secs(9));
+        assert!(pause.length() < PAUSE_MAX / 2, "{pause:?}");
+    }
+
     #[tokio::test]
     async fn appends_complete_in_order_and_on_disk_even_beyond_the_group_cap() {
         let folder = tempfile::tempdir().unwrap();
@@ -412,7 +495,11 @@ mod tests {
                     order.lock().push((key, index));
                 };
                 let records = vec![record(index, if key == keys[0] { 1 << 20 } else { 10 })];
-                writer.sender().send(LogCommand::Append { key, records, done: Box::new(done) }).await.unwrap();
+                writer
+                    .sender()
+                    .send(LogCommand::Append { key, records, sent: Instant::now(), done: Box::new(done) })
+                    .await
+                    .unwrap();
             }
         }
         let stats = writer.stats();

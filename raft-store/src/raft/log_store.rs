@@ -543,7 +543,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             callback.io_completed(result);
         };
-        self.0.sender.send(LogCommand::Append { key, records, done: Box::new(done) }).await
+        self.0
+            .sender
+            .send(LogCommand::Append { key, records, sent: std::time::Instant::now(), done: Box::new(done) })
+            .await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
