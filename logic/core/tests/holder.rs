@@ -643,7 +643,7 @@ fn acks_of_a_tenth_of_a_second_share_a_command_and_each_device_writes_once_a_sec
     }
     let slot = slot_of("bob");
     let cursors: Vec<Seq> = world.inbox("bob").iter().map(|entry| entry.seq.next()).collect();
-    let mut ack = |world: &mut World, device: &str, cursor: Seq| {
+    let ack = |world: &mut World, device: &str, cursor: Seq| {
         let request = world.request();
         let device = DeviceId::new(device).unwrap();
         world.handle(slot, Event::Ack { request, tenant: TENANT, user: user("bob"), device, cursor });
@@ -652,7 +652,7 @@ fn acks_of_a_tenth_of_a_second_share_a_command_and_each_device_writes_once_a_sec
     let proposed = |world: &World| {
         world.wires.iter().filter(|wire| matches!(wire, Wire::Propose { slot: of, .. } if *of == slot)).count()
     };
-    while world.now_ms % 100 != 0 {
+    while !world.now_ms.is_multiple_of(100) {
         world.advance(1);
     }
     let mut first = Vec::new();
