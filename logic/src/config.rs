@@ -1,6 +1,9 @@
 //! Config: what a logic node must be told.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+
+use seriatim_proto::meta::Limit;
 
 /// Configuration of one logic node.
 #[derive(Clone, Debug)]
@@ -13,8 +16,8 @@ pub struct LogicConfig {
     pub stores: Vec<String>,
     /// the key that tokens are verified with, PEM
     pub token_public_key_pem: Vec<u8>,
-    /// requests of the sequence service that are taken of one tenant in a second
-    pub sequence_requests_per_s: u32,
+    /// what tenants and users may ask of this node, where it differs from `Limit::default_per_s`
+    pub limits: BTreeMap<Limit, u32>,
     /// internal traffic without TLS; refuses to start without it, until mTLS exists
     pub insecure_plaintext: bool,
 }

@@ -8,11 +8,18 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::logic::CallError;
+use seriatim_proto::meta::Limit;
 
 /// A code of the one table of errors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct CodeLabel {
     code: &'static str,
+}
+
+/// A limit of tenants and users.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct LimitLabel {
+    limit: &'static str,
 }
 
 macro_rules! metrics {
@@ -26,14 +33,19 @@ macro_rules! metrics {
             /// from sending deliveries to a peer to its answer
             pub(crate) delivery_seconds: Histogram,
             refusals: Family<CodeLabel, Counter>,
+            over_quota: Family<LimitLabel, Counter>,
         }
 
         impl Metrics {
             pub(crate) fn register(registry: &mut Registry) -> Self {
                 let times = || Histogram::new(exponential_buckets(0.000_5, 2.0, 14));
-                let refusals = Family::default();
-                let metrics =
-                    Self { $($name: $kind::default(),)* proposal_seconds: times(), delivery_seconds: times(), refusals };
+                let metrics = Self {
+                    $($name: $kind::default(),)*
+                    proposal_seconds: times(),
+                    delivery_seconds: times(),
+                    refusals: Family::default(),
+                    over_quota: Family::default(),
+                };
                 let sub = registry.sub_registry_with_prefix("logic");
                 $(sub.register(stringify!($name), $help, metrics.$name.clone());)*
                 let (proposal, delivery) = (metrics.proposal_seconds.clone(), metrics.delivery_seconds.clone());
@@ -41,7 +53,14 @@ macro_rules! metrics {
                 let help = "From sending deliveries to a peer to its answer";
                 sub.register_with_unit("delivery", help, Unit::Seconds, delivery);
                 sub.register("refusals", "Calls refused, by code", metrics.refusals.clone());
+                let help = "Calls refused because of a limit of a tenant or user, by limit";
+                sub.register("over_quota", help, metrics.over_quota.clone());
                 metrics
+            }
+
+            /// Counts a call beyond a limit.
+            pub(crate) fn over_quota(&self, limit: Limit) {
+                self.over_quota.get_or_create(&LimitLabel { limit: limit.name() }).inc();
             }
 
             /// Counts a call's no.

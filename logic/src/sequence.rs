@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use seriatim_logic_core::Ask;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::sequence::sequence_client::SequenceClient;
 use seriatim_proto::grpc::sequence::sequence_server::Sequence;
@@ -23,7 +24,6 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use crate::brain::{Counting, Input, SessionInput};
-use crate::clock;
 use crate::service::Doors;
 
 /// Where a request was first taken by another node: it is answered here or refused, and goes no further.
@@ -174,7 +174,7 @@ impl SequenceDoor {
         }
         let counter = CounterName::new(counter)
             .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("the counter: {error}")))?;
-        self.doors.within_quota(verified.tenant)?;
+        self.doors.within_quota(verified.tenant, &verified.user, Ask::Sequence)?;
         Ok((token.to_owned(), verified.tenant, counter))
     }
 
@@ -348,15 +348,5 @@ impl Sequence for SequenceDoor {
             Reply::Current(number) => Ok(Response::new(CurrentResponse { number: number.get() })),
             _ => Err(Status::internal("an answer to something else")),
         }
-    }
-}
-
-/// Counts a request against its tenant's quota.
-impl Doors {
-    pub(crate) fn within_quota(&self, tenant: TenantId) -> Result<(), Refusal> {
-        let taken = self.quota.lock().take(clock::boot_ms(), tenant);
-        taken.map_err(|retry_ms| {
-            Refusal::later(ErrorCode::QuotaExceeded, "the tenant asks for numbers more often than it may", retry_ms)
-        })
     }
 }

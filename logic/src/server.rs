@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use seriatim_logic_core::Quota;
+use seriatim_logic_core::Quotas;
 use seriatim_proto::error::Refusal;
 use seriatim_proto::grpc::logic_server::LogicServer as LogicGrpc;
 use seriatim_proto::grpc::peer_server::PeerServer as PeerGrpc;
@@ -89,14 +89,15 @@ impl LogicServer {
         let (stop, stopped) = watch::channel(false);
         let (close, closed) = watch::channel(false);
         let advertise = config.advertise.clone().unwrap_or_else(|| address.to_string());
-        let brain = Brain::new(stores.clone(), (door.clone(), inputs), metrics, advertise, standing);
+        let quotas = Arc::new(Mutex::new(Quotas::new(&config.limits)));
+        let brain = Brain::new(stores.clone(), (door.clone(), inputs), metrics, advertise, standing, quotas.clone());
         let doors = Doors {
             brain: door,
             standing: standing_seen,
             stores: stores.clone(),
             verifier,
             next_stream: Arc::new(AtomicU64::new(1)),
-            quota: Arc::new(Mutex::new(Quota::new(config.sequence_requests_per_s))),
+            quotas,
         };
         stores.connect(config.stores.iter().cloned());
         let frame_max = limits::INTERNAL_FRAME_BYTES_MAX as usize;

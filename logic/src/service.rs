@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use seriatim_logic_core::{Cancel, Quota, Send};
+use seriatim_logic_core::{Ask, Cancel, Quotas, Send};
 use seriatim_proto::codec;
 use seriatim_proto::command::Content;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::Logic;
 use seriatim_proto::grpc::peer_server::Peer;
-use seriatim_proto::ids::{ClusterId, CounterName};
+use seriatim_proto::ids::{ClusterId, CounterName, TenantId, UserId};
 use seriatim_proto::logic::{
     Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
 };
@@ -47,13 +47,22 @@ pub(crate) struct Doors {
     pub(crate) stores: Arc<StoreClient>,
     pub(crate) verifier: Verifier,
     pub(crate) next_stream: Arc<AtomicU64>,
-    /// of the sequence service
-    pub(crate) quota: Arc<Mutex<Quota>>,
+    pub(crate) quotas: Arc<Mutex<Quotas>>,
 }
 
 impl Doors {
     fn standing(&self) -> Result<Standing, Refusal> {
         (*self.standing.borrow()).ok_or_else(|| Refusal::later(ErrorCode::Unavailable, "the node is starting", 100))
+    }
+
+    /// Counts a request against the limits of its tenant and user.
+    pub(crate) fn within_quota(&self, tenant: TenantId, user: &UserId, ask: Ask) -> Result<(), Refusal> {
+        let taken = self.quotas.lock().take(clock::boot_ms(), tenant, user, ask);
+        taken.map_err(|over| {
+            self.stores.metrics.over_quota(over.limit);
+            let text = format!("over the limit {}={} (tenant {tenant})", over.limit.name(), over.per_s);
+            Refusal::later(ErrorCode::QuotaExceeded, text, over.retry_ms)
+        })
     }
 }
 
@@ -228,6 +237,10 @@ impl GatewayStream {
                 return Ok(());
             }
         };
+        if let Err(refusal) = self.doors.within_quota(who.tenant, &who.user, ask_of(&call)) {
+            self.refuse(id, refusal);
+            return Ok(());
+        }
         let (tenant, sender) = (who.tenant, who.user.clone());
         let send = match call {
             Call::Send { conversation, message_id, known, follows, salt, body } => {
@@ -263,7 +276,7 @@ impl GatewayStream {
 
     fn count(&mut self, id: u64, who: &Identity, counter: CounterName, what: Counting) -> Result<(), String> {
         let allowed = match who.scopes.sequence {
-            true => self.doors.within_quota(who.tenant),
+            true => self.doors.within_quota(who.tenant, &who.user, Ask::Sequence),
             false => Err(Refusal::new(ErrorCode::Forbidden, "the token's scopes do not name the sequence service")),
         };
         match allowed {
@@ -305,6 +318,18 @@ impl GatewayStream {
 
     async fn to_brain(&self, input: Input) -> Result<(), String> {
         self.doors.brain.send(input).await.map_err(|_| "the node stops".to_owned())
+    }
+}
+
+/// What a call counts as.
+fn ask_of(call: &Call) -> Ask {
+    match call {
+        Call::Send { body, .. } => Ask::Write { bytes: u32::try_from(body.len()).unwrap_or(u32::MAX) },
+        Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::CancelSend { .. } => Ask::Write { bytes: 0 },
+        Call::Ack { .. } | Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status => {
+            Ask::Read
+        }
+        Call::Next { .. } | Call::Current { .. } => Ask::Sequence,
     }
 }
 

@@ -110,7 +110,7 @@ codes! {
     NotLeader = 19, "NOT_LEADER", Elsewhere, DidNotHappen, 0;
     /// The message that this one follows is not settled yet.
     OutOfOrder = 20, "OUT_OF_ORDER", Later, DidNotHappen, 0;
-    /// The tenant asks more often than it may.
+    /// The tenant or the user asks more often than it may; `retry_after_ms` says when there is room.
     QuotaExceeded = 32, "QUOTA_EXCEEDED", Later, DidNotHappen, 0;
     /// The store refuses writes: its disk is nearly full.
     ReadOnly = 21, "READ_ONLY", Later, DidNotHappen, 0;

@@ -51,6 +51,18 @@ pub const NEXT_NUMBERS_MAX: u32 = 1 << 16;
 pub const SLOT_COUNTERS_MAX: u32 = 2_048;
 /// Requests of the sequence service that a logic node takes of one tenant in a second, unless told otherwise.
 pub const SEQUENCE_REQUESTS_PER_S: u32 = 100_000;
+/// Sends, changes of groups and cancels, likewise.
+pub const TENANT_WRITES_PER_S: u32 = 100_000;
+/// Bytes of bodies, likewise.
+pub const TENANT_BYTES_PER_S: u32 = 256 << 20;
+/// Syncs, histories, queries and acks, likewise.
+pub const TENANT_READS_PER_S: u32 = 200_000;
+/// Sends, changes of groups and cancels that a logic node takes of one user in a second, unless told otherwise.
+pub const USER_WRITES_PER_S: u32 = 1_000;
+/// Syncs, histories, queries and acks, likewise.
+pub const USER_READS_PER_S: u32 = 2_000;
+/// Most tenants with limits of their own: all are in the directory, which every node has.
+pub const TENANTS_LIMITED_MAX: u32 = 1_024;
 
 /// Most members of a group conversation.
 pub const MEMBERS_MAX: u32 = 100_000;

@@ -1,9 +1,12 @@
 //! Meta: the commands and records of group 0: registry, placement, ids. Never on a message's way.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::command::SlotRange;
-use crate::ids::{ClusterId, Generation, GroupId, LeaseId, NodeId, ReplicaId, StoreId};
+use crate::ids::{ClusterId, Generation, GroupId, LeaseId, NodeId, ReplicaId, StoreId, TenantId};
+use crate::limits;
 
 /// What kind of process a node is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
@@ -49,6 +52,81 @@ pub enum MetaCommand {
         /// where others reach it, `host:port`
         address: String,
     },
+    /// Changes what a tenant may ask of each logic node. Repeated, it changes nothing.
+    SetTenant {
+        /// whose
+        id: TenantId,
+        /// only these change; `None`: back to the node's own
+        changes: BTreeMap<Limit, Option<u32>>,
+    },
+}
+
+macro_rules! limits_of_tenants {
+    ($($variant:ident = $name:literal, $default:expr, $help:literal;)*) => {
+        /// What is limited, per second and logic node.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+        pub enum Limit {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl Limit {
+            /// All of them.
+            pub const ALL: &'static [Limit] = &[$(Limit::$variant,)*];
+
+            /// How operators write it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Limit::$variant => $name,)* }
+            }
+
+            /// What is counted.
+            pub const fn help(self) -> &'static str {
+                match self { $(Limit::$variant => $help,)* }
+            }
+
+            /// For a tenant and a node that are told nothing else.
+            pub const fn default_per_s(self) -> u32 {
+                match self { $(Limit::$variant => $default,)* }
+            }
+        }
+    };
+}
+
+limits_of_tenants! {
+    TenantWrites = "tenant-writes-per-s", limits::TENANT_WRITES_PER_S, "sends, changes of groups and cancels of all users together";
+    TenantBytes = "tenant-bytes-per-s", limits::TENANT_BYTES_PER_S, "bytes of the bodies of all users' sends together";
+    TenantReads = "tenant-reads-per-s", limits::TENANT_READS_PER_S, "syncs, histories, queries and acks of all users together";
+    UserWrites = "user-writes-per-s", limits::USER_WRITES_PER_S, "sends, changes of groups and cancels of each user";
+    UserReads = "user-reads-per-s", limits::USER_READS_PER_S, "syncs, histories, queries and acks of each user";
+    SequenceRequests = "sequence-requests-per-s", limits::SEQUENCE_REQUESTS_PER_S, "requests of the sequence service";
+}
+
+impl Limit {
+    /// Reads `name=per second`, or `name=default`, which is `None`.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the one who typed it.
+    pub fn parse(text: &str) -> Result<(Limit, Option<u32>), String> {
+        let (name, rate) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=PER_SECOND"))?;
+        let found = Limit::ALL.iter().copied().find(|limit| limit.name() == name);
+        let names = || Limit::ALL.iter().map(|limit| limit.name()).collect::<Vec<_>>().join(", ");
+        let limit = found.ok_or_else(|| format!("no limit is called `{name}`; there are {}", names()))?;
+        match rate {
+            "default" => Ok((limit, None)),
+            rate => match rate.parse() {
+                Ok(rate) => Ok((limit, Some(rate))),
+                Err(_) => Err(format!("`{rate}` is no number from 0 to {}, and not `default`", u32::MAX)),
+            },
+        }
+    }
+}
+
+/// A tenant with limits of its own.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct TenantRecord {
+    /// which
+    pub id: TenantId,
+    /// what differs from the nodes' own
+    pub limits: BTreeMap<Limit, u32>,
 }
 
 /// A store process.
@@ -108,6 +186,8 @@ pub struct Directory {
     pub groups: Vec<GroupRecord>,
     /// live logic nodes and gateways
     pub nodes: Vec<NodeRecord>,
+    /// tenants with limits of their own
+    pub tenants: Vec<TenantRecord>,
 }
 
 /// What group 0 answers.
@@ -123,6 +203,8 @@ pub enum MetaOutcome {
     Opened(NodeRecord),
     /// a deterministic no
     Refused(MetaRefusal),
+    /// `SetTenant`: what it has of its own now
+    TenantSet(TenantRecord),
 }
 
 /// Why group 0 says no.
@@ -143,4 +225,25 @@ pub enum MetaRefusal {
     /// Empty or out of range.
     #[error("malformed command")]
     Malformed,
+    /// As many as there may be have limits of their own.
+    #[error("{} tenants have limits of their own already", limits::TENANTS_LIMITED_MAX)]
+    Full,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_reads_what_it_writes_and_says_what_is_wrong() {
+        for limit in Limit::ALL {
+            assert_eq!(Limit::parse(&format!("{}=7", limit.name())), Ok((*limit, Some(7))));
+            assert_eq!(Limit::parse(&format!("{}=default", limit.name())), Ok((*limit, None)));
+        }
+        assert!(Limit::parse("user-writes-per-s").unwrap_err().contains("NAME=PER_SECOND"));
+        assert!(Limit::parse("speed=7").unwrap_err().contains("user-writes-per-s, user-reads-per-s"));
+        for rate in ["", "-1", "many", "4294967296", "1.5"] {
+            assert!(Limit::parse(&format!("user-writes-per-s={rate}")).unwrap_err().contains("4294967295"), "{rate}");
+        }
+    }
 }

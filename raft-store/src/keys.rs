@@ -22,6 +22,7 @@
 //! FF00 + group    'N' node:8                                  Node          group 0, while its lease is alive
 //! FF00 + group    'O'                                         Owned         from `Own` on
 //! FF00 + group    'S' store:8                                 Store         group 0, per store
+//! FF00 + group    'T' tenant:4                                Tenant        group 0, per tenant with limits of its own
 //!
 //! owner:        'b' user\0 (inbox)   'c' conversation   'n' counter\0
 //! conversation: 'd' user\0 user\0 (direct)   'g' key:16 (group)
@@ -171,6 +172,10 @@ fn put_group_item(out: &mut Vec<u8>, item: &GroupItem) {
             out.push(b'S');
             out.extend_from_slice(&store.0.to_be_bytes());
         }
+        GroupItem::Tenant(tenant) => {
+            out.push(b'T');
+            out.extend_from_slice(&tenant.0.to_be_bytes());
+        }
     }
 }
 
@@ -273,6 +278,7 @@ fn group_item(input: &mut Input<'_>) -> Option<GroupItem> {
         b'N' => GroupItem::Node(NodeId(input.u64()?)),
         b'O' => GroupItem::Owned,
         b'S' => GroupItem::Store(StoreId(input.u64()?)),
+        b'T' => GroupItem::Tenant(TenantId(input.u32()?)),
         _ => return None,
     })
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use seriatim_proto::meta::Limit;
 
 /// The operator's view of a Seriatim cluster.
 #[derive(Debug, Parser)]
@@ -77,6 +78,9 @@ pub(crate) enum Group {
     Seq(Counter),
     /// send a message as a user, through the gateway
     Send(Send),
+    /// what tenants and their users may ask of each logic node
+    #[command(subcommand, visible_alias = "tenants")]
+    Tenant(Tenant),
     /// messages by their ids
     #[command(subcommand)]
     Msg(Msg),
@@ -177,6 +181,43 @@ pub(crate) enum Counter {
         /// which counter
         counter: String,
     },
+}
+
+/// `raftctl tenant`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// tenants with limits of their own
+    #[command(alias = "list")]
+    Ls,
+    /// every limit of a tenant
+    #[command(alias = "describe")]
+    Show {
+        /// its number
+        id: u32,
+    },
+    /// change limits of a tenant, on all logic nodes, from now on
+    Set {
+        /// its number
+        id: u32,
+        /// such as user-writes-per-s=100, or user-writes-per-s=default; 0 refuses everything
+        #[arg(required = true, value_name = "NAME=PER_SECOND", value_parser = limit)]
+        limits: Vec<(Limit, Option<u32>)>,
+        /// only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// back to what the logic nodes give every tenant
+    Reset {
+        /// its number
+        id: u32,
+        /// only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+fn limit(text: &str) -> Result<(Limit, Option<u32>), String> {
+    Limit::parse(text)
 }
 
 /// `raftctl msg`

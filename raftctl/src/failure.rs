@@ -74,6 +74,9 @@ impl Failure {
     pub(crate) fn no_quorum(message: impl Into<String>) -> Self {
         Self::own(Exit::NoQuorum, 904, message)
     }
+    pub(crate) fn precondition(message: impl Into<String>) -> Self {
+        Self::own(Exit::Precondition, 905, message)
+    }
 
     /// With what is safe to do next.
     #[must_use]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::codec;
+use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::admin_client::AdminClient;
@@ -52,16 +53,47 @@ pub(crate) async fn read_at_leader(
     reads: &[Read],
     timeout: Duration,
 ) -> Result<Vec<ReadOutcome>, Failure> {
+    let act = format!("failed to read from group {group}");
+    let ask = async |store: &str| read(store, group, Freshness::Linearizable, reads.to_vec(), timeout).await;
+    at_leader(stores, group, timeout, &act, ask).await
+}
+
+/// Has commands applied by whichever of the stores leads the group. They may be proposed more than once: only for
+/// commands that change nothing when they are repeated.
+pub(crate) async fn propose_at_leader(
+    stores: &[String],
+    group: GroupId,
+    commands: &[Command],
+    timeout: Duration,
+) -> Result<Vec<Outcome>, Failure> {
+    let act = format!("failed to write to group {group}");
+    let count = u32::try_from(commands.len()).map_err(|_| Failure::internal("too many commands".to_owned()))?;
+    let batch = codec::encode_bytes(&commands);
+    let ask = async |store: &str| {
+        let request = StoreRequest::Propose { id: 1, group, count, batch: batch.clone() };
+        match exchange(store, request, timeout).await? {
+            StoreResponse::Proposed { id: 1, result } => Ok(result),
+            other => Err(Failure::internal(format!("{store} answered something else than was asked: {other:?}"))),
+        }
+    };
+    at_leader(stores, group, timeout, &act, ask).await
+}
+
+async fn at_leader<T>(
+    stores: &[String],
+    group: GroupId,
+    timeout: Duration,
+    act: &str,
+    ask: impl AsyncFn(&str) -> Result<Result<T, StoreRefusal>, Failure>,
+) -> Result<T, Failure> {
     let deadline = Instant::now() + timeout;
     let mut last = Failure::no_quorum(format!("group {group} has no leader that answers"));
     loop {
         for store in stores {
-            match read(store, group, Freshness::Linearizable, reads.to_vec(), timeout).await {
-                Ok(Ok(outcomes)) => return Ok(outcomes),
+            match ask(store).await {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(StoreRefusal::NotLeader { .. })) => {}
-                Ok(Err(StoreRefusal::Refused(refusal))) => {
-                    last = Failure::refused(&format!("failed to read from group {group}"), &refusal)
-                }
+                Ok(Err(StoreRefusal::Refused(refusal))) => last = Failure::refused(act, &refusal),
                 Err(failure) => last = failure,
             }
         }
@@ -80,19 +112,21 @@ pub(crate) async fn read(
     reads: Vec<Read>,
     timeout: Duration,
 ) -> Result<Result<Vec<ReadOutcome>, StoreRefusal>, Failure> {
-    let asked = tokio::time::timeout(timeout, exchange(store, group, freshness, reads, timeout)).await;
+    match exchange(store, StoreRequest::Read { id: 1, group, freshness, reads }, timeout).await? {
+        StoreResponse::Reads { id: 1, result } => Ok(result),
+        other => Err(Failure::internal(format!("{store} answered something else than was asked: {other:?}"))),
+    }
+}
+
+/// One request on a channel of its own, and its answer.
+async fn exchange(store: &str, request: StoreRequest, timeout: Duration) -> Result<StoreResponse, Failure> {
+    let asked = tokio::time::timeout(timeout, exchange_at_leisure(store, request, timeout)).await;
     asked.map_err(|_| Failure::unreachable(format!("no answer from the store at {store} in {timeout:?}")))?
 }
 
-async fn exchange(
-    store: &str,
-    group: GroupId,
-    freshness: Freshness,
-    reads: Vec<Read>,
-    timeout: Duration,
-) -> Result<Result<Vec<ReadOutcome>, StoreRefusal>, Failure> {
-    let lost = |why: String| Failure::unreachable(format!("failed to read from the store at {store}: {why}"));
-    let requests = [StoreRequest::Hello { cluster: None }, StoreRequest::Read { id: 1, group, freshness, reads }];
+async fn exchange_at_leisure(store: &str, request: StoreRequest, timeout: Duration) -> Result<StoreResponse, Failure> {
+    let lost = |why: String| Failure::unreachable(format!("failed to ask the store at {store}: {why}"));
+    let requests = [StoreRequest::Hello { cluster: None }, request];
     let packet = Packet { frames: requests.iter().map(codec::encode_bytes).collect() };
     // The sender is held until the answer is there: its end would end the channel.
     let (sender, receiver) = mpsc::channel(1);
@@ -107,11 +141,11 @@ async fn exchange(
         let packet = packet.ok_or_else(|| lost("it ended the channel".to_owned()))?;
         for frame in packet.frames {
             match codec::decode(&frame).map_err(|error| lost(error.to_string()))? {
-                StoreResponse::Reads { id: 1, result } => return Ok(result),
                 StoreResponse::Welcome { result: Err(refusal) } => {
                     return Err(Failure::refused(&format!("failed to enter the store at {store}"), &refusal));
                 }
-                _ => {}
+                StoreResponse::Welcome { result: Ok(_) } | StoreResponse::Event(_) => {}
+                answer => return Ok(answer),
             }
         }
     }

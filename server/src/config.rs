@@ -2,6 +2,7 @@
 //!
 //! Read once at start and turned into the role's checked config; nothing else reads flags, files or the environment.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use seriatim_gateway::GatewayConfig;
 use seriatim_logic::LogicConfig;
 use seriatim_proto::limits;
+use seriatim_proto::meta::Limit;
 use seriatim_store::StoreConfig;
 
 /// What every role has.
@@ -76,9 +78,9 @@ pub(crate) struct LogicOptions {
     /// PEM file of the public key that tokens are signed with
     #[arg(long)]
     token_public_key: Option<PathBuf>,
-    /// requests of the sequence service that are taken of one tenant in a second
-    #[arg(long)]
-    sequence_requests_per_s: Option<u32>,
+    /// what tenants and users may ask of this node, such as user-writes-per-s=100; `raftctl tenant show` names all
+    #[arg(long = "limit", value_name = "NAME=PER_SECOND")]
+    limit: Vec<String>,
     /// development only: no TLS between our own processes
     #[arg(long)]
     insecure_plaintext: bool,
@@ -137,10 +139,7 @@ impl LogicOptions {
             advertise: self.advertise.or(file.advertise),
             stores: wanted_list("stores", self.stores, file.stores)?,
             token_public_key_pem: read_pem("token-public-key", self.token_public_key.or(file.token_public_key))?,
-            sequence_requests_per_s: self
-                .sequence_requests_per_s
-                .or(file.sequence_requests_per_s)
-                .unwrap_or(limits::SEQUENCE_REQUESTS_PER_S),
+            limits: rates(file.limit.iter().chain(&self.limit))?,
             insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
         })
     }
@@ -159,6 +158,19 @@ impl GatewayOptions {
             insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
         })
     }
+}
+
+/// A later one wins.
+fn rates<'a>(texts: impl Iterator<Item = &'a String>) -> anyhow::Result<BTreeMap<Limit, u32>> {
+    let mut rates = BTreeMap::new();
+    for text in texts {
+        let (limit, rate) = Limit::parse(text).map_err(|error| anyhow::anyhow!("--limit: {error}"))?;
+        match rate {
+            Some(rate) => rates.insert(limit, rate),
+            None => rates.remove(&limit),
+        };
+    }
+    Ok(rates)
 }
 
 fn read_file<T: DeserializeOwned + Default>(path: Option<&Path>) -> anyhow::Result<T> {

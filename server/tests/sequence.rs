@@ -18,6 +18,7 @@ use seriatim_proto::grpc::sequence::sequence_client::SequenceClient;
 use seriatim_proto::grpc::sequence::{CurrentRequest, NextRequest};
 use seriatim_proto::ids::CounterName;
 use seriatim_proto::limits;
+use seriatim_proto::meta::Limit;
 use seriatim_proto::playground::PlaygroundRole;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -329,7 +330,7 @@ async fn what_may_not_be_asked_is_refused_with_its_code() {
         advertise: None,
         stores: cluster.nodes(PlaygroundRole::Store),
         token_public_key_pem: std::fs::read(&cluster.about.token_public_key).unwrap(),
-        sequence_requests_per_s: 3,
+        limits: [(Limit::SequenceRequests, 3)].into(),
         insecure_plaintext: true,
     };
     let small = LogicServer::start(config, &mut prometheus_client::registry::Registry::default()).await.unwrap();

@@ -33,4 +33,4 @@ mod settle;
 pub use event::{Cancel, Clock, Effect, Event, RequestId, Send, SessionKey, SourceId};
 pub use holder::{HolderLimits, SlotHolder};
 pub use placement::Placement;
-pub use quota::Quota;
+pub use quota::{Ask, Over, Quotas};

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim_logic_core::{Clock, Placement, SlotHolder};
+use parking_lot::Mutex;
+use seriatim_logic_core::{Clock, Placement, Quotas, SlotHolder};
 use seriatim_proto::command::DeliveryOutcome;
 use seriatim_proto::ids::{ClusterId, Epoch, Generation, GroupId, NodeId, SlotId, StoreId};
 use seriatim_proto::logic::{CallError, GatewayResponse, PeerResponse, SlotDeliveries};
@@ -95,6 +96,8 @@ pub(crate) struct Brain {
     metrics: Metrics,
     advertise: String,
     standing: watch::Sender<Option<Standing>>,
+    /// of the doors; what tenants have of their own comes with the directory
+    quotas: Arc<Mutex<Quotas>>,
 
     placement: Option<Placement>,
     rows: BTreeMap<SlotId, HolderRow>,
@@ -131,6 +134,7 @@ impl Brain {
         metrics: Metrics,
         advertise: String,
         standing: watch::Sender<Option<Standing>>,
+        quotas: Arc<Mutex<Quotas>>,
     ) -> Self {
         Self {
             stores,
@@ -139,6 +143,7 @@ impl Brain {
             metrics,
             advertise,
             standing,
+            quotas,
             placement: None,
             rows: BTreeMap::new(),
             leases: Leases::default(),

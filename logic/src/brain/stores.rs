@@ -413,6 +413,9 @@ impl Brain {
     pub(super) fn on_directory(&mut self) {
         let Some(directory) = self.stores.topology.directory() else { return };
         self.stores.connect(directory.stores.iter().map(|store| store.address.clone()));
+        if self.quotas.lock().set_tenants(&directory.tenants) {
+            tracing::info!(tenants = directory.tenants.len(), "limits of tenants changed");
+        }
         self.nodes_changed = true;
         let now_ms = clock::boot_ms();
         let nodes: Vec<_> =

@@ -77,6 +77,8 @@ pub enum GroupItem {
     Owned,
     /// Group 0: a store.
     Store(StoreId),
+    /// Group 0: a tenant with limits of its own.
+    Tenant(TenantId),
 }
 
 /// No tenant may have this number: it stands for the slot itself in key bytes.
@@ -124,6 +126,8 @@ pub enum Scan {
     Nodes,
     /// Group 0: all stores.
     Stores,
+    /// Group 0: all tenants with limits of their own.
+    Tenants,
     /// Pending conversations of a slot.
     Pending {
         /// which slot
@@ -181,6 +185,7 @@ impl Scan {
             Scan::Groups => Key::group(GroupId::META, GroupItem::Group(GroupId(0))),
             Scan::Nodes => Key::group(GroupId::META, GroupItem::Node(NodeId(0))),
             Scan::Stores => Key::group(GroupId::META, GroupItem::Store(StoreId(0))),
+            Scan::Tenants => Key::group(GroupId::META, GroupItem::Tenant(TenantId(0))),
             Scan::Pending { slot, after: Some((tenant, conversation)) } => {
                 return (Key::pending(*slot, *tenant, conversation.clone()), true);
             }
@@ -210,6 +215,7 @@ impl Scan {
             (Scan::Groups, Scope::Group(GroupItem::Group(_))) => group(GroupId::META),
             (Scan::Nodes, Scope::Group(GroupItem::Node(_))) => group(GroupId::META),
             (Scan::Stores, Scope::Group(GroupItem::Store(_))) => group(GroupId::META),
+            (Scan::Tenants, Scope::Group(GroupItem::Tenant(_))) => group(GroupId::META),
             (Scan::Pending { slot, .. }, Scope::Slot(SlotItem::Pending(..))) => key.slot == *slot,
             (Scan::Cursors { slot, tenant, user }, Scope::Tenant(of, Item::Cursor(owner, _)))
             | (Scan::Inbox { slot, tenant, user, .. }, Scope::Tenant(of, Item::Inbox(owner, _))) => {
@@ -261,6 +267,7 @@ mod tests {
             Scan::Groups,
             Scan::Nodes,
             Scan::Stores,
+            Scan::Tenants,
             Scan::Pending { slot, after: None },
             Scan::Pending { slot, after: Some((tenant, conversation.clone())) },
             Scan::Cursors { slot, tenant, user: user.clone() },

@@ -1,17 +1,20 @@
-//! Meta: group 0: which cluster, which stores, groups and nodes, and the next ids.
+//! Meta: group 0: which cluster, which stores, groups and nodes, the next ids, and what tenants may ask.
 //!
 //! # Invariants
 //! I1, I15: ids of replicas and nodes are given once; they carry the generation in their high bits.
 
+use std::collections::BTreeMap;
+
 use seriatim_proto::command::{Outcome, SlotRange};
-use seriatim_proto::ids::{ClusterId, Generation, GroupId, NodeId, ReplicaId, StoreId};
+use seriatim_proto::ids::{ClusterId, Generation, GroupId, NodeId, ReplicaId, StoreId, TenantId};
 use seriatim_proto::limits;
 use seriatim_proto::meta::{
-    GroupRecord, MetaCommand, MetaOutcome, MetaRefusal, NodeKind, NodeRecord, ReplicaRecord, StoreRecord,
+    GroupRecord, Limit, MetaCommand, MetaOutcome, MetaRefusal, NodeKind, NodeRecord, ReplicaRecord, StoreRecord,
+    TenantRecord,
 };
 
 use crate::apply::{At, Event, No, wrong_kind};
-use crate::key::{GroupItem, Key, Scan};
+use crate::key::{GroupItem, Key, Scan, TENANT_NONE};
 use crate::lease;
 use crate::row::{ClusterRow, Row};
 use crate::view::{Fatal, Reader, Rows, View};
@@ -36,6 +39,7 @@ pub(crate) fn meta(
         }
         (Some(_), MetaCommand::CloseGroup { id }) => close_group(view, *id, events)?,
         (Some(row), MetaCommand::OpenNode { kind, address }) => open_node(view, at, row, *kind, address, events)?,
+        (Some(_), MetaCommand::SetTenant { id, changes }) => set_tenant(view, *id, changes, events)?,
     };
     Ok(Outcome::Meta(outcome))
 }
@@ -162,6 +166,45 @@ fn open_node(
     view.put(group_key(GroupItem::Node(id)), Row::Node(node.clone()));
     events.push(Event::Directory);
     Ok(MetaOutcome::Opened(node))
+}
+
+/// A tenant has a row while something of it differs from the nodes' own.
+fn set_tenant(
+    view: &mut impl View,
+    id: TenantId,
+    changes: &BTreeMap<Limit, Option<u32>>,
+    events: &mut Vec<Event>,
+) -> Result<MetaOutcome, Fatal> {
+    if id == TENANT_NONE {
+        return Ok(MetaOutcome::Refused(MetaRefusal::Malformed));
+    }
+    let key = group_key(GroupItem::Tenant(id));
+    let before = match view.get(&key)? {
+        None => TenantRecord { id, limits: BTreeMap::new() },
+        Some(Row::Tenant(record)) => record,
+        Some(_) => return Err(Fatal::broken(&key, "a row of another kind")),
+    };
+    let mut after = before.clone();
+    for (limit, rate) in changes {
+        match rate {
+            Some(rate) => after.limits.insert(*limit, *rate),
+            None => after.limits.remove(limit),
+        };
+    }
+    if after == before {
+        return Ok(MetaOutcome::TenantSet(after));
+    }
+    if after.limits.is_empty() {
+        view.delete(key);
+    } else {
+        let full = limits::TENANTS_LIMITED_MAX as usize;
+        if before.limits.is_empty() && view.scan(&Scan::Tenants, full)?.len() == full {
+            return Ok(MetaOutcome::Refused(MetaRefusal::Full));
+        }
+        view.put(key, Row::Tenant(after.clone()));
+    }
+    events.push(Event::Directory);
+    Ok(MetaOutcome::TenantSet(after))
 }
 
 /// The node's lease ended.

@@ -165,11 +165,16 @@ fn directory(view: &impl Reader) -> Result<Option<Directory>, Fatal> {
         stores: Vec::new(),
         groups: read_groups(view)?,
         nodes: Vec::new(),
+        tenants: Vec::new(),
     };
-    for (key, row) in view.scan(&Scan::Stores, usize::MAX)?.into_iter().chain(view.scan(&Scan::Nodes, usize::MAX)?) {
+    let mut rows = view.scan(&Scan::Stores, usize::MAX)?;
+    rows.extend(view.scan(&Scan::Nodes, usize::MAX)?);
+    rows.extend(view.scan(&Scan::Tenants, usize::MAX)?);
+    for (key, row) in rows {
         match row {
             Row::Store(store) => directory.stores.push(store),
             Row::Node(node) => directory.nodes.push(node),
+            Row::Tenant(tenant) => directory.tenants.push(tenant),
             _ => return Err(Fatal::broken(&key, "a row of another kind")),
         }
     }

@@ -8,7 +8,7 @@ use seriatim_proto::command::{DeliveryRecord, SlotRange};
 use seriatim_proto::ids::{
     BodyHash, Chain, ClusterId, Epoch, Generation, GroupId, LeaseId, NodeId, ReplicaId, Seq, SlotId, StoreId,
 };
-use seriatim_proto::meta::{GroupRecord, NodeRecord, StoreRecord};
+use seriatim_proto::meta::{GroupRecord, NodeRecord, StoreRecord, TenantRecord};
 use seriatim_proto::store::{HolderRow, InboxEntry, NamespaceState, StoredMessage};
 
 /// The value of a row.
@@ -46,6 +46,8 @@ pub enum Row {
     Owned(OwnedRow),
     /// under `GroupItem::Store`
     Store(StoreRecord),
+    /// under `GroupItem::Tenant`
+    Tenant(TenantRecord),
 }
 
 /// A slot: who holds it. Written by `Own`, so that a slot with such a row naming the group is owned by it.

@@ -62,6 +62,7 @@ fn keys_have_their_golden_bytes() {
         (Key::group(GroupId(0), GroupItem::Node(NodeId(7))), "ff004e0000000000000007"),
         (Key::group(GroupId(5), GroupItem::Owned), "ff054f"),
         (Key::group(GroupId(0), GroupItem::Store(StoreId(7))), "ff00530000000000000007"),
+        (Key::group(GroupId(0), GroupItem::Tenant(TenantId(7))), "ff005400000007"),
     ];
     for (key, golden) in cases {
         assert_eq!(hex(&encode(&key)), golden.replace(' ', ""), "{key:?}");
@@ -92,7 +93,7 @@ fn keys_at_their_upper_bounds_stay_in_their_slot() {
         assert_eq!(decode(&bytes), Some(key));
         assert!(slot_start(slot) <= bytes && bytes < slot_start(SlotId(limits::SLOTS)));
     }
-    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Store(StoreId(u64::MAX))));
+    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Tenant(TenantId(u32::MAX))));
     assert!(slot_start(SlotId(u16::MAX)) <= last && last < vec![0xff; 3]);
 }
 
@@ -277,6 +278,7 @@ fn any_key() -> impl Strategy<Value = Key> {
         any::<u64>().prop_map(|id| GroupItem::Node(NodeId(id))),
         Just(GroupItem::Owned),
         any::<u64>().prop_map(|id| GroupItem::Store(StoreId(id))),
+        any::<u32>().prop_map(|id| GroupItem::Tenant(TenantId(id))),
     ];
     prop_oneof![
         6 => (slot.clone(), tenant.clone(), any_item()).prop_map(|(slot, tenant, item)| Key::tenant(slot, tenant, item)),

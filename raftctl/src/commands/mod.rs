@@ -8,12 +8,13 @@ mod raft;
 mod send;
 mod seq;
 mod tail;
+mod tenant;
 mod user;
 mod verify;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Cluster, Counter, Group, Msg, Node, Raft, User};
+use crate::cli::{Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -35,6 +36,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Group::Seq(Counter::Next { counter, count, user }) => seq::next(&target()?, &counter, count, &user).await,
         Group::Seq(Counter::Current { counter, user }) => seq::current(&target()?, &counter, &user).await,
         Group::Seq(Counter::Show { counter }) => seq::show(&target()?, &counter).await,
+        Group::Tenant(Tenant::Ls) => tenant::ls(&target()?).await,
+        Group::Tenant(Tenant::Show { id }) => tenant::show(&target()?, id).await,
+        Group::Tenant(Tenant::Set { id, limits, dry_run }) => tenant::set(&target()?, id, limits, dry_run).await,
+        Group::Tenant(Tenant::Reset { id, dry_run }) => tenant::reset(&target()?, id, dry_run).await,
         Group::Msg(Msg::Status(of)) => msg::status(&target()?, &of).await,
         Group::Msg(Msg::Cancel(of)) => msg::cancel(&target()?, &of).await,
         Group::Send(send) => send::send(&target()?, &send).await,

@@ -2,7 +2,8 @@
 
 use seriatim_proto::ids::{ClusterId, ReplicaId, StoreId};
 use seriatim_proto::meta::{
-    Directory, GroupRecord, MetaCommand, MetaOutcome, MetaRefusal, NodeKind, NodeRecord, ReplicaRecord, StoreRecord,
+    Directory, GroupRecord, Limit, MetaCommand, MetaOutcome, MetaRefusal, NodeKind, NodeRecord, ReplicaRecord,
+    StoreRecord, TenantRecord,
 };
 
 use super::*;
@@ -174,4 +175,52 @@ fn commands_for_the_other_kind_of_group_are_refused() {
     let mut world = World::new();
     assert_eq!(world.run(Command::Meta(init(1))), Outcome::Rejected(Reject::WrongGroup(SlotId(0xFF01))));
     assert_eq!(world.read(Read::Directory), ReadOutcome::WrongGroup);
+}
+
+fn set(id: u32, changes: &[(Limit, Option<u32>)]) -> MetaCommand {
+    MetaCommand::SetTenant { id: TenantId(id), changes: changes.iter().copied().collect() }
+}
+
+fn limits_of(meta: &Meta) -> Vec<(u32, Vec<(Limit, u32)>)> {
+    let tenants = meta.directory().tenants;
+    tenants.into_iter().map(|record| (record.id.0, record.limits.into_iter().collect())).collect()
+}
+
+#[test]
+fn limits_of_a_tenant_change_one_by_one_and_the_last_to_go_takes_the_row() {
+    let (writes, reads) = (Limit::UserWrites, Limit::UserReads);
+    let mut meta = Meta::new();
+    let record = |limits: &[(Limit, u32)]| {
+        MetaOutcome::TenantSet(TenantRecord { id: TenantId(7), limits: limits.iter().copied().collect() })
+    };
+    assert_eq!(meta.meta(set(7, &[(writes, Some(10))])), record(&[(writes, 10)]));
+    assert_eq!(meta.events, vec![Event::Directory]);
+    assert_eq!(meta.meta(set(7, &[(reads, Some(0))])), record(&[(writes, 10), (reads, 0)]));
+    assert_eq!(limits_of(&meta), vec![(7, vec![(writes, 10), (reads, 0)])]);
+    // Again: nobody is told of what did not change.
+    assert_eq!(meta.meta(set(7, &[(reads, Some(0))])), record(&[(writes, 10), (reads, 0)]));
+    assert_eq!(meta.events, Vec::new());
+    assert_eq!(meta.meta(set(7, &[(writes, None), (reads, Some(5))])), record(&[(reads, 5)]));
+    assert_eq!(meta.meta(set(7, &[(reads, None)])), record(&[]));
+    assert_eq!(meta.events, vec![Event::Directory]);
+    assert_eq!(limits_of(&meta), Vec::new());
+    assert_eq!(meta.meta(set(7, &[(reads, None)])), record(&[]));
+    assert_eq!(meta.events, Vec::new());
+}
+
+#[test]
+fn limits_of_nobody_or_of_too_many_are_refused() {
+    let mut meta = Meta::new();
+    let some = [(Limit::TenantBytes, Some(1))];
+    assert_eq!(meta.refused(set(u32::MAX, &some)), MetaRefusal::Malformed);
+    for id in 0..limits::TENANTS_LIMITED_MAX {
+        assert!(matches!(meta.meta(set(id, &some)), MetaOutcome::TenantSet(_)));
+    }
+    assert_eq!(meta.refused(set(9_999, &some)), MetaRefusal::Full);
+    // Those that are there change, and make room.
+    assert!(matches!(meta.meta(set(3, &[(Limit::TenantBytes, Some(2))])), MetaOutcome::TenantSet(_)));
+    assert!(matches!(meta.meta(set(3, &[(Limit::TenantBytes, None)])), MetaOutcome::TenantSet(_)));
+    assert!(matches!(meta.meta(set(9_999, &some)), MetaOutcome::TenantSet(_)));
+    let mut cold = Meta::default();
+    assert_eq!(cold.refused(set(1, &some)), MetaRefusal::NotInitialised);
 }
