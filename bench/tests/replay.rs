@@ -42,38 +42,54 @@ impl Running {
         assert!(answer.contains("\"ok\":true"), "{answer}");
     }
 
-    /// Replays the sample; then everything ends.
-    fn replay(mut self, options: &[&str]) -> (Output, serde_json::Value) {
+    fn records(&self) -> std::path::PathBuf {
+        self.folder.path().join("records")
+    }
+
+    /// Replays the sample.
+    fn replay(&self, options: &[&str]) -> Output {
         let sample =
             std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json");
-        let output = Command::new(env!("CARGO_BIN_EXE_replay"))
+        Command::new(env!("CARGO_BIN_EXE_replay"))
             .arg("--playground")
             .arg(self.folder.path())
             .arg("--source")
             .arg(sample)
             .arg("--records")
-            .arg(self.folder.path().join("records"))
+            .arg(self.records())
             .args(options)
             .arg("--json")
             .output()
-            .unwrap();
-        drop(self.playground.stdin.take());
-        self.playground.wait().unwrap();
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        let verdict: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
-        for name in ["lost", "duplicated", "reordered"] {
-            assert_eq!(verdict[name], 0, "{stdout}");
-        }
-        assert_eq!(verdict["sent"], verdict["received"]);
-        (output, verdict)
+            .unwrap()
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.playground.stdin.take());
+        // A test that panics already has more to say.
+        self.playground.wait().ok();
+    }
+}
+
+/// The checker's verdict, in which nothing is wrong.
+fn verdict(output: &Output) -> serde_json::Value {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let verdict: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    for name in ["lost", "duplicated", "reordered"] {
+        assert_eq!(verdict[name], 0, "{stdout}");
+    }
+    assert_eq!(verdict["sent"], verdict["received"]);
+    verdict
 }
 
 /// The verdict of the sample, by the checker in a process of its own.
 #[test]
 fn the_sample_survives_both_kills() {
     // Slow enough that the kills come while there is something to say.
-    let (output, verdict) = Running::start().replay(&["--messages", "all", "--rate", "150"]);
+    let running = Running::start();
+    let output = running.replay(&["--messages", "all", "--rate", "150"]);
+    let verdict = verdict(&output);
     assert!(output.status.success(), "{verdict}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(verdict["faults"].as_array().unwrap().len(), 2, "{verdict}");
 }
@@ -82,8 +98,30 @@ fn the_sample_survives_both_kills() {
 fn a_run_with_a_process_that_ended_by_itself_is_not_good() {
     let running = Running::start();
     running.kill("store-2");
-    let (output, verdict) = running.replay(&["--messages", "40", "--no-faults"]);
+    let output = running.replay(&["--messages", "40", "--no-faults"]);
+    let verdict = verdict(&output);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{verdict}\n{stderr}");
     assert!(stderr.contains("store-2 ended without being told to"), "{stderr}");
+}
+
+#[test]
+fn a_second_replay_into_one_playground_is_refused_and_leaves_the_records_of_the_first() {
+    let running = Running::start();
+    let output = running.replay(&["--messages", "40", "--no-faults"]);
+    verdict(&output);
+    let files = || {
+        let files = std::fs::read_dir(running.records()).unwrap().map(|file| file.unwrap().path());
+        let mut files: Vec<_> = files.filter(|path| path.is_file()).map(|path| std::fs::read(path).unwrap()).collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    assert!(!before.is_empty());
+    let output = running.replay(&["--messages", "60", "--no-faults"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("has messages here already") && !stderr.contains("panicked"), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(files(), before);
 }

@@ -46,7 +46,7 @@ pub(crate) fn measure(times: &[Times], kills: &[Kill]) -> Measures {
             .filter(|times| waited || !times.waited)
             .filter_map(|times| Some((times.sent_us, to(times)?)))
             .filter(|(from, to)| !overlaps(*from, *to))
-            .map(|(from, to)| to - from)
+            .map(|(from, to)| to.saturating_sub(from))
             .collect();
         found.sort_unstable();
         found

@@ -71,6 +71,19 @@ enum Begin {
     CatchUp,
 }
 
+/// A connected device of a user.
+pub(crate) async fn client(
+    control: &Control,
+    endpoint: &Endpoint,
+    gateway: SocketAddr,
+    user: &UserId,
+    device: &str,
+) -> anyhow::Result<Client> {
+    let builder = Client::builder(gateway, GATEWAY_NAME).endpoint(endpoint).token(control.token(user)?).device(device);
+    let connected = builder.request_timeout(PATIENCE).connect_timeout(CONNECT_PATIENCE).connect().await;
+    connected.with_context(|| format!("failed to connect {user}/{device}"))
+}
+
 impl Person {
     /// Everybody in the script.
     pub(crate) fn all(script: &Script) -> Vec<Person> {
@@ -125,15 +138,7 @@ impl Person {
 
     async fn connect(&self, setup: &Setup, name: &str, begin: Begin, counts: bool) -> anyhow::Result<Device> {
         let gateway = setup.gateways[self.place % setup.gateways.len()];
-        let client = Client::builder(gateway, GATEWAY_NAME)
-            .endpoint(&setup.endpoint)
-            .token(setup.control.token(&self.user)?)
-            .device(name)
-            .request_timeout(PATIENCE)
-            .connect_timeout(CONNECT_PATIENCE)
-            .connect()
-            .await
-            .with_context(|| format!("failed to connect {}/{name}", self.user))?;
+        let client = client(&setup.control, &setup.endpoint, gateway, &self.user, name).await?;
         let seen = Arc::new(AtomicU64::new(0));
         let notebook = Notebook {
             user: self.user.clone(),

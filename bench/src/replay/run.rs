@@ -1,6 +1,7 @@
 //! Run: the whole of a replay: connect, talk, kill, catch up, measure.
 
 use std::cmp::Reverse;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ use super::control::Control;
 use super::ledger::Ledger;
 use super::measure::{self, Kill};
 use super::pace::Pace;
-use super::people::{Device, Person, Setup};
+use super::people::{self, Device, Person, Setup};
 use super::talk::{PIPELINE, Stage};
 use super::{faults, progress};
 use crate::record::{self, Measures, Recorder};
@@ -51,11 +52,13 @@ pub struct Options {
 pub async fn run(script: Script, options: &Options) -> anyhow::Result<Vec<String>> {
     let script = Arc::new(script);
     let messages = script.message_count() as u64;
-    let folder = fresh(&options.records)?;
     let control = Arc::new(Control::open(&options.playground)?);
     let gateways: Vec<_> = control.gateways().iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
     ensure!(!gateways.is_empty(), "the playground has no gateway");
     let ca = std::fs::read(&control.about.ca_certificate).context("failed to read the CA certificate")?;
+    let endpoint = Endpoint::new(gateways[0], &ca)?;
+    not_replayed_yet(&script, &control, &endpoint, gateways[0]).await?;
+    let folder = fresh(&options.records)?;
     let (stop, stopped) = watch::channel(false);
     let ledger = Arc::new(Ledger::new(&script));
     let stage = Arc::new(Stage {
@@ -65,7 +68,7 @@ pub async fn run(script: Script, options: &Options) -> anyhow::Result<Vec<String
             ledger: Arc::clone(&ledger),
             folder: folder.join(record::RECEIVED),
             stop: stopped,
-            endpoint: Endpoint::new(gateways[0], &ca)?,
+            endpoint,
             gateways,
         },
         script: Arc::clone(&script),
@@ -107,6 +110,26 @@ pub async fn run(script: Script, options: &Options) -> anyhow::Result<Vec<String
     }
     finish(stage, tablets, &stop, &kills, &folder).await?;
     control.down().await
+}
+
+/// Message ids and conversations come from the source, so a second replay would repeat the first one's: the first
+/// user of the script tells, before anything is written.
+async fn not_replayed_yet(
+    script: &Script,
+    control: &Control,
+    endpoint: &Endpoint,
+    gateway: SocketAddr,
+) -> anyhow::Result<()> {
+    let Some(user) = script.users.first() else { return Ok(()) };
+    let client = people::client(control, endpoint, gateway, user, "phone").await?;
+    let page = client.sync(None, 1).await.with_context(|| format!("failed to read the inbox of {user}"))?;
+    client.close();
+    ensure!(
+        page.entries.is_empty(),
+        "{user} has messages here already: a replay needs a playground that nothing was replayed into; \
+         start a fresh one with `seriatim playground`, or `./scripts/run`"
+    );
+    Ok(())
 }
 
 /// An empty folder for the records.
