@@ -282,7 +282,9 @@ impl Requests {
         let Some(request) = self.requests.get_mut(&id) else { return };
         let doubled = PAUSE_MIN * 2u32.saturating_pow(request.attempts.saturating_sub(1).min(8));
         let pause = doubled.min(PAUSE_MAX).mul_f64(rand::random_range(0.5..1.0));
-        let pause = pause.max(Duration::from_millis(u64::from(refusal.retry_after_ms)));
+        // Later, never earlier than told, and not all at once.
+        let told = Duration::from_millis(u64::from(refusal.retry_after_ms)).mul_f64(rand::random_range(1.0..1.5));
+        let pause = pause.max(told);
         request.uncertain |= uncertain;
         request.refusal = Some(refusal);
         request.state = State::Paused;

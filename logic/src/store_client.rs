@@ -189,15 +189,13 @@ impl StoreClient {
     async fn event(&self, event: StoreEvent, store: Option<StoreId>) {
         match event {
             StoreEvent::Leader { group, leader } => {
-                if self.topology.set_leader(group, leader, store) {
-                    self.to_brain(Input::Directory).await;
-                }
+                self.topology.set_leader(group, leader, store);
                 if let Some(leader) = leader.filter(|leader| Some(*leader) == store) {
                     self.to_brain(Input::Leads { group, store: leader }).await;
                 }
             }
             StoreEvent::Directory(directory) => {
-                if store.is_some_and(|store| self.topology.set_directory(store, directory)) {
+                if self.topology.set_directory(directory) {
                     self.to_brain(Input::Directory).await;
                 }
             }

@@ -19,9 +19,8 @@ pub(crate) struct Link {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// the newest that any store has shown: stores may be behind each other, and behind themselves after a restart
     directory: Option<Directory>,
-    /// by store: each store's view only moves on, but one may be behind another
-    directories: HashMap<StoreId, Directory>,
     leaders: BTreeMap<GroupId, StoreId>,
     links: HashMap<String, Link>,
     groups_of_slots: Vec<Option<GroupId>>,
@@ -29,14 +28,12 @@ struct Inner {
 }
 
 impl Inner {
-    /// Uses the view of group 0's leader, or the one that came last while nobody leads. True if that changed something.
-    fn choose(&mut self, latest: StoreId) -> bool {
-        let leader = self.leaders.get(&GroupId::META).copied().filter(|leader| self.directories.contains_key(leader));
-        let Some(directory) = self.directories.get(&leader.unwrap_or(latest)) else { return false };
-        if self.directory.as_ref() == Some(directory) {
+    /// True if it is newer than the one in use.
+    fn take(&mut self, directory: Directory) -> bool {
+        let age = |directory: &Directory| (directory.generation, directory.revision);
+        if self.directory.as_ref().is_some_and(|known| age(&directory) <= age(known)) {
             return false;
         }
-        let directory = directory.clone();
         let mut groups = vec![None; usize::from(limits::SLOTS)];
         for group in &directory.groups {
             for range in &group.slots {
@@ -58,11 +55,9 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Takes a store's directory; true if the one in use changed.
-    pub(crate) fn set_directory(&self, said_by: StoreId, directory: Directory) -> bool {
-        let mut inner = self.inner.write();
-        inner.directories.insert(said_by, directory);
-        inner.choose(said_by)
+    /// Takes a store's directory; true if it is newer than all before.
+    pub(crate) fn set_directory(&self, directory: Directory) -> bool {
+        self.inner.write().take(directory)
     }
 
     pub(crate) fn directory(&self) -> Option<Directory> {
@@ -73,25 +68,19 @@ impl Topology {
         self.inner.read().groups_of_slots.get(usize::from(slot.0)).copied().flatten()
     }
 
-    /// A store, or a refusal, named a leader. `None` only takes back what `said_by` itself was. True if the directory
-    /// in use changed.
-    pub(crate) fn set_leader(&self, group: GroupId, leader: Option<StoreId>, said_by: Option<StoreId>) -> bool {
+    /// A store, or a refusal, named a leader. `None` only takes back what `said_by` itself was.
+    pub(crate) fn set_leader(&self, group: GroupId, leader: Option<StoreId>, said_by: Option<StoreId>) {
         let mut inner = self.inner.write();
+        let known = inner.leaders.get(&group).copied();
         match leader {
-            Some(leader) => {
-                // A store knows best of itself; of others only while nobody is known, or when it led itself.
-                let known = inner.leaders.get(&group).copied();
-                if said_by == Some(leader) || known.is_none() || known == said_by {
-                    inner.leaders.insert(group, leader);
-                }
-                group == GroupId::META && inner.choose(leader)
+            // A store knows best of itself; of others only while nobody is known, or when it led itself.
+            Some(leader) if said_by == Some(leader) || known.is_none() || known == said_by => {
+                inner.leaders.insert(group, leader);
             }
-            None => {
-                if said_by.is_some() && inner.leaders.get(&group).copied() == said_by {
-                    inner.leaders.remove(&group);
-                }
-                false
+            None if said_by.is_some() && known == said_by => {
+                inner.leaders.remove(&group);
             }
+            _ => {}
         }
     }
 
@@ -130,5 +119,38 @@ impl Topology {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use seriatim_proto::ids::{ClusterId, Generation};
+
+    use super::*;
+
+    fn directory(generation: u16, revision: u64) -> Directory {
+        Directory {
+            cluster: ClusterId([1; 16]),
+            generation: Generation(generation),
+            revision,
+            stores: Vec::new(),
+            groups: Vec::new(),
+            nodes: Vec::new(),
+            tenants: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_directory_never_goes_back_whichever_store_shows_it() {
+        let topology = Topology::default();
+        assert!(topology.set_directory(directory(0, 5)));
+        assert!(!topology.set_directory(directory(0, 4)) && !topology.set_directory(directory(0, 5)));
+        assert_eq!(topology.directory(), Some(directory(0, 5)));
+        topology.set_leader(GroupId::META, Some(StoreId(2)), Some(StoreId(2)));
+        topology.set_leader(GroupId::META, None, Some(StoreId(2)));
+        assert!(!topology.set_directory(directory(0, 1)));
+        assert!(topology.set_directory(directory(0, 6)));
+        // A restored cluster counts anew in a higher generation.
+        assert!(topology.set_directory(directory(1, 1)) && !topology.set_directory(directory(0, 9)));
     }
 }

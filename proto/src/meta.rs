@@ -180,6 +180,8 @@ pub struct Directory {
     pub cluster: ClusterId,
     /// generation
     pub generation: Generation,
+    /// rises with every change of what follows
+    pub revision: u64,
     /// all stores
     pub stores: Vec<StoreRecord>,
     /// all groups, group 0 first

@@ -21,6 +21,7 @@
 //! FF00 + group    'L' generation:2 index:8 place:4            Lease         while alive
 //! FF00 + group    'N' node:8                                  Node          group 0, while its lease is alive
 //! FF00 + group    'O'                                         Owned         from `Own` on
+//! FF00 + group    'R'                                         Revision      group 0, per change of the directory
 //! FF00 + group    'S' store:8                                 Store         group 0, per store
 //! FF00 + group    'T' tenant:4                                Tenant        group 0, per tenant with limits of its own
 //!
@@ -168,6 +169,7 @@ fn put_group_item(out: &mut Vec<u8>, item: &GroupItem) {
             out.extend_from_slice(&node.0.to_be_bytes());
         }
         GroupItem::Owned => out.push(b'O'),
+        GroupItem::Revision => out.push(b'R'),
         GroupItem::Store(store) => {
             out.push(b'S');
             out.extend_from_slice(&store.0.to_be_bytes());
@@ -277,6 +279,7 @@ fn group_item(input: &mut Input<'_>) -> Option<GroupItem> {
         }),
         b'N' => GroupItem::Node(NodeId(input.u64()?)),
         b'O' => GroupItem::Owned,
+        b'R' => GroupItem::Revision,
         b'S' => GroupItem::Store(StoreId(input.u64()?)),
         b'T' => GroupItem::Tenant(TenantId(input.u32()?)),
         _ => return None,

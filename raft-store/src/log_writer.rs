@@ -45,6 +45,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(5);
 /// Pause for each unit of time that the thread runs late. 10 halves the batches of a busy machine; 20 costs throughput
 /// (docs/benchmarks.md).
 const PAUSE_PER_LATE: u32 = 10;
+/// What Linux adds to a sleep on an idle machine.
+const TIMER_SLACK: Duration = Duration::from_micros(60);
 /// Wake-ups that the mean of the lateness looks back on.
 const LATE_MEAN_OF: u32 = 32;
 
@@ -246,7 +248,7 @@ struct Pause {
 }
 
 impl Pause {
-    /// The thread slept, and ran so long after a command was sent.
+    /// The thread slept, and ran so long after a command was sent or its time was over.
     fn woken(&mut self, late: Duration) {
         self.late = (self.late * (LATE_MEAN_OF - 1) + late.min(PAUSE_MAX)) / LATE_MEAN_OF;
     }
@@ -289,10 +291,12 @@ impl Writer {
             if queue.is_empty() {
                 let Some(command) = Self::next(&mut receiver, &mut pause) else { return };
                 queue.push_back(command);
-            }
-            let left = pause.left(Instant::now());
-            if !left.is_zero() {
-                std::thread::sleep(left);
+                let began = Instant::now();
+                let left = pause.left(began);
+                if !left.is_zero() {
+                    std::thread::sleep(left);
+                    pause.woken(began.elapsed().saturating_sub(left + TIMER_SLACK));
+                }
             }
             while queue.len() < BATCH_COMMANDS_MAX
                 && let Ok(command) = receiver.try_recv()

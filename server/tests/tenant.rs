@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::Cluster;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use seriatim_client::{Client, Conversation};
 use seriatim_proto::error::ErrorCode;
+use seriatim_proto::ids::Seq;
 use seriatim_proto::playground::PlaygroundRole;
 
 fn raftctl(cluster: &Cluster, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -121,12 +123,17 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
     assert_eq!(got, sent);
     // Nobody else felt it: another tenant's alice has the nodes' own limits.
     assert_eq!(set_ones(limits(&cluster, &["show", "2"])), []);
+    let refused = over_quota(&cluster, "user-writes-per-s");
+    let other = cluster.builder("phone").token(cluster.token_of(2, "alice")).connect().await.unwrap();
+    let outcomes = join_all((0..40).map(|n| other.send(peer.clone(), n.to_string()))).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!(over_quota(&cluster, "user-writes-per-s"), refused);
     assert_eq!(over_quota(&cluster, "tenant-bytes-per-s"), 0);
 
     // 0 refuses everything, at once and with its code; what is not limited goes on.
     let before = limits(&cluster, &["set", "1", "user-writes-per-s=0"]);
     assert!(before.contains(&("user-writes-per-s".to_owned(), Some(0), Some(5))), "{before:?}");
-    let hasty = cluster.builder("desk").token(cluster.token("alice", 3600)).request_timeout(Duration::from_millis(300));
+    let hasty = cluster.builder("desk").token(cluster.token("alice", 3600)).request_timeout(Duration::from_secs(2));
     let hasty = hasty.connect().await.unwrap();
     let mut through = Vec::new();
     common::wait_until_async("writes are refused", async || {
@@ -142,30 +149,54 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
         false
     })
     .await;
-    let refused = hasty.send(peer.clone(), Bytes::from_static(b"never")).await.unwrap_err();
-    assert_eq!(refused.refusal().code, ErrorCode::QuotaExceeded);
-    assert!(!refused.is_unknown(), "nothing of it happened: {refused}");
+    // Wherever the conversation lives: both nodes know by then.
+    let peers = (0..12).map(|n| Conversation::peer(&format!("peer-{n}")).unwrap());
+    let outcomes = join_all(peers.map(|peer| hasty.send(peer, Bytes::from_static(b"never")))).await;
+    for outcome in outcomes {
+        let refused = outcome.unwrap_err();
+        assert_eq!(refused.refusal().code, ErrorCode::QuotaExceeded, "{refused}");
+        assert!(!refused.is_unknown(), "nothing of it happened: {refused}");
+    }
+    other.send(peer.clone(), "the other tenant goes on").await.unwrap();
     sent.extend(through);
     sent.sort();
     common::wait_until_async("bob has it all", async || entries(&bob).await.len() >= sent.len()).await;
     let (exit, _, error) = {
         let playground = cluster.data().to_str().unwrap();
-        let arguments = ["--playground", playground, "--timeout", "1s", "send", "--as", "alice", "--to", "bob", "x"];
+        let arguments = ["--playground", playground, "--timeout", "3s", "send", "--as", "alice", "--to", "bob", "x"];
         common::run(&common::sibling("raftctl"), &arguments)
     };
     assert!(exit == Some(6) && error.contains("QUOTA_EXCEEDED"), "{exit:?} {error}");
 
     // Limits survive a restart of everything, and a new node knows them from its first request on.
-    drop((alice, bob, hasty));
+    drop((alice, bob, hasty, other));
     cluster.restart();
     let set = vec![("tenant-bytes-per-s".to_owned(), 1_000_000), ("user-writes-per-s".to_owned(), 0)];
     assert_eq!(set_ones(limits(&cluster, &["show", "1"])), set);
     let (_, out, _) = raftctl(&cluster, &["ls"]);
     assert!(out.contains("tenant-bytes-per-s=1000000 user-writes-per-s=0"), "{out}");
-    let hasty = cluster.builder("desk").token(cluster.token("alice", 3600)).request_timeout(Duration::from_secs(1));
+    let hasty = cluster.builder("desk").token(cluster.token("alice", 3600)).request_timeout(Duration::from_secs(2));
     let hasty = hasty.connect().await.unwrap();
     let refused = hasty.send(peer.clone(), "never").await.unwrap_err();
     assert_eq!(refused.refusal().code, ErrorCode::QuotaExceeded, "{refused}");
+
+    // A subscription that may read nothing waits, and has everything once it may.
+    let (bob, desk) = (cluster.device("bob", "phone").await, cluster.device("bob", "desk").await);
+    limits(&cluster, &["set", "1", "user-reads-per-s=0"]);
+    common::wait_until_async("reads are refused", async || {
+        let short = cluster.builder("watch").token(cluster.token("bob", 3600)).request_timeout(Duration::from_secs(2));
+        let read = short.connect().await.unwrap().sync(None, 1).await;
+        read.is_err_and(|error| error.refusal().code == ErrorCode::QuotaExceeded)
+    })
+    .await;
+    let refused = over_quota(&cluster, "user-reads-per-s");
+    let mut pushed = desk.subscribe(Seq::FIRST, None);
+    common::wait_until("the subscription's reads are refused", || over_quota(&cluster, "user-reads-per-s") > refused);
+    limits(&cluster, &["set", "1", "user-reads-per-s=default"]);
+    for _ in &sent {
+        tokio::time::timeout(common::PATIENCE, pushed.next()).await.unwrap().unwrap().unwrap();
+    }
+    drop((bob, desk));
 
     // Back: everything goes through again.
     let after = limits(&cluster, &["reset", "1"]);

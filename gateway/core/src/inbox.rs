@@ -158,9 +158,9 @@ impl Inbox {
         true
     }
 
-    /// The pull failed for now.
-    pub(crate) fn handle_pull_failed(&mut self, now: Instant) {
-        self.pull = Pull::Paused(now + PULL_PAUSE);
+    /// The pull failed for now; it is not made again before `retry_after`.
+    pub(crate) fn handle_pull_failed(&mut self, now: Instant, retry_after: Duration) {
+        self.pull = Pull::Paused(now + PULL_PAUSE.max(retry_after));
     }
 
     /// What to pull, if anything is missing and the device takes it: `(from, limit)`.

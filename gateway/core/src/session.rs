@@ -646,7 +646,10 @@ impl Session {
                 self.say(StreamId::Inbox(subscription), 0, Said::Error(wire::error_to_wire(&refusal)));
                 self.unsubscribe(subscription);
             }
-            Ok(_) | Err(_) => inbox.handle_pull_failed(now),
+            Ok(_) => inbox.handle_pull_failed(now, Duration::ZERO),
+            Err(refusal) => {
+                inbox.handle_pull_failed(now, Duration::from_millis(u64::from(refusal.retry_after_ms)));
+            }
         }
     }
 

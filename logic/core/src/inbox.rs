@@ -59,7 +59,7 @@ pub(crate) struct Device {
 impl Device {
     /// When the next write of its cursor goes out.
     fn due_ms(&self, clock: &Clock) -> u64 {
-        let earliest_ms = self.wrote_at_ms.map_or(0, |wrote| wrote + ACK_MS);
+        let earliest_ms = self.wrote_at_ms.map_or(0, |wrote| wrote - wrote % ACK_GATHER_MS + ACK_MS);
         earliest_ms.max(clock.now_ms + 1).next_multiple_of(ACK_GATHER_MS)
     }
 }

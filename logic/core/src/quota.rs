@@ -12,6 +12,10 @@ use seriatim_proto::meta::{Limit, TenantRecord};
 const KEPT: usize = 16_384;
 /// Parts of one unit that a bucket counts in: a bucket gains `per_s` parts each millisecond.
 const PARTS: i64 = 1_000;
+/// Seconds' worth that a bucket owes at most, after a body larger than that or a rate that was lowered.
+const DEBT_S: i64 = 10;
+/// What costs more than this part of a second's worth waits for no more than it: small requests would starve it.
+const WANTED_PART: u32 = 10;
 /// Retry hints are never longer: a limit may have been raised by then.
 const RETRY_MS_MAX: u32 = 1_000;
 
@@ -176,14 +180,15 @@ impl Bucket {
     fn filled(bucket: Option<&Bucket>, now_ms: u64, per_s: u32) -> i64 {
         let full = i64::from(per_s) * PARTS;
         let Some(bucket) = bucket else { return full };
+        let owed = bucket.parts.max(-DEBT_S * full);
         let gained = now_ms.saturating_sub(bucket.at_ms).saturating_mul(u64::from(per_s));
-        bucket.parts.saturating_add(i64::try_from(gained).unwrap_or(i64::MAX)).min(full)
+        owed.saturating_add(i64::try_from(gained).unwrap_or(i64::MAX)).min(full)
     }
 
-    /// How long until there is room; `None`: there is. What costs more than a second's worth waits for a full bucket.
+    /// How long until there is room; `None`: there is. What costs much is paid for afterwards.
     fn wait_ms(parts: i64, per_s: u32, cost: u32) -> Option<u32> {
-        let wanted = i64::from(cost.min(per_s.max(1))) * PARTS;
-        if parts >= wanted {
+        let wanted = i64::from(cost.min((per_s / WANTED_PART).max(1))) * PARTS;
+        if cost == 0 || parts >= wanted {
             return None;
         }
         let missing = (wanted - parts).unsigned_abs().div_ceil(u64::from(per_s.max(1)));
@@ -194,6 +199,7 @@ impl Bucket {
         let before = buckets.get(&limit);
         let at_ms = now_ms.max(before.map_or(0, |bucket| bucket.at_ms));
         let parts = Bucket::filled(before, now_ms, per_s) - i64::from(cost) * PARTS;
+        let parts = parts.max(-DEBT_S * i64::from(per_s) * PARTS);
         buckets.insert(limit, Bucket { parts, at_ms });
     }
 }
@@ -266,18 +272,37 @@ mod tests {
     }
 
     #[test]
-    fn bytes_count_and_a_body_larger_than_a_seconds_worth_still_goes_through() {
+    fn bytes_count_and_a_body_larger_than_a_seconds_worth_goes_through_and_is_paid_for() {
         let mut quotas = quotas(&[(Limit::TenantBytes, 1_000)]);
+        let refused = |retry_ms| over(Limit::TenantBytes, 1_000, retry_ms);
         let mut write = |now_ms, bytes| quotas.take(now_ms, TENANT, &user("alice"), Ask::Write { bytes });
         assert_eq!(write(0, 400), Ok(()));
-        assert_eq!(write(0, 700), over(Limit::TenantBytes, 1_000, 100));
-        assert_eq!(write(0, 600), Ok(()));
-        assert_eq!(write(0, 1), over(Limit::TenantBytes, 1_000, 1));
-        assert_eq!(write(999, 5_000), over(Limit::TenantBytes, 1_000, 1));
-        assert_eq!(write(1_000, 5_000), Ok(()));
-        // It is paid for afterwards: four seconds of debt, and one byte more.
-        assert_eq!(write(4_999, 1), over(Limit::TenantBytes, 1_000, 2));
-        assert_eq!(write(5_001, 1), Ok(()));
+        // A tenth of a second's worth is enough to begin with.
+        assert_eq!(write(0, 5_000), Ok(()));
+        assert_eq!(write(0, 1), refused(1_000));
+        assert_eq!(write(4_399, 1), refused(2));
+        assert_eq!(write(4_401, 1), Ok(()));
+        assert_eq!(write(4_500, 700), refused(1));
+        assert_eq!(write(4_501, 700), Ok(()));
+        // What has no bytes is not held up, and nobody owes more than ten seconds' worth.
+        assert_eq!(write(4_501, 0), Ok(()));
+        assert_eq!(write(10_000, 64 << 10), Ok(()));
+        assert_eq!(write(19_999, 1), refused(2));
+        assert_eq!(write(20_001, 1), Ok(()));
+    }
+
+    #[test]
+    fn a_rate_that_was_lowered_does_not_leave_old_debts_behind() {
+        let mut quotas = quotas(&[(Limit::TenantBytes, 1_000)]);
+        let write = |quotas: &mut Quotas, now_ms, bytes| {
+            quotas.take(now_ms, TENANT, &user("alice"), Ask::Write { bytes }).is_ok()
+        };
+        assert!(write(&mut quotas, 0, 64 << 10));
+        let own = |rate| TenantRecord { id: TENANT, limits: [(Limit::TenantBytes, rate)].into() };
+        quotas.set_tenants(&[own(10)]);
+        assert!(!write(&mut quotas, 9_000, 1) && write(&mut quotas, 10_200, 1));
+        quotas.set_tenants(&[own(0)]);
+        assert!(!write(&mut quotas, 90_000, 1) && write(&mut quotas, 90_000, 0));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub enum GroupItem {
     Node(NodeId),
     /// What the group owns.
     Owned,
+    /// Group 0: how often the directory changed.
+    Revision,
     /// Group 0: a store.
     Store(StoreId),
     /// Group 0: a tenant with limits of its own.

@@ -73,7 +73,7 @@ pub(crate) fn end(view: &mut impl View, at: At, lease: LeaseId, events: &mut Vec
         view.delete(Key::group(at.group, GroupItem::Lease(lease)));
         events.push(Event::LeaseEnded { lease, node: row.node });
         if at.group == GroupId::META {
-            meta::remove_node(view, row.node, events);
+            meta::remove_node(view, row.node, events)?;
         }
     }
     Ok(Outcome::LeaseEnded)

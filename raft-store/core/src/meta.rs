@@ -31,7 +31,7 @@ pub(crate) fn meta(
     }
     let outcome = match (view.cluster_row()?, command) {
         (row, MetaCommand::Init { cluster, generation, stores, replicas }) => {
-            init(view, row, (*cluster, *generation), stores, replicas, events)
+            init(view, row, (*cluster, *generation), stores, replicas, events)?
         }
         (None, _) => MetaOutcome::Refused(MetaRefusal::NotInitialised),
         (Some(row), MetaCommand::CreateGroup { id, slots, stores }) => {
@@ -52,10 +52,10 @@ fn init(
     stores: &[StoreRecord],
     replicas: &[ReplicaRecord],
     events: &mut Vec<Event>,
-) -> MetaOutcome {
+) -> Result<MetaOutcome, Fatal> {
     match before {
-        Some(row) if row.cluster == cluster => return MetaOutcome::Initialised,
-        Some(_) => return MetaOutcome::Refused(MetaRefusal::OtherCluster),
+        Some(row) if row.cluster == cluster => return Ok(MetaOutcome::Initialised),
+        Some(_) => return Ok(MetaOutcome::Refused(MetaRefusal::OtherCluster)),
         None => {}
     }
     let distinct_stores = (1..stores.len()).all(|i| stores[..i].iter().all(|other| other.id != stores[i].id));
@@ -65,11 +65,11 @@ fn init(
     let highest_store = stores.iter().map(|store| store.id.0).max();
     let highest_replica = replicas.iter().map(|replica| replica.id.0).max();
     let (Some(highest_store), Some(highest_replica)) = (highest_store, highest_replica) else {
-        return MetaOutcome::Refused(MetaRefusal::Malformed);
+        return Ok(MetaOutcome::Refused(MetaRefusal::Malformed));
     };
     let in_range = highest_store < ID_END && highest_replica < ID_END && generation.0 <= lease::GENERATION_LAST;
     if !(distinct_stores && distinct_replicas && known && in_range) {
-        return MetaOutcome::Refused(MetaRefusal::Malformed);
+        return Ok(MetaOutcome::Refused(MetaRefusal::Malformed));
     }
     let first = (u64::from(generation.0) << limits::GENERATION_SHIFT) + 1;
     put_cluster(
@@ -86,8 +86,8 @@ fn init(
         view.put(group_key(GroupItem::Store(store.id)), Row::Store(store.clone()));
     }
     put_group(view, GroupRecord { id: GroupId::META, slots: Vec::new(), replicas: replicas.to_vec(), closed: true });
-    events.push(Event::Directory);
-    MetaOutcome::Initialised
+    changed(view, events)?;
+    Ok(MetaOutcome::Initialised)
 }
 
 /// Gives replica ids. The same group again returns its record.
@@ -128,7 +128,7 @@ fn create_group(
     put_cluster(view, cluster);
     let group = GroupRecord { id, slots: slots.to_vec(), replicas, closed: false };
     put_group(view, group.clone());
-    events.push(Event::Directory);
+    changed(view, events)?;
     Ok(MetaOutcome::Created(group))
 }
 
@@ -139,7 +139,7 @@ fn close_group(view: &mut impl View, id: GroupId, events: &mut Vec<Event>) -> Re
         Some(Row::Group(group)) if group.closed => Ok(MetaOutcome::Closed),
         Some(Row::Group(group)) => {
             put_group(view, GroupRecord { closed: true, ..group });
-            events.push(Event::Directory);
+            changed(view, events)?;
             Ok(MetaOutcome::Closed)
         }
         Some(_) => Err(Fatal::broken(&key, "a row of another kind")),
@@ -164,7 +164,7 @@ fn open_node(
     let lease = lease::grant(view, at, cluster.generation, id, events)?;
     let node = NodeRecord { id, lease, kind, address: address.to_owned() };
     view.put(group_key(GroupItem::Node(id)), Row::Node(node.clone()));
-    events.push(Event::Directory);
+    changed(view, events)?;
     Ok(MetaOutcome::Opened(node))
 }
 
@@ -203,14 +203,32 @@ fn set_tenant(
         }
         view.put(key, Row::Tenant(after.clone()));
     }
-    events.push(Event::Directory);
+    changed(view, events)?;
     Ok(MetaOutcome::TenantSet(after))
 }
 
 /// The node's lease ended.
-pub(crate) fn remove_node(view: &mut impl View, node: NodeId, events: &mut Vec<Event>) {
+pub(crate) fn remove_node(view: &mut impl View, node: NodeId, events: &mut Vec<Event>) -> Result<(), Fatal> {
     view.delete(group_key(GroupItem::Node(node)));
+    changed(view, events)
+}
+
+/// The directory is another one now. Its revision lets others tell an older one, whoever shows it.
+fn changed(view: &mut impl View, events: &mut Vec<Event>) -> Result<(), Fatal> {
+    let next = revision(view)? + 1;
+    view.put(group_key(GroupItem::Revision), Row::Revision(next));
     events.push(Event::Directory);
+    Ok(())
+}
+
+/// How often the directory changed.
+pub(crate) fn revision(view: &impl Reader) -> Result<u64, Fatal> {
+    let key = group_key(GroupItem::Revision);
+    match view.get(&key)? {
+        None => Ok(0),
+        Some(Row::Revision(revision)) => Ok(revision),
+        Some(_) => Err(Fatal::broken(&key, "a row of another kind")),
+    }
 }
 
 /// All groups, group 0 first.

@@ -162,6 +162,7 @@ fn directory(view: &impl Reader) -> Result<Option<Directory>, Fatal> {
     let mut directory = Directory {
         cluster: cluster.cluster,
         generation: cluster.generation,
+        revision: crate::meta::revision(view)?,
         stores: Vec::new(),
         groups: read_groups(view)?,
         nodes: Vec::new(),

@@ -48,6 +48,8 @@ pub enum Row {
     Store(StoreRecord),
     /// under `GroupItem::Tenant`
     Tenant(TenantRecord),
+    /// under `GroupItem::Revision`
+    Revision(u64),
 }
 
 /// A slot: who holds it. Written by `Own`, so that a slot with such a row naming the group is owned by it.

@@ -61,6 +61,7 @@ fn keys_have_their_golden_bytes() {
         (Key::group(GroupId(5), GroupItem::Lease(lease)), "ff054c0001000000000000000200000003"),
         (Key::group(GroupId(0), GroupItem::Node(NodeId(7))), "ff004e0000000000000007"),
         (Key::group(GroupId(5), GroupItem::Owned), "ff054f"),
+        (Key::group(GroupId(0), GroupItem::Revision), "ff0052"),
         (Key::group(GroupId(0), GroupItem::Store(StoreId(7))), "ff00530000000000000007"),
         (Key::group(GroupId(0), GroupItem::Tenant(TenantId(7))), "ff005400000007"),
     ];
@@ -277,6 +278,7 @@ fn any_key() -> impl Strategy<Value = Key> {
         lease.prop_map(GroupItem::Lease),
         any::<u64>().prop_map(|id| GroupItem::Node(NodeId(id))),
         Just(GroupItem::Owned),
+        Just(GroupItem::Revision),
         any::<u64>().prop_map(|id| GroupItem::Store(StoreId(id))),
         any::<u32>().prop_map(|id| GroupItem::Tenant(TenantId(id))),
     ];

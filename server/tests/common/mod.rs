@@ -88,6 +88,12 @@ impl Cluster {
         self.minter.mint(TenantId(1), &UserId::new(user).unwrap(), end).unwrap()
     }
 
+    /// A token for `user` of another tenant.
+    pub fn token_of(&self, tenant: u32, user: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        self.minter.mint(TenantId(tenant), &UserId::new(user).unwrap(), now + 3600).unwrap()
+    }
+
     /// A token for the sequence service and nothing else, of this tenant.
     pub fn sequence_token(&self, tenant: u32) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
