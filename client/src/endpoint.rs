@@ -32,7 +32,7 @@ impl SetupError {
     }
 }
 
-/// A dead gateway is noticed after this long.
+/// A dead gateway is noticed after this long at the latest; by who asks for something sooner, see `silence`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keeps the session and the paths of middleboxes alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);

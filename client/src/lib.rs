@@ -49,6 +49,7 @@ mod inbox;
 mod pilot;
 mod requests;
 mod shared;
+mod silence;
 mod verify;
 mod wire;
 

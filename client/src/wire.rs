@@ -17,6 +17,7 @@ use seriatim_proto::wire::{self, FrameDecoder, v1};
 use crate::builder::Options;
 use crate::error::ConnectError;
 use crate::requests::Way;
+use crate::silence::silent;
 
 /// Why a dial failed.
 #[derive(Debug)]
@@ -71,6 +72,7 @@ struct InboxPipe {
 pub(crate) struct Wire {
     connection: Connection,
     closed: BoxFuture<'static, ConnectionError>,
+    silent: BoxFuture<'static, ()>,
     accept: BoxFuture<'static, Result<RecvStream, ConnectionError>>,
     control: Pipe,
     lane: Option<Pipe>,
@@ -181,6 +183,7 @@ impl Wire {
         let for_closed = connection.clone();
         Self {
             closed: Box::pin(async move { for_closed.closed().await }),
+            silent: Box::pin(silent(connection.clone())),
             accept: accept(&connection),
             connection,
             control,
@@ -195,9 +198,15 @@ impl Wire {
         self.connection.close(VarInt::from_u32(0), b"");
     }
 
-    /// How it ended, once it did.
+    /// How it ended, once it did or nobody answers any more.
     pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
-        self.closed.as_mut().poll(cx)
+        if let Poll::Ready(error) = self.closed.as_mut().poll(cx) {
+            return Poll::Ready(error);
+        }
+        self.silent.as_mut().poll(cx).map(|()| {
+            self.close();
+            ConnectionError::TimedOut
+        })
     }
 
     /// Encodes a frame onto the right stream; `false` if there is no room now.

@@ -136,6 +136,23 @@ async fn a_message_reaches_every_device_once_and_in_order() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_died_is_noticed_before_quics_idle_timeout() {
+    let cluster = Cluster::start();
+    // The idle timeout is ten seconds: a request that waited for it would end as unknown.
+    let hasty = cluster.builder("phone").token(cluster.token("alice", 3600)).request_timeout(Duration::from_secs(8));
+    let (alice, bob) = (hasty.connect().await.unwrap(), cluster.device("bob", "phone").await);
+    let peer = Conversation::peer("bob").unwrap();
+    let mut at_bob = bob.subscribe(Seq::FIRST, None);
+    alice.send(peer.clone(), "before").await.unwrap();
+    assert_eq!(body(&take(&mut at_bob, 1).await[0]), "before");
+    cluster.kill("gateway-1");
+    cluster.start_node("gateway-1");
+    alice.send(peer, "after").await.unwrap();
+    // Who only listens notices it too, a few seconds later, and goes on where he was.
+    assert_eq!(body(&take(&mut at_bob, 1).await[0]), "after");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_under_the_same_id_makes_no_second_message() {
     let cluster = Cluster::start();
