@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("seriatim-client", &["seriatim-proto"]),
     ("seriatim-gateway", &["seriatim-gateway-core", "seriatim-proto"]),
     ("seriatim-gateway-core", &["seriatim-proto"]),
+    ("seriatim-jepsen", &["seriatim-client", "seriatim-proto"]),
     ("seriatim-logic", &["seriatim-logic-core", "seriatim-proto"]),
     ("seriatim-logic-core", &["seriatim-proto"]),
     ("seriatim-proto", &[]),

@@ -1,0 +1,2 @@
+//! `jepsen`: the harness's command line.
+fn main() {}

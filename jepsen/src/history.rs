@@ -1,0 +1,290 @@
+//! History: what clients asked and saw, one JSON object a line, so that any checker can judge the same run.
+//!
+//! A run's folder holds:
+//! ```text
+//!  history.jsonl       operations of clients, in the format that outside checkers read ([`Op`])
+//!  inbox.jsonl         what devices were given: pages of sync and pushed entries ([`Seen`])
+//!  conversation.jsonl  every conversation as its members read it at the end ([`ConversationRead`])
+//!  nemesis.jsonl       what was done to the cluster, on the same clock ([`Fault`])
+//! ```
+//! All times are nanoseconds since the run began, on one monotonic clock.
+
+use serde::{Deserialize, Serialize};
+
+/// What an operation is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Function {
+    /// `log`: send a message into a conversation
+    Append,
+    /// `log`: read a conversation from a seq on
+    Sync,
+    /// `log`, `seq`: where a conversation or counter stands
+    Maxseq,
+    /// `seq`: take the next number of a counter
+    Next,
+    /// `register`
+    Read,
+    /// `register`
+    Write,
+    /// `register`
+    Cas,
+    /// `lease`: a grant
+    Lease,
+    /// `lease`: a fenced write
+    Commit,
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// it took effect
+    Ok,
+    /// it surely had no effect
+    Fail,
+    /// nobody knows: it may take effect at any later time
+    Info,
+}
+
+/// An entry that a `sync` returned.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Item {
+    /// place in the conversation
+    pub seq: u64,
+    /// client message id
+    pub id: String,
+}
+
+/// One operation of one client, as outside checkers read it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Op {
+    /// client process; one operation at a time each
+    pub proc: u64,
+    /// conversation, counter, register or lease scope; each is checked on its own
+    pub key: String,
+    /// what it is
+    pub f: Function,
+    /// when it was called, ns
+    pub call: u64,
+    /// when it ended, ns
+    pub ret: u64,
+    /// how it ended
+    #[serde(rename = "type")]
+    pub ended: Ended,
+    /// `append`: client message id; the same id again is a retry
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// the seq returned; a register's value; a commit's seq
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// `sync`: first seq asked
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// `sync`: most entries, 0 for all
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// `sync`: what was returned
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<Item>>,
+    /// `lease`, `commit`: under which epoch
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// `lease`: first granted
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lo: Option<u64>,
+    /// `lease`: end of what was granted
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hi: Option<u64>,
+    /// `commit`: was it refused as fenced?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject: Option<bool>,
+    /// `cas`: the expected value (registers start at 0)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<u64>,
+}
+
+/// An entry of an inbox or of a conversation as a device was given it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SeenEntry {
+    /// place in the inbox; absent in a conversation's history
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// entry before it in the inbox
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev_seq: Option<u64>,
+    /// messages up to and with it
+    pub ordinal: u64,
+    /// `direct:alice:bob` or `group:<32 hex digits>`
+    pub conversation: String,
+    /// place in the conversation
+    pub conversation_seq: u64,
+    /// `message`, `create`, `members`
+    pub kind: String,
+    /// who wrote it
+    pub sender: String,
+    /// 32 hex digits
+    pub id: String,
+    /// hash of salt and body, hex
+    pub body_hash: String,
+    /// the body as text (the workload's bodies are text), absent if it was not given
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// does the body match the hash?
+    pub body_matches: bool,
+    /// who joined
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<String>,
+    /// who left
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+}
+
+/// What a device was given, a line of `inbox.jsonl`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "e", rename_all = "lowercase")]
+pub enum Seen {
+    /// A page of sync.
+    Page {
+        /// client process
+        proc: u64,
+        /// whose inbox
+        user: String,
+        /// which device of his
+        device: String,
+        /// through which gateway
+        gateway: String,
+        /// when it was asked, ns
+        call: u64,
+        /// when it came, ns
+        ret: u64,
+        /// first seq asked
+        from: u64,
+        /// nothing below it is missing
+        upto: u64,
+        /// the inbox's tail when it was read
+        tail: u64,
+        /// first kept
+        trim: u64,
+        /// there is more
+        more: bool,
+        /// entries from `from` on were trimmed
+        too_long: bool,
+        /// did the chain of the page verify from the page before (absent: not checked)?
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chain_verified: Option<bool>,
+        /// the final sync after all faults were healed?
+        last: bool,
+        /// rising by seq
+        entries: Vec<SeenEntry>,
+    },
+    /// An entry that the subscription of a device yielded.
+    Push {
+        /// client process
+        proc: u64,
+        /// whose inbox
+        user: String,
+        /// which device
+        device: String,
+        /// which life of the subscription: a device that subscribes anew starts at `from` again
+        session: u64,
+        /// where the subscription began
+        from: u64,
+        /// when it came, ns
+        at: u64,
+        /// the entry
+        entry: SeenEntry,
+    },
+    /// A cursor that was acknowledged, or read.
+    Cursor {
+        /// client process
+        proc: u64,
+        /// whose
+        user: String,
+        /// which device
+        device: String,
+        /// when it was asked, ns
+        call: u64,
+        /// when it was answered, ns
+        ret: u64,
+        /// what was asked for, absent for a read
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wanted: Option<u64>,
+        /// what was answered, absent for an unknown outcome
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answered: Option<u64>,
+    },
+    /// Something that must be refused, and what came of it.
+    Denied {
+        /// client process
+        proc: u64,
+        /// what was tried, such as `history of a stranger`
+        what: String,
+        /// when, ns
+        at: u64,
+        /// was it refused?
+        refused: bool,
+        /// the error code
+        code: String,
+    },
+}
+
+/// A conversation as a member read it after all faults were healed, a line of `conversation.jsonl`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConversationRead {
+    /// which
+    pub conversation: String,
+    /// who read it
+    pub user: String,
+    /// through which gateway
+    pub gateway: String,
+    /// when it was asked, ns
+    pub call: u64,
+    /// when it was complete, ns
+    pub ret: u64,
+    /// all of it, in order
+    pub entries: Vec<SeenEntry>,
+}
+
+/// Did a fault take effect?
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// it was done, and seen to be done
+    Installed,
+    /// it was not done: the machine or the moment did not allow it
+    Skipped,
+    /// nobody knows
+    Indeterminate,
+}
+
+/// Something done to the cluster, a line of `nemesis.jsonl`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// number of this fault in the run; its healing has the same
+    pub number: u64,
+    /// kind, such as `kill-leader`
+    pub kind: String,
+    /// `inject` or `heal`
+    pub act: Act,
+    /// when it began, ns
+    pub began: u64,
+    /// when it was done, ns
+    pub ended: u64,
+    /// names of nodes
+    pub targets: Vec<String>,
+    /// did it take effect?
+    pub effect: Effect,
+    /// for people
+    pub detail: String,
+}
+
+/// One half of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Act {
+    /// begin
+    Inject,
+    /// end
+    Heal,
+}
