@@ -7,9 +7,35 @@
 //!  conversation.jsonl  every conversation as its members read it at the end ([`ConversationRead`])
 //!  nemesis.jsonl       what was done to the cluster, on the same clock ([`Fault`])
 //! ```
+//! # What the checkers rest on
+//! - Every MESSAGE that enters a conversation is an `append` of its id, and `items` of a `sync` are messages only.
+//!   Entries of kind `create` and `members` have no operation (the SDK's `change_members` does not tell its id, so an
+//!   unknown one could not be named): they are seen in inboxes and in [`ConversationRead`], and are no phantoms there.
+//! - A `sync` operation shows all of `key` from `from` on: for a group it is only recorded for members whose stay covers
+//!   all of it (founders who never leave). What others read is a [`ConversationRead`] or nothing.
+//! - `maxseq` of a conversation is its highest seq (the tail less one), 0 while it is empty; of a counter it is what
+//!   `Current` answers.
+//! - A group's `create` entry may leave its sender out of `added`: he is a member all the same.
+//! - A [`ConversationRead`] is what that user may see: his stays.
+//!
 //! All times are nanoseconds since the run began, on one monotonic clock.
 
+mod lines;
+
 use serde::{Deserialize, Serialize};
+
+pub use lines::{HistoryWriter, LineError, for_each_line, read_lines};
+
+/// Operations of clients, in a run's folder.
+pub const HISTORY_FILE: &str = "history.jsonl";
+/// What devices were given.
+pub const INBOX_FILE: &str = "inbox.jsonl";
+/// Conversations as their members read them at the end.
+pub const CONVERSATION_FILE: &str = "conversation.jsonl";
+/// What was done to the cluster.
+pub const NEMESIS_FILE: &str = "nemesis.jsonl";
+/// Seed, options and versions of the run.
+pub const RUN_FILE: &str = "run.json";
 
 /// What an operation is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -33,6 +59,30 @@ pub enum Function {
     Lease,
     /// `lease`: a fenced write
     Commit,
+}
+
+impl Function {
+    /// As in the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Sync => "sync",
+            Self::Maxseq => "maxseq",
+            Self::Next => "next",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Cas => "cas",
+            Self::Lease => "lease",
+            Self::Commit => "commit",
+        }
+    }
+    /// Does it change something, so that its `ok` is an ack?
+    pub fn changes(self) -> bool {
+        match self {
+            Self::Append | Self::Next | Self::Write | Self::Cas | Self::Lease | Self::Commit => true,
+            Self::Sync | Self::Maxseq | Self::Read => false,
+        }
+    }
 }
 
 /// How an operation ended.
@@ -102,6 +152,30 @@ pub struct Op {
     /// `cas`: the expected value (registers start at 0)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old: Option<u64>,
+}
+
+impl Op {
+    /// An operation of nothing yet but its frame; `interval` is call and return.
+    pub fn new(proc: u64, key: &str, f: Function, interval: (u64, u64), ended: Ended) -> Self {
+        Self {
+            proc,
+            key: key.to_owned(),
+            f,
+            call: interval.0,
+            ret: interval.1,
+            ended,
+            id: None,
+            seq: None,
+            from: None,
+            limit: None,
+            items: None,
+            epoch: None,
+            lo: None,
+            hi: None,
+            reject: None,
+            old: None,
+        }
+    }
 }
 
 /// An entry of an inbox or of a conversation as a device was given it.
