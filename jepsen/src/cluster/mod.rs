@@ -1,18 +1,61 @@
 //! Cluster: real processes of the product, each in a network namespace of its own, that a harness can hurt.
 //!
+//! ```text
+//!  start: sweep dead runs → network → keys → disks → stores → raftctl cluster init → logic → gateways → serving?
+//! ```
+//! It knows names, addresses and processes; what the cluster does, it learns from `raftctl` and /metrics. It restarts
+//! nobody by itself: a node that ends although nobody ended it is a finding ([`OwnEnd`]).
+//!
+//! # Failure
+//! Dropping the last handle kills the processes and removes namespaces, tables and mounts. A harness that is killed
+//! takes its nodes with it, by the pipe that they hold; the rest goes when the next cluster starts.
+//!
 //! # Reading order
-//! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`].
+//! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`] → `process` → `namespaces` → `firewall`.
 
 mod config;
+mod disk;
+mod firewall;
+mod keys;
+mod layout;
+mod metrics;
+mod namespaces;
+mod netns;
+mod network;
 mod node;
+mod process;
+mod raftctl;
+mod ready;
+mod reserve;
+mod tool;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::{join_all, try_join_all};
 
 pub use config::{ClusterConfig, DiskKind, NetworkKind, NetworkMode};
+pub use firewall::{Cut, Flow};
+pub use keys::TokenClaims;
+pub use layout::clocks_can_be_bent;
+pub use namespaces::leftovers;
 pub use node::{NodeInfo, OwnEnd, Role};
+pub use raftctl::RaftctlAnswer;
+pub use reserve::Reservation;
+
+pub(crate) use disk::space;
+pub(crate) use tool::must;
+
+use keys::Keys;
+use network::Network;
+use process::Process;
+
+/// Longest start until everything serves.
+const START_PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running cluster; clones are handles of the same one.
 #[derive(Clone, Debug)]
@@ -20,38 +63,24 @@ pub struct Cluster {
     inner: Arc<Inner>,
 }
 
+/// Fields are dropped in this order: processes end before their network and disks go.
 #[derive(Debug)]
 struct Inner {
     config: ClusterConfig,
     nodes: Vec<NodeInfo>,
+    processes: Vec<Arc<Process>>,
+    keys: Keys,
+    stores_by_id: OnceLock<BTreeMap<u64, String>>,
+    reserved: Arc<reserve::Reserved>,
+    network: Network,
 }
 
-/// What a token says, for tokens that should be refused.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TokenClaims {
-    /// user
-    pub user: String,
-    /// tenant; everything of a run is of tenant 1
-    pub tenant: u32,
-    /// what it allows; `None`: a device of the user
-    pub scopes: Option<Vec<String>>,
-    /// audience; `seriatim` is the right one
-    pub audience: String,
-    /// seconds from now to its end; negative: it ended
-    pub expires_in_s: i64,
-    /// signed by a key that the cluster does not know
-    pub foreign_key: bool,
-}
-
-/// What `raftctl` said.
-#[derive(Clone, PartialEq, Debug)]
-pub struct RaftctlAnswer {
-    /// exit code
-    pub exit: i32,
-    /// what it printed on stdout, `Null` if that was no JSON
-    pub json: serde_json::Value,
-    /// what it printed on stderr
-    pub stderr: String,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for process in &self.processes {
+            process.kill_now();
+        }
+    }
 }
 
 /// How a cluster ended.
@@ -66,11 +95,45 @@ pub struct ExitReport {
 impl Cluster {
     /// Makes the network and the keys, starts everything, and waits until every slot is held and a send works.
     pub async fn start(config: ClusterConfig) -> anyhow::Result<Cluster> {
-        let _ = Cluster { inner: Arc::new(Inner { config, nodes: Vec::new() }) };
-        anyhow::bail!("start a cluster: not built yet")
+        let cluster = Cluster::prepare(config).context("prepare a cluster")?;
+        let started = cluster.start_all().await;
+        if let Err(error) = started {
+            // In order, so that its network can be removed at once.
+            cluster.stop_all().await;
+            return Err(error.context("start a cluster"));
+        }
+        Ok(cluster)
     }
 
-    /// How it was asked for.
+    fn prepare(mut config: ClusterConfig) -> anyhow::Result<Cluster> {
+        layout::check(&config)?;
+        layout::make_folders(&config)?;
+        for path in [&mut config.folder, &mut config.bin] {
+            *path = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
+        }
+        let network = Network::make(config.network, layout::short_names(&config))?;
+        let keys = Keys::make(&config.folder.join("keys"))?;
+        let nodes = layout::nodes(&config, &network);
+        disk::mount_all(&config, &network, &nodes)?;
+        let specs = (0..nodes.len()).map(|index| layout::spec(&config, &network, &keys, &nodes, index));
+        let processes = specs.map(Process::new).collect();
+        let (stores_by_id, reserved) = (OnceLock::new(), Arc::default());
+        Ok(Cluster { inner: Arc::new(Inner { config, nodes, processes, keys, stores_by_id, reserved, network }) })
+    }
+
+    async fn start_all(&self) -> anyhow::Result<()> {
+        self.start_role(Role::Store).await?;
+        self.initialise().await?;
+        self.start_role(Role::Logic).await?;
+        self.start_role(Role::Gateway).await?;
+        self.wait_until_serving(START_PATIENCE).await
+    }
+
+    async fn start_role(&self, role: Role) -> anyhow::Result<()> {
+        try_join_all(self.of_role(role).map(Process::start)).await.map(|_| ())
+    }
+
+    /// How it was asked for; paths are absolute.
     pub fn config(&self) -> &ClusterConfig {
         &self.inner.config
     }
@@ -87,32 +150,37 @@ impl Cluster {
 
     /// How nodes reach each other.
     pub fn network(&self) -> NetworkKind {
-        NetworkKind::Loopback
+        self.inner.network.kind()
+    }
+
+    /// What its namespaces, links, tables and mounts are named by; `None` on the loopback.
+    pub fn prefix(&self) -> Option<&str> {
+        self.inner.network.namespaces().ok().map(namespaces::Namespaces::prefix)
     }
 
     /// SIGKILL; returns when the process is gone.
     pub async fn kill(&self, name: &str) -> anyhow::Result<()> {
-        anyhow::bail!("kill {name}: not built yet")
+        self.process(name)?.kill().await
     }
 
     /// Starts a node that does not run; returns when it is ready.
     pub async fn start_node(&self, name: &str) -> anyhow::Result<()> {
-        anyhow::bail!("start {name}: not built yet")
+        self.process(name)?.start().await
     }
 
-    /// SIGTERM; returns when the process is gone, and kills it if it does not go.
+    /// SIGTERM; returns when the process is gone. One that does not go in time is killed, and that is an error.
     pub async fn stop(&self, name: &str) -> anyhow::Result<()> {
-        anyhow::bail!("stop {name}: not built yet")
+        self.process(name)?.stop().await
     }
 
     /// SIGSTOP; returns when the kernel says that it is stopped.
     pub async fn pause(&self, name: &str) -> anyhow::Result<()> {
-        anyhow::bail!("pause {name}: not built yet")
+        self.process(name)?.pause().await
     }
 
     /// SIGCONT.
     pub async fn resume(&self, name: &str) -> anyhow::Result<()> {
-        anyhow::bail!("resume {name}: not built yet")
+        self.process(name)?.resume().await
     }
 
     /// Does its process exist (paused ones do)?
@@ -120,9 +188,36 @@ impl Cluster {
         self.pid(name).is_some()
     }
 
+    /// Is its process stopped by a signal?
+    pub fn is_paused(&self, name: &str) -> bool {
+        self.process(name).is_ok_and(|process| process.is_paused())
+    }
+
     /// Its process, if there is one.
-    pub fn pid(&self, _name: &str) -> Option<u32> {
-        None
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        self.process(name).ok()?.pid()
+    }
+
+    /// Waits until a node has no process any more.
+    pub async fn wait_until_gone(&self, name: &str, patience: Duration) -> anyhow::Result<()> {
+        self.process(name)?.gone(patience).await
+    }
+
+    /// While a fault is under way that may end the node: its end is no finding then.
+    pub fn allow_end(&self, name: &str, allowed: bool) -> anyhow::Result<()> {
+        self.process(name)?.allow_end(allowed);
+        Ok(())
+    }
+
+    /// Does a TCP connection from one node to the address of another come about within `patience`?
+    pub async fn connects(&self, from: &str, to: &str, patience: Duration) -> anyhow::Result<bool> {
+        let namespace = self.inner.network.namespace_file(self.index(from)?);
+        netns::connects(namespace, self.nodes()[self.index(to)?].address, patience).await
+    }
+
+    /// Name of a node's link on the bridge; an error on the loopback.
+    pub fn link(&self, name: &str) -> anyhow::Result<String> {
+        Ok(self.inner.network.namespaces()?.link(self.index(name)?))
     }
 
     /// Names and addresses of all gateways, whether they run or not.
@@ -133,71 +228,94 @@ impl Cluster {
 
     /// Certificate of the CA that signed the gateways'.
     pub fn ca_pem(&self) -> Vec<u8> {
-        Vec::new()
+        self.inner.keys.ca_pem.clone()
     }
 
     /// Name that the gateways' certificate is for.
     pub fn server_name(&self) -> &str {
-        "localhost"
+        keys::SERVER_NAME
     }
 
-    /// A token of tenant 1, valid for an hour; `None`: a device of the user.
-    pub fn token(&self, _user: &str, _scopes: Option<&[&str]>) -> String {
-        String::new()
+    /// A token of tenant 1, valid for an hour; no scopes: a device of the user.
+    pub fn token(&self, user: &str, scopes: Option<&[&str]>) -> String {
+        let scopes = scopes.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        self.token_for(&TokenClaims { scopes, ..TokenClaims::of(user) })
     }
 
     /// A token that says whatever is wanted.
-    pub fn token_for(&self, _claims: &TokenClaims) -> String {
-        String::new()
-    }
-
-    /// Runs `raftctl -o json` against all stores; an error unless it exits 0 or 10 (unhealthy, which has data too).
-    pub async fn raftctl(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
-        anyhow::bail!("run raftctl {args:?}: not built yet")
-    }
-
-    /// Runs `raftctl -o json` against all stores, whatever it exits with.
-    pub async fn raftctl_answer(&self, args: &[&str]) -> anyhow::Result<RaftctlAnswer> {
-        anyhow::bail!("run raftctl {args:?}: not built yet")
-    }
-
-    /// Which store leads each group, as far as stores answer.
-    pub async fn leaders(&self) -> BTreeMap<u32, String> {
-        BTreeMap::new()
-    }
-
-    /// How many slots each logic node that answers holds.
-    pub async fn slot_holders(&self) -> BTreeMap<String, u32> {
-        BTreeMap::new()
-    }
-
-    /// What a node's /metrics says: `name` or `name{label="value"}` to number.
-    pub async fn metrics(&self, name: &str) -> anyhow::Result<BTreeMap<String, f64>> {
-        anyhow::bail!("read the metrics of {name}: not built yet")
+    pub fn token_for(&self, claims: &TokenClaims) -> String {
+        self.inner.keys.token(claims)
     }
 
     /// Folder of a store's data.
     pub fn data_dir(&self, name: &str) -> PathBuf {
-        self.inner.config.folder.join(name)
+        data_dir(&self.inner.config.folder, name)
     }
 
     /// File of a node's log.
     pub fn log_path(&self, name: &str) -> PathBuf {
-        self.inner.config.folder.join("logs").join(format!("{name}.log"))
+        log_path(&self.inner.config.folder, name)
+    }
+
+    /// File by which a node's wall clock is bent, where clocks can be bent.
+    pub fn clock_file(&self, name: &str) -> PathBuf {
+        clock_file(&self.inner.config.folder, name)
     }
 
     /// Nodes that ended although nobody ended them, so far.
     pub fn ended_by_themselves(&self) -> Vec<OwnEnd> {
-        Vec::new()
+        self.inner.processes.iter().flat_map(|process| process.own_ends()).collect()
     }
 
-    /// Waits until every slot is held and a send works.
-    pub async fn wait_until_serving(&self, _patience: std::time::Duration) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    /// Stops all in order, and removes namespaces, bridge and mounts.
+    /// Stops all in order, and removes namespaces, bridge, tables and mounts once the last handle is dropped.
     pub async fn shutdown(self) -> anyhow::Result<ExitReport> {
-        Ok(ExitReport::default())
+        let ended_by_themselves = self.ended_by_themselves();
+        let killed = self.stop_all().await;
+        Ok(ExitReport { ended_by_themselves, killed })
     }
+
+    /// Doors first, stores last; answers who had to be killed.
+    async fn stop_all(&self) -> Vec<String> {
+        let mut killed = Vec::new();
+        for role in [Role::Gateway, Role::Logic, Role::Store] {
+            let running = self.of_role(role).filter(|process| process.pid().is_some());
+            let stopped = join_all(running.map(|process| async move { (process.name(), process.stop().await) })).await;
+            for (name, result) in stopped {
+                if let Err(error) = result {
+                    tracing::warn!(node = name, error = format!("{error:#}"), "no ordered stop");
+                    killed.push(name.to_owned());
+                }
+            }
+        }
+        killed
+    }
+
+    fn of_role(&self, role: Role) -> impl Iterator<Item = &Arc<Process>> {
+        self.nodes()
+            .iter()
+            .zip(&self.inner.processes)
+            .filter(move |(node, _)| node.role == role)
+            .map(|(_, found)| found)
+    }
+
+    fn index(&self, name: &str) -> anyhow::Result<usize> {
+        let index = self.nodes().iter().position(|node| node.name == name);
+        index.with_context(|| format!("find the node `{name}`: there is none of this name"))
+    }
+
+    fn process(&self, name: &str) -> anyhow::Result<&Arc<Process>> {
+        Ok(&self.inner.processes[self.index(name)?])
+    }
+}
+
+fn data_dir(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name)
+}
+
+fn log_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join("logs").join(format!("{name}.log"))
+}
+
+fn clock_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join("clocks").join(name)
 }

@@ -1,0 +1,161 @@
+//! Raftctl: what the operators' tool says about the cluster: the harness asks nobody else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use super::{Cluster, NodeInfo, Role, tool};
+
+/// Longest run; a hung tool is a finding.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait of the tool for one answer, when only a glance is wanted.
+const GLANCE: &str = "1500ms";
+/// It answered, and what it answered is that something is not well.
+const UNHEALTHY: i32 = 10;
+
+/// What `raftctl` said.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RaftctlAnswer {
+    /// exit code
+    pub exit: i32,
+    /// what it printed on stdout, `Null` if that was no JSON
+    pub json: Value,
+    /// what it printed on stderr
+    pub stderr: String,
+}
+
+impl Cluster {
+    /// Runs `raftctl -o json` against all stores; an error unless it exits 0 or 10 (unhealthy, which has data too).
+    pub async fn raftctl(&self, args: &[&str]) -> anyhow::Result<Value> {
+        let answer = self.raftctl_answer(args).await?;
+        ensure!(
+            answer.exit == 0 || answer.exit == UNHEALTHY,
+            "run raftctl {}: exit code {}: {}",
+            args.join(" "),
+            answer.exit,
+            answer.stderr.trim()
+        );
+        Ok(answer.json)
+    }
+
+    /// Runs `raftctl -o json` against all stores, whatever it exits with.
+    pub async fn raftctl_answer(&self, args: &[&str]) -> anyhow::Result<RaftctlAnswer> {
+        let addresses = |role: Role| -> String {
+            let listed = self.nodes().iter().filter(|node| node.role == role).map(|node| node.address.to_string());
+            listed.collect::<Vec<_>>().join(",")
+        };
+        let keys = &self.inner.keys;
+        let first_gateway = self.gateways().first().map(|(_, address)| address.to_string());
+        let mut words: Vec<String> = args.iter().map(|word| (*word).to_owned()).collect();
+        let mut flag = |name: &str, value: String| words.extend([format!("--{name}"), value]);
+        flag("output", "json".to_owned());
+        flag("endpoints", addresses(Role::Store));
+        flag("gateway", first_gateway.unwrap_or_default());
+        flag("ca", keys.ca.display().to_string());
+        flag("dev-key", keys.token_key.display().to_string());
+        let program = self.config().bin.join("raftctl");
+        let ran = tool::run(&program, &words, PATIENCE).await?;
+        let json = serde_json::from_str(&ran.stdout).unwrap_or(Value::Null);
+        Ok(RaftctlAnswer { exit: ran.exit, json, stderr: ran.stderr })
+    }
+
+    /// Which store leads each group, as far as stores answer at once.
+    pub async fn leaders(&self) -> BTreeMap<u32, String> {
+        match self.raftctl(&["raft", "groups", "--timeout", GLANCE]).await {
+            Ok(json) => leaders(&json, &self.stores_by_id().await),
+            Err(_) => BTreeMap::new(),
+        }
+    }
+
+    /// Names of stores by the ids that the cluster gave them. These never change, so they are asked for once.
+    async fn stores_by_id(&self) -> BTreeMap<u64, String> {
+        if let Some(known) = self.inner.stores_by_id.get() {
+            return known.clone();
+        }
+        let listed = self.raftctl(&["cluster", "status", "--timeout", GLANCE]).await;
+        let found = listed.map(|json| stores_by_id(&json, self.nodes())).unwrap_or_default();
+        if found.len() == self.names(Role::Store).len() {
+            // Whoever was first: both found the same.
+            let _ = self.inner.stores_by_id.set(found.clone());
+        }
+        found
+    }
+
+    /// Makes the cluster of the running stores.
+    pub(crate) async fn initialise(&self) -> anyhow::Result<()> {
+        let groups = self.config().groups.to_string();
+        self.raftctl(&["cluster", "init", "--groups", &groups, "--timeout", "30s"]).await.map(|_| ())
+    }
+
+    /// Does every group have a leader that answers, and every store a cluster?
+    pub(crate) async fn stores_are_healthy(&self) -> anyhow::Result<()> {
+        let answer = self.raftctl_answer(&["cluster", "status", "--timeout", "3s"]).await?;
+        ensure!(answer.exit == 0, "cluster status: exit code {}: {}", answer.exit, answer.stderr.trim());
+        Ok(())
+    }
+}
+
+fn items(json: &Value) -> impl Iterator<Item = &Value> {
+    json.get("items").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Numbers of 64 bits are strings in raftctl's JSON.
+fn number(item: &Value, name: &str) -> Option<u64> {
+    let value = item.get(name)?;
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+fn stores_by_id(json: &Value, nodes: &[NodeInfo]) -> BTreeMap<u64, String> {
+    let named = items(json).filter_map(|item| {
+        let endpoint = item.get("endpoint")?.as_str()?;
+        let node = nodes.iter().find(|node| node.address.to_string() == endpoint)?;
+        Some((number(item, "store")?, node.name.clone()))
+    });
+    named.collect()
+}
+
+/// Of each group, the replica of the highest term that says it leads: an old leader may not know yet.
+fn leaders(json: &Value, names: &BTreeMap<u64, String>) -> BTreeMap<u32, String> {
+    let mut newest: BTreeMap<u32, (u64, String)> = BTreeMap::new();
+    for item in items(json).filter(|item| item.get("role").and_then(Value::as_str) == Some("leader")) {
+        let read = || -> anyhow::Result<(u32, u64, String)> {
+            let group = u32::try_from(number(item, "group").context("group")?)?;
+            let store = number(item, "store").context("store")?;
+            Ok((group, number(item, "term").context("term")?, names.get(&store).context("its name")?.clone()))
+        };
+        let Ok((group, term, name)) = read() else { continue };
+        if newest.get(&group).is_none_or(|(known, _)| *known < term) {
+            newest.insert(group, (term, name));
+        }
+    }
+    newest.into_iter().map(|(group, (_, name))| (group, name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_leader_of_the_newest_term_counts() {
+        let names = BTreeMap::from([(1, "store-1".to_owned()), (2, "store-2".to_owned())]);
+        let item = |store: &str, term: &str| json!({"group": 3, "store": store, "role": "leader", "term": term});
+        for items in [[item("1", "9"), item("2", "10")], [item("2", "10"), item("1", "9")]] {
+            let found = leaders(&json!({ "items": items }), &names);
+            assert_eq!(found, BTreeMap::from([(3, "store-2".to_owned())]));
+        }
+    }
+
+    #[test]
+    fn a_follower_or_an_unknown_store_leads_nothing() {
+        let names = BTreeMap::from([(1, "store-1".to_owned())]);
+        let json = json!({"items": [
+            {"group": 1, "store": "1", "role": "follower", "term": "4"},
+            {"group": 2, "store": "7", "role": "leader", "term": "4"},
+        ]});
+        assert_eq!(leaders(&json, &names), BTreeMap::new());
+    }
+}
