@@ -1,2 +1,303 @@
-//! `jepsen`: the harness's command line.
-fn main() {}
+//! jepsen: the command line of the harness.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use seriatim_jepsen::check::selftest::selftest;
+use seriatim_jepsen::check::{CheckOptions, EXIT_BROKEN, EXIT_VIOLATION, Outcome, check_history, check_run};
+use seriatim_jepsen::nemesis::Catalogue;
+use seriatim_jepsen::run::{self, Places, Plan, RunOptions, RunOutcome};
+use seriatim_jepsen::workload::WorkloadKind;
+
+/// Exit code of a command line that cannot be carried out; nothing was started.
+const EXIT_USAGE: u8 = 2;
+/// Seeds of a selftest.
+const SELFTEST_SEEDS: u64 = 100;
+
+/// Hurts a real Seriatim cluster, and tells the truth about what it then did.
+///
+/// Exits 0 if all was well, 12 on a violation, 11 if the run proves too little, 70 if the harness broke, 2 if it was
+/// told nonsense.
+#[derive(Parser)]
+#[command(name = "jepsen", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// one run: start a cluster, hurt it under load, heal it, judge what clients saw
+    Run {
+        #[command(flatten)]
+        shape: Shape,
+        #[command(flatten)]
+        output: Output,
+        /// of everything that is drawn by lot; a new one unless given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// the same options and the same seed as an earlier run
+    Repeat {
+        /// its folder
+        run: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// runs of new seeds, one after another, until something breaks or the time is over
+    Hunt {
+        /// for how long
+        #[arg(long, default_value_t = 1.0)]
+        hours: f64,
+        #[command(flatten)]
+        shape: Shape,
+        #[command(flatten)]
+        output: Output,
+        /// the first seed; the following ones count up
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// judges a run's folder again, or a bare history, ours or somebody else's
+    Check {
+        /// folder or file
+        path: PathBuf,
+        /// the verdict as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// workloads and faults
+    List,
+    /// checks the checkers: valid histories must be accepted, mutated ones refused
+    Selftest {
+        /// how many seeds
+        #[arg(long, default_value_t = SELFTEST_SEEDS)]
+        seeds: u64,
+    },
+}
+
+/// What to run.
+#[derive(Args)]
+struct Shape {
+    /// what clients do: see `list`
+    #[arg(long, default_value = "mix")]
+    workload: String,
+    /// what hurts: kinds or families, comma-separated; `all`, `none`: see `list`
+    #[arg(long, default_value = "all", value_delimiter = ',')]
+    nemesis: Vec<String>,
+    /// how long clients work, s
+    #[arg(long, default_value_t = 180)]
+    time: u64,
+    /// operations a second, over all clients
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// pairs that chat, and counters; half as many groups and registers
+    #[arg(long, default_value_t = 16)]
+    keys: u32,
+    /// users that chat
+    #[arg(long, default_value_t = 24)]
+    users: u32,
+    /// stores
+    #[arg(long, default_value_t = 5)]
+    stores: u32,
+    /// logic nodes
+    #[arg(long, default_value_t = 3)]
+    logic: u32,
+    /// gateways
+    #[arg(long, default_value_t = 2)]
+    gateways: u32,
+    /// data groups
+    #[arg(long, default_value_t = 4)]
+    groups: u32,
+    /// auto, namespaces, loopback
+    #[arg(long, default_value = "auto")]
+    network: String,
+    /// what the stores' data lies on: plain, fuse, tmpfs:<MiB>
+    #[arg(long, default_value = "plain")]
+    disk: String,
+    /// nodes may have their wall clocks bent (needs libfaketime)
+    #[arg(long)]
+    bendable_clocks: bool,
+}
+
+/// Where to, and how it is said.
+#[derive(Args)]
+struct Output {
+    /// one JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// keep the nodes' data of good runs too
+    #[arg(long)]
+    keep: bool,
+    /// folder of all runs
+    #[arg(long, default_value = "jepsen/store")]
+    store: PathBuf,
+    /// folder with seriatim and raftctl; that of this program unless given
+    #[arg(long, env = "SERIATIM_BIN")]
+    bin: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("SERIATIM_LOG").unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match command(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(EXIT_BROKEN)
+        }
+    }
+}
+
+fn command(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Run { shape, output, seed } => once(&shape.options(seed), &output),
+        Command::Repeat { run, output } => match run::options_of(&run) {
+            Ok(options) => once(&options, &output),
+            Err(error) => Ok(refuse(&format!("{error:#}"))),
+        },
+        Command::Hunt { hours, shape, output, seed } => hunt(hours, &shape.options(seed), &output),
+        Command::Check { path, json } => check(&path, json),
+        Command::List => {
+            list();
+            Ok(0)
+        }
+        Command::Selftest { seeds } => Ok(check_the_checkers(seeds)),
+    }
+}
+
+impl Shape {
+    fn options(&self, seed: Option<u64>) -> RunOptions {
+        RunOptions {
+            workload: self.workload.clone(),
+            nemesis: self.nemesis.clone(),
+            time_s: self.time,
+            // Short enough to be typed again.
+            seed: seed.unwrap_or_else(|| rand::random_range(1..1_000_000_000)),
+            rate: self.rate,
+            keys: self.keys,
+            users: self.users,
+            stores: self.stores,
+            logic: self.logic,
+            gateways: self.gateways,
+            groups: self.groups,
+            network: self.network.clone(),
+            disk: self.disk.clone(),
+            bendable_clocks: self.bendable_clocks,
+        }
+    }
+}
+
+impl Output {
+    fn places(&self) -> anyhow::Result<Places> {
+        let bin = match &self.bin {
+            Some(bin) => bin.clone(),
+            None => {
+                let own = std::env::current_exe().context("find this program")?;
+                own.parent().map_or_else(PathBuf::new, Path::to_owned)
+            }
+        };
+        Ok(Places { root: self.store.clone(), bin, keep: self.keep })
+    }
+}
+
+fn refuse(why: &str) -> u8 {
+    eprintln!("error: {why}");
+    EXIT_USAGE
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().build().context("start the runtime")
+}
+
+fn once(options: &RunOptions, output: &Output) -> anyhow::Result<u8> {
+    let places = output.places()?;
+    let plan = match options.plan(&places.bin) {
+        Ok(plan) => plan,
+        Err(why) => return Ok(refuse(&why)),
+    };
+    eprintln!("{} for {} s, seed {}, faults: {:?}", options.workload, options.time_s, options.seed, plan.kinds);
+    let outcome = runtime()?.block_on(run::run(options, &plan, &places));
+    say(&outcome, output.json);
+    Ok(outcome.verdict.exit_code())
+}
+
+fn say(outcome: &RunOutcome, json: bool) {
+    eprint!("{}", outcome.text);
+    eprintln!("  {}", outcome.run.join("report.html").display());
+    if json {
+        println!("{}", outcome.json());
+    }
+}
+
+fn hunt(hours: f64, first: &RunOptions, output: &Output) -> anyhow::Result<u8> {
+    if !(hours > 0.0 && hours <= 24.0 * 30.0) {
+        return Ok(refuse(&format!("--hours {hours}: must be above 0, and at most 720")));
+    }
+    let places = output.places()?;
+    let until = Instant::now() + Duration::from_secs_f64(hours * 3_600.0);
+    let runtime = runtime()?;
+    let mut options = first.clone();
+    loop {
+        let plan = match options.plan(&places.bin) {
+            Ok(plan) => plan,
+            Err(why) => return Ok(refuse(&why)),
+        };
+        let outcome = run_within(&runtime, &options, &plan, &places);
+        eprintln!("seed {}: {}", options.seed, outcome.text.lines().next().unwrap_or_default());
+        let over = Instant::now() >= until;
+        if outcome.verdict == Outcome::Violation || outcome.verdict == Outcome::Broken || over {
+            say(&outcome, output.json);
+            return Ok(outcome.verdict.exit_code());
+        }
+        options.seed = options.seed.wrapping_add(1);
+    }
+}
+
+fn run_within(runtime: &tokio::runtime::Runtime, options: &RunOptions, plan: &Plan, places: &Places) -> RunOutcome {
+    runtime.block_on(run::run(options, plan, places))
+}
+
+fn check(path: &Path, json: bool) -> anyhow::Result<u8> {
+    let verdict = match std::fs::metadata(path) {
+        Ok(about) if about.is_dir() => check_run(path, &CheckOptions::default())?,
+        Ok(_) => check_history(path, &CheckOptions { finals_wanted: false, ..CheckOptions::default() })?,
+        Err(error) => return Ok(refuse(&format!("{}: {error}", path.display()))),
+    };
+    eprint!("{}", RunOutcome::of(&verdict, path).text);
+    if json {
+        println!("{}", serde_json::to_string(&verdict).context("failed to make JSON of the verdict")?);
+    }
+    Ok(verdict.outcome.exit_code())
+}
+
+fn list() {
+    println!("workloads");
+    for kind in WorkloadKind::ALL {
+        println!("  {:<26} {}", kind.name(), kind.about());
+    }
+    println!("faults (those with * are in `all`)");
+    for kind in Catalogue::kinds() {
+        let mark = if kind.in_all { '*' } else { ' ' };
+        println!("{mark} {:<26} {} [{}]", kind.name, kind.about, kind.family);
+    }
+}
+
+fn check_the_checkers(seeds: u64) -> u8 {
+    let report = selftest(0..seeds);
+    println!("valid histories: {} of {} accepted", report.accepted, report.valid);
+    for mutation in &report.mutations {
+        println!("{:<32} {} of {} caught", mutation.name, mutation.caught, mutation.applied);
+    }
+    for failure in &report.failures {
+        println!("FAILED {failure}");
+    }
+    if report.is_good() { 0 } else { EXIT_VIOLATION }
+}

@@ -9,8 +9,6 @@ use crate::cluster::{Cluster, TokenClaims};
 
 /// Tenant of everything that is not meant to be refused.
 pub(crate) const TENANT: u32 = 1;
-/// How long honest tokens are good. Every connection gets a new one.
-const TOKEN_S: i64 = 3_600;
 
 /// Gives tokens that say what they are told to say.
 pub type Mint = Arc<dyn Fn(&TokenClaims) -> String + Send + Sync>;
@@ -57,12 +55,6 @@ impl Site {
 
 /// Claims of a token that must be taken.
 pub(crate) fn honest(user: &str, scopes: Option<&[&str]>) -> TokenClaims {
-    TokenClaims {
-        user: user.to_owned(),
-        tenant: TENANT,
-        scopes: scopes.map(|scopes| scopes.iter().map(|&scope| scope.to_owned()).collect()),
-        audience: seriatim_proto::token::AUDIENCE.to_owned(),
-        expires_in_s: TOKEN_S,
-        foreign_key: false,
-    }
+    let scopes = scopes.map(|scopes| scopes.iter().map(|&scope| scope.to_owned()).collect());
+    TokenClaims { scopes, ..TokenClaims::of(user) }
 }

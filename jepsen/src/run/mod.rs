@@ -1,0 +1,211 @@
+//! Run: one run from its options to its verdict.
+//!
+//! ```text
+//!  options ─▶ plan ─▶ folder ─▶ cluster ─▶ act: clients and faults, healing, last reads ─▶ stop ─▶ check ─▶ report
+//!  refused here, before anything starts                          Ctrl-C: straight to ─▶ stop
+//! ```
+//!
+//! # Failure
+//! Whatever goes wrong, the cluster is stopped and its network removed; a harness that failed is `broken`, which is
+//! neither good nor bad news of the product.
+
+mod act;
+mod folder;
+mod machine;
+mod options;
+mod outcome;
+mod stop;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use act::Acted;
+use folder::RunFolder;
+
+use crate::check::{self, CheckOptions, Evidence, Findings, Outcome, Rule, Verdict};
+use crate::cluster::{Cluster, ClusterConfig, NetworkKind, clocks_can_be_bent};
+use crate::report;
+
+pub use options::{Plan, RunOptions};
+pub use outcome::RunOutcome;
+pub use stop::{Interrupted, interrupted};
+
+/// Where runs are kept and binaries are found.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// folder of all runs
+    pub root: PathBuf,
+    /// folder with `seriatim` and `raftctl`
+    pub bin: PathBuf,
+    /// keep the nodes' data of good runs too?
+    pub keep: bool,
+}
+
+/// Options of an earlier run, to do it again.
+pub fn options_of(run: &Path) -> anyhow::Result<RunOptions> {
+    RunFolder::options_of(run)
+}
+
+/// Runs once. Options that were not refused by [`RunOptions::plan`] end in an outcome, whatever happens.
+pub async fn run(options: &RunOptions, plan: &Plan, places: &Places) -> RunOutcome {
+    let mut folder = match RunFolder::make(&places.root, options) {
+        Ok(folder) => folder,
+        Err(error) => return RunOutcome::broken(&error, &places.root),
+    };
+    match play(options, plan, places, &mut folder).await {
+        Ok(verdict) => {
+            let mut outcome = RunOutcome::of(&verdict, folder.path());
+            if verdict.outcome == Outcome::Ok
+                && !places.keep
+                && let Err(error) = folder.drop_data()
+            {
+                outcome.text.push_str(&format!("  {error:#}\n"));
+            }
+            outcome
+        }
+        Err(error) => {
+            folder.note("broken", json!(format!("{error:#}")));
+            if let Err(unsaved) = folder.save() {
+                tracing::error!(error = format!("{unsaved:#}"), "run.json not written");
+            }
+            RunOutcome::broken(&error, folder.path())
+        }
+    }
+}
+
+async fn play(options: &RunOptions, plan: &Plan, places: &Places, folder: &mut RunFolder) -> anyhow::Result<Verdict> {
+    folder.note("made_with", Value::Object(machine::about(&places.bin).await));
+    let cluster = tokio::select! {
+        started = Cluster::start(config(options, plan, places, folder)) => started?,
+        interrupted = interrupted() => return Err(interrupted.into()),
+    };
+    note_cluster(folder, &cluster, plan)?;
+    let acted = tokio::select! {
+        acted = act::act(&cluster, options, plan, folder.path()) => acted,
+        interrupted = interrupted() => Err(interrupted.into()),
+    };
+    let exits = cluster.shutdown().await.context("stop the cluster");
+    let mut acted = acted?;
+    let exits = exits?;
+    for end in exits.ended_by_themselves {
+        if !acted.own_ends.contains(&end) {
+            acted.own_ends.push(end);
+        }
+    }
+    folder.note("killed_at_the_end", json!(exits.killed));
+    note_acted(folder, &acted);
+    folder.save()?;
+
+    let (path, acked_min) = (folder.path().to_owned(), options.acked_min());
+    let check_options = CheckOptions { acked_min, ..CheckOptions::default() };
+    let checked = tokio::task::spawn_blocking(move || check::check_run(&path, &check_options));
+    let mut verdict = checked.await.context("the checkers ended")?.context("check the run")?;
+    judge(&acted, &mut verdict);
+    folder.note("verdict", json!(verdict.outcome.word()));
+    folder.save()?;
+    folder.keep_verdict(&verdict)?;
+    report::write_report(folder.path(), &verdict).context("write the report")?;
+    Ok(verdict)
+}
+
+fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder) -> ClusterConfig {
+    ClusterConfig {
+        stores: options.stores,
+        logic: options.logic,
+        gateways: options.gateways,
+        groups: options.groups,
+        folder: folder.cluster(),
+        bin: places.bin.clone(),
+        network: plan.network,
+        seed: options.seed,
+        disk: plan.disk,
+        bendable_clocks: options.bendable_clocks && clocks_can_be_bent(),
+        ..ClusterConfig::default()
+    }
+}
+
+fn note_cluster(folder: &mut RunFolder, cluster: &Cluster, plan: &Plan) -> anyhow::Result<()> {
+    let nodes = cluster.nodes().iter().map(|node| (node.name.clone(), json!(node.address.to_string())));
+    folder.note("nodes", Value::Object(nodes.collect()));
+    folder.note("network", json!(cluster.network().to_string()));
+    folder.note("faults", json!(plan.kinds.iter().map(|kind| kind.name).collect::<Vec<_>>()));
+    if cluster.network() == NetworkKind::Loopback {
+        let why = "no network namespaces: faults of the network are left out";
+        eprintln!("{why}");
+        folder.note("left_out", json!([why]));
+    }
+    folder.save()
+}
+
+fn note_acted(folder: &mut RunFolder, acted: &Acted) {
+    let ends = acted.own_ends.iter();
+    let ends = ends.map(|end| json!({"node": end.node, "status": end.status, "allowed": end.allowed, "log": end.log}));
+    folder.note("ended_by_themselves", Value::Array(ends.collect()));
+    folder.note("verify", acted.verification.to_json());
+    folder.note("findings", json!(acted.findings));
+    folder.note("phases_s", acted.phases_json());
+}
+
+/// What the files do not show weighs as much as what they show.
+fn judge(acted: &Acted, verdict: &mut Verdict) {
+    let mut findings = Findings::new(CheckOptions::default().examples_max);
+    for finding in &acted.findings {
+        let rule = if finding.starts_with("I11") { Rule::I11 } else { Rule::I12 };
+        findings.add(rule, "the harness", 0, || (finding.clone(), evidence(finding)));
+    }
+    for finding in &acted.verification.findings {
+        let (user, text) = finding.split_once(": ").unwrap_or(("", finding));
+        findings.add(Rule::I5, user, 0, || (format!("raftctl user verify: {text}"), evidence(finding)));
+    }
+    findings.finish(verdict);
+    verdict.settle();
+    for end in acted.own_ends.iter().filter(|end| !end.allowed) {
+        verdict.invalidate(format!("{} ended although nobody ended it ({})", end.node, end.status));
+    }
+    for user in &acted.verification.unproved {
+        verdict.invalidate(format!("an inbox was not verified: {user}"));
+    }
+}
+
+fn evidence(finding: &str) -> Vec<Evidence> {
+    vec![Evidence::new(crate::history::RUN_FILE, 1, &finding)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verify::Verification;
+    use super::*;
+    use crate::cluster::OwnEnd;
+
+    #[test]
+    fn a_node_that_died_by_itself_spoils_a_good_run() {
+        let end = OwnEnd { node: "store-2".to_owned(), status: "signal: 6".to_owned(), ..own_end() };
+        let mut verdict = Verdict::default();
+        judge(&Acted { own_ends: vec![end.clone()], ..Acted::default() }, &mut verdict);
+        assert_eq!(verdict.outcome, Outcome::Invalid);
+        assert!(verdict.vacuous[0].contains("store-2"));
+        let mut verdict = Verdict::default();
+        judge(&Acted { own_ends: vec![OwnEnd { allowed: true, ..end }], ..Acted::default() }, &mut verdict);
+        assert_eq!(verdict.outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn a_finding_of_verify_is_a_violation_and_an_unread_replica_none() {
+        let found = Verification { findings: vec!["u001: a hole".to_owned()], ..Verification::default() };
+        let mut verdict = Verdict::default();
+        judge(&Acted { verification: found, ..Acted::default() }, &mut verdict);
+        assert_eq!((verdict.outcome, verdict.violation_count), (Outcome::Violation, 1));
+        assert_eq!(verdict.violations[0].key, "u001");
+        let unread = Verification { unproved: vec!["u001: unread".to_owned()], ..Verification::default() };
+        let mut verdict = Verdict::default();
+        judge(&Acted { verification: unread, ..Acted::default() }, &mut verdict);
+        assert_eq!(verdict.outcome, Outcome::Invalid);
+    }
+
+    fn own_end() -> OwnEnd {
+        OwnEnd { node: String::new(), status: String::new(), log: String::new(), allowed: false }
+    }
+}

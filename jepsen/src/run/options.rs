@@ -1,0 +1,203 @@
+//! Options: everything that a run is told, as it stands in its `run.json`: enough to do it again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{DiskKind, NetworkMode};
+use crate::nemesis::{Catalogue, Kind};
+use crate::workload::{WorkloadKind, WorkloadOptions};
+
+/// Longest run.
+const TIME_S_MAX: u64 = 24 * 3_600;
+/// Most nodes of one role: all run on this machine.
+const NODES_MAX: u32 = 15;
+/// Fewest stores: a group has three voters.
+const STORES_MIN: u32 = 3;
+
+/// A run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunOptions {
+    /// name of the workload
+    pub workload: String,
+    /// faults: kinds or families, `all`, `none`
+    pub nemesis: Vec<String>,
+    /// how long clients work, s
+    pub time_s: u64,
+    /// of everything that is drawn by lot
+    pub seed: u64,
+    /// operations a second, over all clients
+    pub rate: u32,
+    /// pairs, counters; half as many groups and registers
+    pub keys: u32,
+    /// users that chat
+    pub users: u32,
+    /// stores
+    pub stores: u32,
+    /// logic nodes
+    pub logic: u32,
+    /// gateways
+    pub gateways: u32,
+    /// data groups
+    pub groups: u32,
+    /// `auto`, `namespaces`, `loopback`
+    pub network: String,
+    /// what the stores' data lies on: `plain`, `fuse`, or `tmpfs:<MiB>`
+    pub disk: String,
+    /// nodes may have their wall clocks bent
+    pub bendable_clocks: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        let workload = WorkloadOptions::default();
+        Self {
+            workload: workload.kind.name().to_owned(),
+            nemesis: vec!["all".to_owned()],
+            time_s: 180,
+            seed: workload.seed,
+            rate: workload.rate,
+            keys: workload.keys,
+            users: workload.users,
+            stores: 5,
+            logic: 3,
+            gateways: 2,
+            groups: seriatim_proto::limits::GROUPS_DEFAULT,
+            network: "auto".to_owned(),
+            disk: "plain".to_owned(),
+            bendable_clocks: false,
+        }
+    }
+}
+
+/// Options that were understood.
+#[derive(Debug)]
+pub struct Plan {
+    /// what clients do
+    pub workload: WorkloadOptions,
+    /// what hurts
+    pub kinds: Vec<&'static Kind>,
+    /// how nodes reach each other
+    pub network: NetworkMode,
+    /// what the stores' data lies on
+    pub disk: DiskKind,
+}
+
+impl RunOptions {
+    /// Refuses what cannot be run, in a sentence for people, before anything is started.
+    pub fn plan(&self, bin: &Path) -> Result<Plan, String> {
+        let kind: WorkloadKind = self.workload.parse()?;
+        let Self { seed, rate, keys, users, .. } = *self;
+        let workload = WorkloadOptions { kind, seed, rate, keys, users };
+        workload.check()?;
+        let names: Vec<&str> = self.nemesis.iter().map(String::as_str).collect();
+        let kinds = Catalogue::select(&names)?;
+        let ranges = [
+            ("--time", self.time_s, 1, TIME_S_MAX),
+            ("--stores", self.stores.into(), STORES_MIN.into(), NODES_MAX.into()),
+            ("--logic", self.logic.into(), 1, NODES_MAX.into()),
+            ("--gateways", self.gateways.into(), 1, NODES_MAX.into()),
+            ("--groups", self.groups.into(), 1, seriatim_proto::limits::GROUPS_MAX.into()),
+        ];
+        for (name, value, min, max) in ranges {
+            if value < min || value > max {
+                return Err(format!("{name} {value}: must be between {min} and {max}"));
+            }
+        }
+        for program in ["seriatim", "raftctl"] {
+            if !bin.join(program).is_file() {
+                return Err(format!(
+                    "there is no {program} in {}: build it, or name its folder by --bin",
+                    bin.display()
+                ));
+            }
+        }
+        Ok(Plan { workload, kinds, network: network(&self.network)?, disk: disk(&self.disk)? })
+    }
+
+    /// How long clients work.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_secs(self.time_s)
+    }
+
+    /// How long before the clients' end the last fault is healed, so that the recovery is seen.
+    pub(crate) fn settle_time(&self) -> Duration {
+        const SETTLE_MAX: Duration = Duration::from_secs(10);
+        SETTLE_MAX.min(self.time() / 4)
+    }
+
+    /// Fewer acked operations than this prove nothing.
+    pub(crate) fn acked_min(&self) -> u64 {
+        // A cluster that serves does many times as much, even the slowest workload, whose acks take a second each.
+        (5 * self.time_s).max(100)
+    }
+}
+
+fn network(text: &str) -> Result<NetworkMode, String> {
+    match text {
+        "auto" => Ok(NetworkMode::Auto),
+        "namespaces" => Ok(NetworkMode::Namespaces),
+        "loopback" => Ok(NetworkMode::Loopback),
+        other => Err(format!("--network {other}: must be auto, namespaces or loopback")),
+    }
+}
+
+fn disk(text: &str) -> Result<DiskKind, String> {
+    let tmpfs = text.strip_prefix("tmpfs:").and_then(|mib| mib.parse().ok()).filter(|mib| *mib > 0);
+    match (text, tmpfs) {
+        ("plain", _) => Ok(DiskKind::Plain),
+        ("fuse", _) => Ok(DiskKind::Fuse),
+        (_, Some(mib)) => Ok(DiskKind::Tmpfs { mib }),
+        (other, None) => Err(format!("--disk {other}: must be plain, fuse, or tmpfs:<MiB>")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bin() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for program in ["seriatim", "raftctl"] {
+            std::fs::write(folder.path().join(program), "").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_defaults_are_a_plan() {
+        let bin = bin();
+        let plan = RunOptions::default().plan(bin.path()).unwrap();
+        assert_eq!(plan.workload, WorkloadOptions::default());
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_with_the_flag_that_is_wrong() {
+        let (bin, good) = (bin(), RunOptions::default());
+        for (bad, said) in [
+            (RunOptions { workload: "bank".to_owned(), ..good.clone() }, "bank"),
+            (RunOptions { nemesis: vec!["earthquake".to_owned()], ..good.clone() }, "earthquake"),
+            (RunOptions { time_s: 0, ..good.clone() }, "--time"),
+            (RunOptions { stores: 2, ..good.clone() }, "--stores"),
+            (RunOptions { gateways: 0, ..good.clone() }, "--gateways"),
+            (RunOptions { groups: 0, ..good.clone() }, "--groups"),
+            (RunOptions { rate: 0, ..good.clone() }, "--rate"),
+            (RunOptions { network: "carrier-pigeon".to_owned(), ..good.clone() }, "--network"),
+            (RunOptions { disk: "tmpfs:0".to_owned(), ..good.clone() }, "--disk"),
+        ] {
+            let refusal = bad.plan(bin.path()).unwrap_err();
+            assert!(refusal.contains(said), "{refusal}");
+        }
+        let empty = tempfile::tempdir().unwrap();
+        assert!(good.plan(empty.path()).unwrap_err().contains("seriatim"));
+    }
+
+    #[test]
+    fn options_are_read_back_from_a_runs_file() {
+        let options = RunOptions { seed: u64::MAX, disk: "tmpfs:64".to_owned(), ..RunOptions::default() };
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<RunOptions>(&text).unwrap(), options);
+    }
+}
