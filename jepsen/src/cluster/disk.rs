@@ -37,9 +37,3 @@ fn mount_tmpfs(source: &str, path: &Path, mib: u32) -> anyhow::Result<()> {
     let size = format!("size={mib}m");
     must_now("mount", &["-t", "tmpfs", "-o", &size, source, &path.display().to_string()], "").map(|_| ())
 }
-
-/// Free and all bytes of the file system of a path.
-pub(crate) fn space(path: &Path) -> anyhow::Result<(u64, u64)> {
-    let stat = rustix::fs::statvfs(path).with_context(|| format!("ask for the space of {}", path.display()))?;
-    Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
-}

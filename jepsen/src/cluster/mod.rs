@@ -47,7 +47,6 @@ pub use node::{NodeInfo, OwnEnd, Role};
 pub use raftctl::RaftctlAnswer;
 pub use reserve::Reservation;
 
-pub(crate) use disk::space;
 pub(crate) use tool::must;
 
 use keys::Keys;

@@ -1,6 +1,32 @@
-//! Catalogue: every kind of fault, and which of them the product must survive today.
+//! Catalogue: every kind of fault, what it needs, and whether the product must survive it today.
 
+use super::acts::{Act, Acting};
+use super::kill::Kill;
+use super::lease::ZombieHolder;
+use super::link::{Flap, Rate};
+use super::partition::Partition;
+use super::pause::Pause;
+use super::shape::Shape;
+use super::targets::Target;
 use super::{Hold, Nemesis};
+use crate::cluster::{Cluster, DiskKind, NetworkKind, Role, clocks_can_be_bent};
+
+/// What a cluster must have for a kind to be possible.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Needs {
+    /// nothing
+    Nothing,
+    /// a network of its own for each node
+    Namespaces,
+    /// so many stores and namespaces
+    Stores(usize),
+    /// stores on a disk of their own that can be filled: [`DiskKind::Tmpfs`]
+    SmallDisk,
+    /// stores on a disk that can fail: [`DiskKind::Fuse`]
+    BadDisk,
+    /// wall clocks that can be bent
+    BentClocks,
+}
 
 /// A kind of fault.
 pub struct Kind {
@@ -12,6 +38,8 @@ pub struct Kind {
     pub about: &'static str,
     /// is it in the set `all`: must the product survive it today?
     pub in_all: bool,
+    /// what the cluster must have
+    pub needs: Needs,
     /// how long it lasts
     pub hold: Hold,
     /// a new one
@@ -24,21 +52,197 @@ impl std::fmt::Debug for Kind {
     }
 }
 
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        self.name == other.name
+    }
+}
+
+/// Most kinds last between these: longer than an election, shorter than patience.
+const WHILE: Hold = Hold::ms(1_000, 8_000);
+
+macro_rules! kinds {
+    ($($family:literal { $($name:literal $needs:expr, $hold:expr, $about:literal => $make:expr;)* })*) => {
+        &[$($(Kind {
+            name: $name, family: $family, about: $about, in_all: true, needs: $needs, hold: $hold, make: || $make,
+        },)*)*]
+    };
+}
+
+/// All kinds that a correct cluster of today survives.
+static SURVIVABLE: &[Kind] = kinds! {
+    "kill" {
+        "kill-store" Needs::Nothing, Hold::ms(0, 10_000), "SIGKILL of one store" => Kill::boxed(Target::One(Role::Store));
+        "kill-leader" Needs::Nothing, Hold::ms(0, 10_000), "SIGKILL of the store that leads most groups"
+            => Kill::boxed(Target::Leader);
+        "kill-minority" Needs::Nothing, Hold::ms(0, 6_000), "SIGKILL of as many stores as may fail at once"
+            => Kill::boxed(Target::MinorityOfStores);
+        "kill-all-stores" Needs::Nothing, Hold::ms(0, 500), "SIGKILL of all stores at once, restarted at once"
+            => Kill::boxed(Target::AllStores);
+        "kill-logic" Needs::Nothing, Hold::ms(0, 8_000), "SIGKILL of one logic node"
+            => Kill::boxed(Target::One(Role::Logic));
+        "kill-holder" Needs::Nothing, Hold::ms(0, 8_000), "SIGKILL of the logic node that holds most slots"
+            => Kill::boxed(Target::Holder);
+        "kill-gateway" Needs::Nothing, Hold::ms(0, 5_000), "SIGKILL of one gateway"
+            => Kill::boxed(Target::One(Role::Gateway));
+    }
+    "pause" {
+        "pause-store" Needs::Nothing, Hold::ms(100, 15_000), "SIGSTOP of one store for a while"
+            => Pause::boxed(Target::One(Role::Store));
+        "pause-leader" Needs::Nothing, Hold::ms(100, 15_000), "SIGSTOP of the store that leads most groups"
+            => Pause::boxed(Target::Leader);
+        "pause-minority" Needs::Nothing, Hold::ms(100, 6_000), "SIGSTOP of as many stores as may fail at once"
+            => Pause::boxed(Target::MinorityOfStores);
+        "pause-all-stores" Needs::Nothing, Hold::ms(100, 3_000), "SIGSTOP of all stores at once"
+            => Pause::boxed(Target::AllStores);
+        "pause-logic" Needs::Nothing, Hold::ms(100, 10_000), "SIGSTOP of one logic node"
+            => Pause::boxed(Target::One(Role::Logic));
+        "pause-gateway" Needs::Nothing, Hold::ms(100, 8_000), "SIGSTOP of one gateway"
+            => Pause::boxed(Target::One(Role::Gateway));
+    }
+    "lease" {
+        "zombie-holder" Needs::Nothing, Hold::ms(3_000, 6_000), "a holder sleeps past its lease and wakes up believing"
+            => Box::new(ZombieHolder::default());
+    }
+    "partition" {
+        "partition-halves" Needs::Namespaces, WHILE, "all nodes into two halves" => Partition::boxed(Shape::Halves);
+        "partition-one" Needs::Namespaces, WHILE, "one store from everybody" => Partition::boxed(Shape::OneStore);
+        "partition-leader" Needs::Namespaces, WHILE, "the store that leads most groups from everybody"
+            => Partition::boxed(Shape::Leader);
+        "partition-ring" Needs::Stores(4), WHILE, "every store sees another majority"
+            => Partition::boxed(Shape::Ring);
+        "partition-bridge" Needs::Stores(3), WHILE, "two halves of stores, and one that sees both"
+            => Partition::boxed(Shape::Bridge);
+        "partition-one-way" Needs::Namespaces, WHILE, "one store hears the others, or is heard, but not both"
+            => Partition::boxed(Shape::OneWay);
+        "cut-clients" Needs::Namespaces, WHILE, "a gateway from its clients" => Partition::boxed(Shape::Clients);
+        "cut-gateway" Needs::Namespaces, WHILE, "a gateway from all logic nodes"
+            => Partition::boxed(Shape::GatewayFromLogic);
+        "cut-logic" Needs::Namespaces, WHILE, "a logic node from all stores: its leases end"
+            => Partition::boxed(Shape::LogicFromStores);
+        "cut-peers" Needs::Namespaces, WHILE, "a logic node from the other logic nodes: deliveries stop"
+            => Partition::boxed(Shape::LogicFromLogic);
+    }
+    "packet" {
+        "loss" Needs::Namespaces, WHILE, "5 to 30 % of the packets between all nodes are lost"
+            => Partition::loss(Shape::Everything);
+        "loss-clients" Needs::Namespaces, WHILE, "5 to 30 % of the packets of all clients are lost"
+            => Partition::loss(Shape::AllClients);
+        "rate" Needs::Namespaces, WHILE, "what one node is sent trickles at some hundred kbit/s"
+            => Box::new(Rate::default());
+        "flap" Needs::Namespaces, Hold::ms(100, 3_000), "the link of one node goes down and up and down"
+            => Box::new(Flap::default());
+    }
+    "restart" {
+        "restart-store" Needs::Nothing, Hold::ms(0, 0), "a store stops in order and starts"
+            => Acting::boxed(Act::Restart(Role::Store));
+        "restart-logic" Needs::Nothing, Hold::ms(0, 0), "a logic node stops in order and starts"
+            => Acting::boxed(Act::Restart(Role::Logic));
+        "restart-gateway" Needs::Nothing, Hold::ms(0, 0), "a gateway stops in order and starts"
+            => Acting::boxed(Act::Restart(Role::Gateway));
+        "rolling-restart" Needs::Nothing, Hold::ms(0, 0), "every store in turn stops in order and starts"
+            => Acting::boxed(Act::RollingRestart);
+        "gateway-storm" Needs::Nothing, Hold::ms(0, 0), "a gateway is killed and started again and again"
+            => Acting::boxed(Act::GatewayStorm);
+    }
+};
+
 /// All kinds.
 #[derive(Debug)]
 pub struct Catalogue;
 
 impl Catalogue {
     /// Every kind, in the order in which people read them.
-    pub fn kinds() -> &'static [Kind] {
-        &[]
+    pub fn kinds() -> impl Iterator<Item = &'static Kind> {
+        SURVIVABLE.iter()
     }
 
     /// Kinds by names: kinds, families, `all`, `none`; an error names what is unknown.
     pub fn select(names: &[&str]) -> Result<Vec<&'static Kind>, String> {
-        match names.iter().find(|name| !["all", "none"].contains(name)) {
-            Some(unknown) => Err(format!("`{unknown}` is no fault; see `jepsen list`")),
-            None => Ok(Vec::new()),
+        let mut selected: Vec<&'static Kind> = Vec::new();
+        for name in names {
+            let before = selected.len();
+            let wanted = |kind: &Kind| kind.name == *name || kind.family == *name || (*name == "all" && kind.in_all);
+            let mut known = *name == "none";
+            for kind in Catalogue::kinds().filter(|kind| wanted(kind)) {
+                known = true;
+                if !selected[..before].contains(&kind) {
+                    selected.push(kind);
+                }
+            }
+            if !known {
+                return Err(format!("`{name}` is no fault and no family of faults; `jepsen list` names them"));
+            }
         }
+        Ok(selected)
+    }
+
+    /// Which of these can be done to this cluster, and why the others cannot.
+    pub fn possible(kinds: &[&'static Kind], cluster: &Cluster) -> (Vec<&'static Kind>, Vec<(&'static str, String)>) {
+        let mut possible = Vec::new();
+        let mut impossible = Vec::new();
+        for kind in kinds {
+            match lack(kind.needs, cluster) {
+                None => possible.push(*kind),
+                Some(why) => impossible.push((kind.name, why)),
+            }
+        }
+        (possible, impossible)
+    }
+}
+
+fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
+    let (stores, config) = (cluster.names(Role::Store).len(), cluster.config());
+    let no_namespaces = (cluster.network() != NetworkKind::Namespaces)
+        .then(|| "the nodes share the loopback: no fault of the network can be made".to_owned());
+    match needs {
+        Needs::Nothing => None,
+        Needs::Namespaces => no_namespaces,
+        Needs::Stores(wanted) if stores < wanted => Some(format!("it needs {wanted} stores, and there are {stores}")),
+        Needs::Stores(_) => no_namespaces,
+        Needs::SmallDisk => (!matches!(config.disk, DiskKind::Tmpfs { .. }))
+            .then(|| "the stores have no small disks of their own (--disk tmpfs)".to_owned()),
+        Needs::BadDisk => {
+            (config.disk != DiskKind::Fuse).then(|| "the stores have no disks that can fail (--disk fuse)".to_owned())
+        }
+        Needs::BentClocks if config.bendable_clocks => None,
+        Needs::BentClocks if clocks_can_be_bent() => Some("the cluster was started with true clocks".to_owned()),
+        Needs::BentClocks => Some("libfaketime is not installed (package faketime)".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own_that_is_no_family() {
+        let names: Vec<&str> = Catalogue::kinds().map(|kind| kind.name).collect();
+        let families: BTreeSet<&str> = Catalogue::kinds().map(|kind| kind.family).collect();
+        let different: BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(different.len(), names.len());
+        for reserved in ["all", "none"] {
+            assert!(!different.contains(reserved) && !families.contains(reserved));
+        }
+    }
+
+    #[test]
+    fn the_set_all_has_more_than_twenty_kinds() {
+        assert!(Catalogue::select(&["all"]).unwrap().len() > 20);
+    }
+
+    #[test]
+    fn a_kind_named_twice_is_selected_once() {
+        let selected = Catalogue::select(&["kill-store", "kill", "kill-store", "none"]).unwrap();
+        let names: Vec<&str> = selected.iter().map(|kind| kind.name).collect();
+        assert_eq!(names.iter().filter(|name| **name == "kill-store").count(), 1);
+        assert!(names.contains(&"kill-leader") && !names.contains(&"pause-store"), "{names:?}");
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_and_named() {
+        assert!(Catalogue::select(&["kill", "flood"]).unwrap_err().contains("flood"));
     }
 }

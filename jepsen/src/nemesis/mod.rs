@@ -1,38 +1,42 @@
 //! Nemesis: things that hurt a cluster, each with an honest outcome, and a schedule that mixes them from a seed.
 //!
+//! ```text
+//!  Catalogue ──kinds──▶ Schedule (seed) ──steps──▶ run_schedule ──▶ inject … hold … heal ──▶ Fault records
+//! ```
+//! A fault is *installed* only when it was seen to take effect: the process is gone, the kernel says `T`, a cut's
+//! counter moved, a disk said no. It is *skipped* when the machine or the moment did not allow it, and nothing was
+//! done. Everything else is *indeterminate*. A run that counts on a fault counts installed ones only.
+//!
 //! # Reading order
-//! [`Catalogue`] → [`Nemesis`] → [`Schedule`] → [`run_schedule`].
+//! [`Catalogue`] → [`Nemesis`] → [`Schedule`] → [`run_schedule`] → the families.
 
+mod acts;
 mod catalogue;
+mod done;
+mod execute;
+mod kill;
+mod lease;
+mod link;
+mod partition;
+mod pause;
 mod schedule;
+mod shape;
+mod targets;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rand::rngs::StdRng;
 
 use crate::cluster::Cluster;
-use crate::history::Effect;
 
-pub use catalogue::{Catalogue, Kind};
-pub use schedule::{Schedule, run_schedule};
-
-/// What came of an injection or a healing.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Done {
-    /// did it take effect?
-    pub effect: Effect,
-    /// names of nodes
-    pub targets: Vec<String>,
-    /// for people
-    pub detail: String,
-}
+pub use catalogue::{Catalogue, Kind, Needs};
+pub use done::Done;
+pub use execute::run_schedule;
+pub use schedule::{Planned, Schedule, Step};
 
 /// One fault: injected once, healed once.
 pub trait Nemesis: Send {
-    /// Its kind, as in [`Catalogue`].
-    fn kind(&self) -> &'static str;
-
     /// Hurts.
     fn inject<'a>(&'a mut self, cluster: &'a Cluster, rng: &'a mut StdRng) -> BoxFuture<'a, Done>;
 
@@ -49,7 +53,9 @@ pub struct Hold {
     pub max: Duration,
 }
 
-/// Ns since the run began.
-pub(crate) fn nanos_since(origin: Instant) -> u64 {
-    u64::try_from(origin.elapsed().as_nanos()).expect("no run lasts five hundred years")
+impl Hold {
+    /// Between so many milliseconds.
+    pub const fn ms(min: u64, max: u64) -> Self {
+        Self { min: Duration::from_millis(min), max: Duration::from_millis(max) }
+    }
 }

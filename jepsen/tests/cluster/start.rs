@@ -1,52 +1,10 @@
-//! Clusters of real processes: they start, can be hurt, and leave nothing behind.
-//!
-//! The binaries are looked for in `$SERIATIM_BIN`, else beside the test's own target folder; without them the tests
-//! are skipped, and say so.
+//! Start, stop, kill and pause, without a nemesis.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use seriatim_jepsen::cluster::{Cluster, ClusterConfig, NetworkKind, NetworkMode, Role, leftovers};
+use seriatim_jepsen::cluster::{NetworkKind, NetworkMode, Role, leftovers};
 
-/// Longest wait for a level that must come about.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Long enough for a connection on one machine, short enough to wait for one that must fail.
-const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
-
-fn binaries() -> Option<PathBuf> {
-    let told = std::env::var_os("SERIATIM_BIN").map(PathBuf::from);
-    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned());
-    let folder = told.or_else(beside)?;
-    ["seriatim", "raftctl"].iter().all(|name| folder.join(name).is_file()).then_some(folder)
-}
-
-/// A small cluster in a folder that goes with the test, or `None` and why.
-async fn small(network: NetworkMode) -> Option<(tempfile::TempDir, Cluster)> {
-    let Some(bin) = binaries() else {
-        eprintln!("skipped: there are no binaries seriatim and raftctl; set SERIATIM_BIN");
-        return None;
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let config = ClusterConfig {
-        stores: 3,
-        logic: 2,
-        gateways: 1,
-        groups: 2,
-        folder: folder.path().to_owned(),
-        bin,
-        network,
-        ..ClusterConfig::default()
-    };
-    Some((folder, Cluster::start(config).await.unwrap()))
-}
-
-async fn wait_until(what: &str, mut level: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !level().await {
-        assert!(Instant::now() < deadline, "{what}: not after {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
+use super::{CONNECT_PATIENCE, PATIENCE, small, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_in_namespaces_serves_and_leaves_nothing_behind() {

@@ -1,0 +1,115 @@
+//! Faults: each is seen to take effect, and to be over when it is healed.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use seriatim_jepsen::cluster::{Cluster, Flow, NetworkMode, leftovers};
+use seriatim_jepsen::history::{Act, Effect, Fault};
+use seriatim_jepsen::nemesis::{Catalogue, Done, Schedule, run_schedule};
+
+use super::{CONNECT_PATIENCE, PATIENCE, small};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_between_two_nodes_cuts_and_is_over_when_mended() {
+    let Some((_folder, cluster)) = small(NetworkMode::Namespaces).await else { return };
+    let connects = async |from: &str, to: &str| cluster.connects(from, to, CONNECT_PATIENCE).await.unwrap();
+    let flow = |from: &str, to: &str| Flow::Between { from: from.to_owned(), to: to.to_owned() };
+    assert!(connects("store-1", "store-2").await);
+    let cut =
+        cluster.cut(&BTreeSet::from([flow("store-1", "store-2"), flow("store-2", "store-1")]), 100).await.unwrap();
+    assert!(!connects("store-1", "store-2").await && !connects("store-2", "store-1").await);
+    assert!(connects("store-1", "store-3").await && connects("store-3", "store-2").await);
+    // Two cuts overlap: mending one leaves the other.
+    let other = cluster.cut(&BTreeSet::from([flow("store-2", "store-1")]), 100).await.unwrap();
+    assert!(cluster.mend(cut).await.unwrap() > 0);
+    assert!(!connects("store-1", "store-2").await);
+    assert!(cluster.mend(other).await.unwrap() > 0);
+    assert!(connects("store-1", "store-2").await && connects("store-2", "store-1").await);
+    cluster.shutdown().await.unwrap();
+}
+
+/// Injects and heals every kind of these families once, one after another.
+async fn inject_each(cluster: &Cluster, families: &[&str]) {
+    let (kinds, impossible) = Catalogue::possible(&Catalogue::select(families).expect("families"), cluster);
+    eprintln!("not on three stores: {impossible:?}");
+    assert!(!kinds.is_empty());
+    for (seed, kind) in kinds.into_iter().enumerate() {
+        let mut rng = StdRng::seed_from_u64(seed as u64);
+        let mut nemesis = (kind.make)();
+        let began = Instant::now();
+        let injected = nemesis.inject(cluster, &mut rng).await;
+        tokio::time::sleep(kind.hold.min).await;
+        let healed = nemesis.heal(cluster).await;
+        eprintln!("{:<18} {:>6.2?}  {injected:?}  {healed:?}", kind.name, began.elapsed());
+        assert_eq!(injected.effect, Effect::Installed, "{}: {injected:?}", kind.name);
+        assert_eq!(healed.effect, Effect::Installed, "{}: {healed:?}", kind.name);
+        assert!(!injected.targets.is_empty() && injected.targets == healed.targets, "{}", kind.name);
+        cluster.wait_until_serving(PATIENCE).await.expect(kind.name);
+    }
+    assert_eq!(cluster.ended_by_themselves(), Vec::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kill_and_pause_takes_effect_and_heals() {
+    let Some((_folder, cluster)) = small(NetworkMode::Auto).await else { return };
+    inject_each(&cluster, &["kill", "pause", "lease"]).await;
+    cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_of_the_network_takes_effect_and_heals() {
+    let Some((_folder, cluster)) = small(NetworkMode::Namespaces).await else { return };
+    // Packets that a fault of the clients' side can meet.
+    let probing = tokio::spawn({
+        let cluster = cluster.clone();
+        async move { while cluster.wait_until_serving(PATIENCE).await.is_ok() {} }
+    });
+    inject_each(&cluster, &["partition"]).await;
+    probing.abort();
+    cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_act_of_an_operator_completes() {
+    let Some((_folder, cluster)) = small(NetworkMode::Auto).await else { return };
+    inject_each(&cluster, &["restart"]).await;
+    cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_heals_everything_that_it_injects() {
+    let Some((_folder, cluster)) = small(NetworkMode::Namespaces).await else { return };
+    let prefix = cluster.prefix().unwrap().to_owned();
+    let faults: Mutex<Vec<Fault>> = Mutex::default();
+    let kinds = Catalogue::select(&["kill", "pause", "partition", "packet"]).unwrap();
+    let origin = Instant::now();
+    let until = origin + Duration::from_secs(20);
+    run_schedule(&cluster, Schedule::new(kinds, 7), origin, until, |fault| faults.lock().push(fault)).await;
+    let faults = faults.into_inner();
+    let numbers = |act: Act| -> BTreeSet<u64> {
+        faults.iter().filter(|fault| fault.act == act).map(|fault| fault.number).collect()
+    };
+    assert!(numbers(Act::Inject).len() >= 3, "{faults:?}");
+    assert_eq!(numbers(Act::Inject), numbers(Act::Heal));
+    assert!(faults.iter().any(|fault| fault.effect == Effect::Installed), "{faults:?}");
+    assert!(!leftovers(&prefix).iter().any(|left| left.starts_with("table")), "{:?}", leftovers(&prefix));
+    cluster.wait_until_serving(PATIENCE).await.unwrap();
+    let report = cluster.shutdown().await.unwrap();
+    assert_eq!(report.ended_by_themselves, Vec::new());
+    assert_eq!(leftovers(&prefix), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_loopback_faults_of_the_network_are_skipped_not_claimed() {
+    let Some((_folder, cluster)) = small(NetworkMode::Loopback).await else { return };
+    for kind in Catalogue::select(&["partition", "packet"]).unwrap() {
+        let mut nemesis = (kind.make)();
+        let Done { effect, detail, .. } = nemesis.inject(&cluster, &mut StdRng::seed_from_u64(1)).await;
+        assert_eq!(effect, Effect::Skipped, "{}: {detail}", kind.name);
+        assert_eq!(nemesis.heal(&cluster).await.effect, Effect::Skipped);
+    }
+    cluster.shutdown().await.unwrap();
+}
