@@ -148,7 +148,9 @@ impl Door {
             self.notes = LeaseNotes::new();
         }
         let Some(term) = term else { return };
-        let expired = self.notes.tick(boot_time::now_ms(), &self.replica.live.leases());
+        let now = boot_time::now_ms();
+        let expired = self.notes.tick(now, &self.replica.live.leases());
+        self.replica.set_doubtful_lease(self.notes.has_doubtful(now));
         if expired.is_empty() || self.expiring.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -19,6 +19,7 @@ use seriatim_proto::limits;
 use seriatim_proto::store::{StoreRefusal, StoreStatus};
 
 use crate::admission::Budget;
+use crate::balance;
 use crate::config::Tuning;
 use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
@@ -189,7 +190,16 @@ impl Host {
                 handle.stop().await;
                 return Err(StartError::Rot("an initialised replica has no log".into()));
             }
-            handle.initialise(&members).await.map_err(|error| StartError::Failed(error.to_string()))?;
+            let mut handle = handle.clone();
+            // Who initialises stands for election at once: the store that should lead does, the others wait for it.
+            let stores: Vec<StoreId> = members.iter().map(|member| member.store).collect();
+            if balance::preferred(group, &stores) != Some(identity.store) {
+                // Late or not, what follows is right: initialising twice changes nothing.
+                let _ = tokio::time::timeout(FIRST_LEADER_TIMEOUT, handle.leader_changed(Some(None))).await;
+            }
+            if handle.is_empty().await {
+                handle.initialise(&members).await.map_err(|error| StartError::Failed(error.to_string()))?;
+            }
         }
         if !was_initialised {
             self.note(move |folder| folder.note_initialised(group, replica)).await.map_err(|error| failed(&error))?;
@@ -366,5 +376,7 @@ pub(crate) enum StartError {
     Failed(String),
 }
 
+/// Time for the store that should lead a new group to take the lead.
+const FIRST_LEADER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for leaderships to be taken over when a store stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);

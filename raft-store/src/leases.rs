@@ -75,11 +75,18 @@ impl LeaseNotes {
         self.notes = kept;
         expired
     }
+
+    /// Has a lease missed a renewal, so that it may be about to expire?
+    pub(crate) fn has_doubtful(&self, now: BootMs) -> bool {
+        self.notes.values().any(|note| note.marked || now.saturating_sub(note.renewed_at) > DOUBT_MS)
+    }
 }
 
 /// Period of the tick.
 pub(crate) const TICK: Duration = Duration::from_millis(TICK_MS);
 const TICK_MS: u64 = 50;
+/// A lease that was not renewed for this long has missed a renewal.
+const DOUBT_MS: u64 = 2 * limits::LEASE_RENEW_MS;
 
 #[cfg(test)]
 mod tests {
@@ -103,6 +110,19 @@ mod tests {
         assert!(!notes.renew(4_000, lease(1)), "a marked lease is refused");
         assert_eq!(notes.tick(4_050, &[lease(1)]), [lease(1)], "asked for again until it is gone");
         assert!(notes.tick(4_100, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_lease_is_in_doubt_from_its_first_missed_renewal_until_it_is_gone() {
+        let mut notes = LeaseNotes::new();
+        notes.tick(10_000, &[lease(1)]);
+        assert!(notes.renew(10_000, lease(1)));
+        assert!(!notes.has_doubtful(10_000 + DOUBT_MS));
+        assert!(notes.has_doubtful(10_001 + DOUBT_MS));
+        run(&mut notes, 10_050, 10_000 + limits::LEASE_GRANT_MS, &[lease(1)]);
+        assert!(notes.has_doubtful(10_000 + limits::LEASE_GRANT_MS));
+        notes.tick(12_050, &[]);
+        assert!(!notes.has_doubtful(12_050));
     }
 
     #[test]

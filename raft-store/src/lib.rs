@@ -15,6 +15,7 @@
 
 mod admin;
 mod admission;
+mod balance;
 mod boot_time;
 mod config;
 mod disk;

@@ -3,8 +3,8 @@
 //! ```text
 //! directory (applied here) ──▶ replicas that should run here
 //! leader of an open group  ──▶ Own{slots} ──▶ all replicas have it ──▶ CloseGroup at group 0's leader
-//! every 5 s                ──▶ a leader that is not on its group's preferred store gives leadership away
-//! every second             ──▶ disk, flush, purge
+//! every second             ──▶ disk, flush, purge, streams to the other stores
+//! when all was calm        ──▶ a leader that is not on its group's preferred store gives leadership away (balance.rs)
 //! ```
 
 use std::collections::BTreeSet;
@@ -19,6 +19,7 @@ use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::ids::{Generation, GroupId, StoreId};
 use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand};
 
+use crate::balance::{Balance, Led, preferred};
 use crate::host::{Host, Wanted};
 use crate::raft::types::Member;
 use crate::remote;
@@ -69,18 +70,15 @@ pub(crate) async fn tend(host: Arc<Host>) {
     let closing = Arc::new(Mutex::new(BTreeSet::new()));
     let mut tick = tokio::time::interval(TEND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looked_at = Instant::now();
-    let mut balanced_at = Instant::now();
+    let mut balance = Balance::default();
+    let mut looked_at: Option<Instant> = None;
     loop {
         tick.tick().await;
         close_groups(&host, &closing);
-        if looked_at.elapsed() >= LOOK {
-            looked_at = Instant::now();
+        if looked_at.is_none_or(|at| at.elapsed() >= LOOK) {
+            looked_at = Some(Instant::now());
             look(&host).await;
-        }
-        if balanced_at.elapsed() >= BALANCE {
-            balanced_at = Instant::now();
-            balance(&host).await;
+            balance_leaders(&host, &mut balance).await;
         }
     }
 }
@@ -113,18 +111,21 @@ async fn look(host: &Arc<Host>) {
     }
 }
 
-/// Leaders end up spread over the stores: each group prefers one of its stores.
-async fn balance(host: &Arc<Host>) {
+/// Gives one leadership away that belongs elsewhere, if it is time.
+async fn balance_leaders(host: &Arc<Host>, balance: &mut Balance) {
     let Some(identity) = host.identity() else { return };
+    let mut led = Vec::new();
     for replica in host.replicas() {
-        if replica.leadership().is_none() {
-            continue;
-        }
-        let stores = replica.stores();
-        let preferred = stores.get(replica.group.0 as usize % stores.len().max(1)).copied();
+        let Some(term) = replica.leadership() else { continue };
+        let preferred = preferred(replica.group, &replica.stores());
         if let Some(preferred) = preferred.filter(|preferred| *preferred != identity.store) {
-            replica.transfer_to(preferred).await;
+            let calm = !replica.has_doubtful_lease() && replica.follows_closely(preferred);
+            led.push((Led { group: replica.group, term, calm }, preferred, replica));
         }
+    }
+    let due = balance.look(Instant::now(), led.iter().map(|(led, ..)| *led));
+    if let Some((_, preferred, replica)) = led.into_iter().find(|(led, ..)| Some(led.group) == due) {
+        replica.transfer_to(preferred).await;
     }
 }
 
@@ -182,9 +183,7 @@ async fn own_and_close(
 }
 
 const TEND: Duration = Duration::from_millis(100);
-/// Period of looking at disk and flush.
+/// Period of looking at disk, flush and leaders.
 const LOOK: Duration = Duration::from_secs(1);
-/// Period of balancing leaders; also how long after the start it begins.
-const BALANCE: Duration = Duration::from_secs(4);
 /// Time for slow replicas to take part before a group's record is closed without them.
 const ALL_HAVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! Replica: one group's placement on this store: how the rest of the process reaches it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -9,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{GroupId, LeaseId, StoreId};
+use seriatim_proto::ids::{GroupId, LeaseId, ReplicaId, StoreId};
 use seriatim_proto::limits;
 use seriatim_proto::store::{Freshness, GroupStatus, Read, ReadOutcome, Renewal, StoreRefusal, StoreResponse};
 
@@ -44,6 +45,8 @@ pub(crate) struct Replica {
     node_budget: Budget,
     budget: Budget,
     groups: tokio::runtime::Handle,
+    /// see [`Replica::has_doubtful_lease`]
+    doubtful_lease: AtomicBool,
     /// `None` once it is stopped.
     door: Mutex<Option<mpsc::Sender<Visitor>>>,
 }
@@ -69,8 +72,10 @@ impl Replica {
             node_budget: shared.node_budget,
             budget: Budget::new(limits::PROPOSAL_BYTES_GROUP_MAX),
             groups: groups.clone(),
+            doubtful_lease: AtomicBool::new(false),
             door: Mutex::new(Some(door)),
         });
+        replica.keep_links();
         groups.spawn(Door::new(Arc::clone(&replica), queue).run());
         groups.spawn(tell_leader(replica.handle.clone(), group, shared.events));
         replica
@@ -203,19 +208,39 @@ impl Replica {
         self.status().last_index
     }
 
-    /// Gives leadership to the store that should have it, if that one is not far behind.
-    pub(crate) async fn transfer_to(&self, store: StoreId) {
+    /// Has the store answered lately, and almost everything of the log? Only a leader knows.
+    pub(crate) fn follows_closely(&self, store: StoreId) -> bool {
+        self.close_follower(store).is_some()
+    }
+
+    fn close_follower(&self, store: StoreId) -> Option<ReplicaId> {
         let last = self.last_index();
-        // A leader that gives its leadership to a dead store leads no more, and the others wait for an election.
         let ready = self.handle.matched().into_iter().find(|(member, matched)| {
             member.store == store
                 && matched.is_some_and(|matched| matched + TRANSFER_LAG_MAX >= last)
                 && self.handle.is_heard(member.replica)
         });
-        if let Some((member, _)) = ready {
+        ready.map(|(member, _)| member.replica)
+    }
+
+    /// Gives leadership to a store that follows closely. A leader that gives its leadership to a dead store leads no
+    /// more, and the others wait for an election.
+    pub(crate) async fn transfer_to(&self, store: StoreId) {
+        if let Some(replica) = self.close_follower(store) {
             tracing::info!(group = self.group.0, store = store.0, "giving leadership away");
-            self.handle.transfer(member.replica).await;
+            self.handle.transfer(replica).await;
         }
+    }
+
+    /// Is there a lease whose holder has missed a renewal, so that it may be about to expire? A new leader would
+    /// wait for it from the beginning.
+    pub(crate) fn has_doubtful_lease(&self) -> bool {
+        self.doubtful_lease.load(Ordering::Relaxed)
+    }
+
+    /// Says so.
+    pub(crate) fn set_doubtful_lease(&self, doubtful: bool) {
+        self.doubtful_lease.store(doubtful, Ordering::Relaxed);
     }
 
     /// Gives leadership to whoever is furthest.

@@ -32,7 +32,7 @@ use seriatim_proto::grpc::raft_client::RaftClient;
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId};
 use seriatim_proto::{codec, limits};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::StreamExt;
 
 use crate::log_record::Record;
@@ -216,6 +216,7 @@ impl Links {
                 sessions: AtomicU64::new(1),
                 attempts: AtomicU64::new(0),
                 state: Mutex::default(),
+                came_up: Notify::new(),
             });
             self.runtime.spawn(keep_up(Arc::downgrade(&link)));
             link
@@ -253,6 +254,7 @@ pub(crate) struct Link {
     /// connections tried, and sessions refused while there was none
     attempts: AtomicU64,
     state: Mutex<LinkState>,
+    came_up: Notify,
 }
 
 #[derive(Default)]
@@ -278,6 +280,18 @@ impl Link {
         Some(Session { link: Arc::clone(self), id, queue, answers })
     }
 
+    /// As [`Link::open`], but waits for a stream that is being made. Never ends while there is none.
+    pub(crate) async fn opened(self: &Arc<Self>) -> Session {
+        loop {
+            // Listened before it is looked at, so that no stream is missed.
+            let came_up = self.came_up.notified();
+            if let Some(session) = self.open() {
+                return session;
+            }
+            came_up.await;
+        }
+    }
+
     /// Where it goes.
     pub(crate) fn address(&self) -> &str {
         &self.address
@@ -287,6 +301,8 @@ impl Link {
         let mut state = self.state.lock();
         if !state.closed {
             state.queue = Some(queue);
+            drop(state);
+            self.came_up.notify_waiters();
         }
     }
 

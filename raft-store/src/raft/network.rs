@@ -112,7 +112,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 }
 
 impl Network {
-    /// One request and its answer.
+    /// One request and its answer. Waits for a stream that is being made: a store that has just started has none, and
+    /// an election must not be lost over it.
     async fn call(
         &self,
         link: &Arc<Link>,
@@ -120,9 +121,9 @@ impl Network {
         action: RPCTypes,
         deadline: Duration,
     ) -> Result<Response, RpcError> {
-        let mut session = link.open().ok_or_else(|| unreachable(link))?;
-        let envelope = self.route.envelope(session.id(), body);
         let answered = async {
+            let mut session = link.opened().await;
+            let envelope = self.route.envelope(session.id(), body);
             match session.send(&envelope).await {
                 true => session.receive().await,
                 false => None,
