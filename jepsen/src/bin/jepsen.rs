@@ -92,7 +92,7 @@ struct Shape {
     #[arg(long, default_value_t = 180)]
     time: u64,
     /// operations a second, over all clients
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 800)]
     rate: u32,
     /// pairs that chat, and counters; half as many groups and registers
     #[arg(long, default_value_t = 16)]

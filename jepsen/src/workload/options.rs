@@ -104,7 +104,7 @@ pub struct WorkloadOptions {
 
 impl Default for WorkloadOptions {
     fn default() -> Self {
-        Self { kind: WorkloadKind::Mix, seed: 1, rate: 500, keys: 16, users: 24 }
+        Self { kind: WorkloadKind::Mix, seed: 1, rate: 800, keys: 16, users: 24 }
     }
 }
 

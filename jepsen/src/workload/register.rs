@@ -3,6 +3,7 @@
 //! The cursor may not pass the inbox's tail, so the writer also writes messages to himself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::RngExt;
 use seriatim_client::Conversation;
@@ -17,6 +18,10 @@ use super::sender::Sender;
 use super::stage::Stage;
 use crate::history::{Ended, Function, Op};
 
+/// How long the writer waits: cursors are written once a second, those of a slot together.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks: a register is written about once a second.
+const PAUSE_MS: std::ops::Range<u64> = 20..200;
 /// Name of the device whose cursor it is.
 const DEVICE: &str = "register";
 
@@ -27,7 +32,7 @@ fn key(user: &UserId) -> String {
 /// The one who writes, until the run is over.
 pub(crate) async fn write(stage: Arc<Stage>, place: usize, user: UserId) {
     let mut rng = stage.rng("register", place);
-    let mut device = Device::new(&stage, user.clone(), DEVICE, &mut rng);
+    let mut device = Device::new(&stage, user.clone(), DEVICE, &mut rng).with_patience(PATIENCE);
     let mut notes = Sender::new(&stage, "note", place, user.clone(), Conversation::Peer(user.clone()));
     let mut process = stage.process();
     let (mut written, mut tail) = (0u64, 0u64);
@@ -69,7 +74,7 @@ pub(crate) async fn read(stage: Arc<Stage>, place: usize, user: UserId) {
     let mut rng = stage.rng("look", place);
     let mut device = Device::new(&stage, user, "reader", &mut rng);
     let process = stage.process();
-    while stage.turn().await {
+    while stage.rest(Duration::from_millis(rng.random_range(PAUSE_MS))).await && stage.turn().await {
         if !look(&stage, &mut device, process.number()).await && rng.random_bool(0.5) || rng.random_ratio(1, 50) {
             device.hop();
         }

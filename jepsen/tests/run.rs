@@ -1,0 +1,105 @@
+//! Runs of the real program against real clusters, judged by their last line.
+//!
+//! The binaries are looked for in `$SERIATIM_BIN`, else beside the test's own target folder; without them the tests
+//! that need a cluster are skipped, and say so.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn binaries() -> Option<PathBuf> {
+    let told = std::env::var_os("SERIATIM_BIN").map(PathBuf::from);
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned());
+    let folder = told.or_else(beside)?;
+    let found = ["seriatim", "raftctl"].iter().all(|name| folder.join(name).is_file());
+    if !found {
+        eprintln!("skipped: there are no binaries seriatim and raftctl; set SERIATIM_BIN");
+    }
+    found.then_some(folder)
+}
+
+/// Runs the program in a folder of its own.
+fn jepsen(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_jepsen")).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn last_line(output: &Output) -> Value {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().last().unwrap_or_else(|| panic!("nothing on stdout; on stderr: {said}"));
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+const SMALL: [&str; 8] = ["--stores", "3", "--logic", "2", "--gateways", "1", "--groups", "2"];
+
+#[test]
+fn a_mix_under_kills_and_pauses_keeps_every_promise() {
+    let Some(bin) = binaries() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["run", "--workload", "mix", "--nemesis", "kill,pause", "--time", "20", "--seed", "3"];
+    arguments.extend(["--json", "--bin", bin.to_str().unwrap()]);
+    arguments.extend(SMALL);
+    let output = jepsen(folder.path(), &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = last_line(&output);
+    assert_eq!(line["verdict"], "ok", "{said}");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(line["violations"], 0);
+    assert!(line["acked"].as_u64().unwrap() > 1_000, "{line}");
+    assert!(line["fault_kinds_effective"].as_u64().unwrap() >= 1, "{line}");
+    let run = PathBuf::from(line["run"].as_str().unwrap());
+    for file in ["run.json", "history.jsonl", "inbox.jsonl", "conversation.jsonl", "nemesis.jsonl", "report.html"] {
+        assert!(std::fs::metadata(run.join(file)).unwrap().len() > 0, "{file} is empty");
+    }
+
+    // Judged again from its files alone, it is the same.
+    let again = jepsen(folder.path(), &["check", run.to_str().unwrap(), "--json"]);
+    assert_eq!(last_line(&again)["acked"], line["acked"]);
+    assert_eq!(again.status.code(), Some(0));
+}
+
+#[test]
+fn a_run_in_which_hardly_anything_was_done_is_invalid() {
+    let Some(bin) = binaries() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["run", "--workload", "direct", "--nemesis", "none", "--time", "1", "--rate", "1"];
+    arguments.extend(["--keys", "2", "--json", "--bin", bin.to_str().unwrap()]);
+    arguments.extend(SMALL);
+    let output = jepsen(folder.path(), &arguments);
+    assert_eq!(last_line(&output)["verdict"], "invalid", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(11));
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, said) in [
+        (vec!["run", "--workload", "bank"], "`bank` is no workload"),
+        (vec!["run", "--nemesis", "earthquake"], "earthquake"),
+        (vec!["run", "--time", "0"], "--time 0"),
+        (vec!["run", "--stores", "1"], "--stores 1"),
+        (vec!["run", "--network", "pigeons"], "--network pigeons"),
+        (vec!["run", "--bin", "/nowhere"], "there is no seriatim in /nowhere"),
+        (vec!["hunt", "--hours", "0"], "--hours"),
+        (vec!["repeat", "nothing-here"], "run.json"),
+        (vec!["check", "nothing-here"], "nothing-here"),
+    ] {
+        let output = jepsen(folder.path(), &arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+}
+
+#[test]
+fn the_list_names_every_workload() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = jepsen(folder.path(), &["list"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for name in ["seq", "direct", "group", "inbox", "register", "authz", "mix"] {
+        assert!(text.lines().any(|line| line.trim_start().starts_with(name)), "{name}: {text}");
+    }
+    assert!(output.status.success());
+}
