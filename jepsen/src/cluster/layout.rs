@@ -117,5 +117,9 @@ pub(crate) fn make_folders(config: &ClusterConfig) -> anyhow::Result<()> {
         let path = config.folder.join(folder);
         std::fs::create_dir_all(&path).with_context(|| format!("make the folder {}", path.display()))?;
     }
+    for (role, number) in roles(config).filter(|_| config.bendable_clocks) {
+        let path = super::clock_file(&config.folder, &format!("{}-{number}", role.name()));
+        std::fs::write(&path, super::TRUE_CLOCK).with_context(|| format!("write {}", path.display()))?;
+    }
     Ok(())
 }

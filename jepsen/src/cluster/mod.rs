@@ -56,6 +56,9 @@ use process::Process;
 /// Longest start until everything serves.
 const START_PATIENCE: Duration = Duration::from_secs(90);
 
+/// What a clock file says of a clock that is not bent.
+pub(crate) const TRUE_CLOCK: &str = "+0\n";
+
 /// A running cluster; clones are handles of the same one.
 #[derive(Clone, Debug)]
 pub struct Cluster {

@@ -42,12 +42,12 @@ pub(crate) async fn connects(namespace: Option<PathBuf>, to: SocketAddr, patienc
     within(namespace, move || Ok(TcpStream::connect_timeout(&to, patience).is_ok())).await
 }
 
-/// Body of `GET /metrics` from there.
+/// Head and body of `GET /metrics` from there.
 pub(crate) async fn read_metrics(
     namespace: Option<PathBuf>,
     from: SocketAddr,
     patience: Duration,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(String, String)> {
     let text = within(namespace, move || {
         let mut stream = TcpStream::connect_timeout(&from, patience)?;
         stream.set_read_timeout(Some(patience))?;
@@ -62,5 +62,5 @@ pub(crate) async fn read_metrics(
     let (head, body) = text.split_once("\r\n\r\n").context("the answer has no body")?;
     let status = head.split_whitespace().nth(1);
     ensure!(status == Some("200"), "the answer is {head:.80}");
-    Ok(body.to_owned())
+    Ok((head.to_owned(), body.to_owned()))
 }

@@ -1,6 +1,7 @@
 //! Catalogue: every kind of fault, what it needs, and whether the product must survive it today.
 
 use super::acts::{Act, Acting};
+use super::clock::{Bend, Clock};
 use super::kill::Kill;
 use super::lease::ZombieHolder;
 use super::link::{Flap, Rate};
@@ -132,6 +133,14 @@ static SURVIVABLE: &[Kind] = kinds! {
             => Box::new(Rate::default());
         "flap" Needs::Namespaces, Hold::ms(100, 3_000), "the link of one node goes down and up and down"
             => Box::new(Flap::default());
+    }
+    "clock" {
+        "clock-jump" Needs::BentClocks, Hold::ms(2_000, 10_000), "one node's wall clock jumps by seconds to minutes"
+            => Clock::boxed(Bend::Jump);
+        "clock-strobe" Needs::BentClocks, Hold::ms(4_000, 10_000), "one node's wall clock jumps to and fro"
+            => Clock::boxed(Bend::Strobe);
+        "clock-drift" Needs::BentClocks, Hold::ms(4_000, 10_000), "one node's wall clock runs too fast"
+            => Clock::boxed(Bend::Drift);
     }
     "restart" {
         "restart-store" Needs::Nothing, Hold::ms(0, 0), "a store stops in order and starts"

@@ -12,6 +12,7 @@
 
 mod acts;
 mod catalogue;
+mod clock;
 mod done;
 mod execute;
 mod kill;

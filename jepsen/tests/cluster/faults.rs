@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use seriatim_jepsen::cluster::{Cluster, Flow, NetworkMode, leftovers};
+use seriatim_jepsen::cluster::{Cluster, ClusterConfig, Flow, NetworkMode, clocks_can_be_bent, leftovers};
 use seriatim_jepsen::history::{Act, Effect, Fault};
 use seriatim_jepsen::nemesis::{Catalogue, Done, Schedule, run_schedule};
 
-use super::{CONNECT_PATIENCE, PATIENCE, small};
+use super::{CONNECT_PATIENCE, PATIENCE, small, small_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_between_two_nodes_cuts_and_is_over_when_mended() {
@@ -76,6 +76,19 @@ async fn every_fault_of_the_network_takes_effect_and_heals() {
 async fn every_act_of_an_operator_completes() {
     let Some((_folder, cluster)) = small(NetworkMode::Auto).await else { return };
     inject_each(&cluster, &["restart"]).await;
+    cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bent_clocks_are_told_by_the_nodes() {
+    let bendable_clocks = clocks_can_be_bent();
+    if !bendable_clocks {
+        return eprintln!("skipped: libfaketime is not installed");
+    }
+    let Some((_folder, cluster)) = small_with(ClusterConfig { bendable_clocks, ..ClusterConfig::default() }).await else {
+        return;
+    };
+    inject_each(&cluster, &["clock"]).await;
     cluster.shutdown().await.unwrap();
 }
 
