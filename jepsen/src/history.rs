@@ -8,9 +8,8 @@
 //!  nemesis.jsonl       what was done to the cluster, on the same clock ([`Fault`])
 //! ```
 //! # What the checkers rest on
-//! - Every MESSAGE that enters a conversation is an `append` of its id, and `items` of a `sync` are messages only.
-//!   Entries of kind `create` and `members` have no operation (the SDK's `change_members` does not tell its id, so an
-//!   unknown one could not be named): they are seen in inboxes and in [`ConversationRead`], and are no phantoms there.
+//! - Everything that enters a conversation is an `append` of its id: `create` and `members` entries as well. But a
+//!   change of members that nobody knows the outcome of is named only if it is seen in the end.
 //! - A `sync` operation shows all of `key` from `from` on: for a group it is only recorded for members whose stay covers
 //!   all of it (founders who never leave). What others read is a [`ConversationRead`] or nothing.
 //! - `maxseq` of a conversation is its highest seq (the tail less one), 0 while it is empty; of a counter it is what

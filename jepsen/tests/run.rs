@@ -21,11 +21,15 @@ fn binaries() -> Option<PathBuf> {
 
 /// Runs the program in a folder of its own.
 fn jepsen(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_jepsen")).args(arguments).current_dir(folder).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_jepsen"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the program was built for this test")
 }
 
 fn last_line(output: &Output) -> Value {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let text = String::from_utf8(output.stdout.clone()).expect("the program writes text");
     let said = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().last().unwrap_or_else(|| panic!("nothing on stdout; on stderr: {said}"));
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))

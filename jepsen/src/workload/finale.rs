@@ -24,7 +24,7 @@ use super::reader;
 use super::seen::{Place, seen};
 use super::sender::{Attempt, Sender};
 use super::stage::Stage;
-use super::{register, seq};
+use super::{changes, register, seq};
 use crate::history::{ConversationRead, Seen};
 
 /// Requests of the finale that are under way at the same time.
@@ -47,7 +47,11 @@ pub(crate) async fn play(stage: &Arc<Stage>, patience: Duration) -> anyhow::Resu
         let tails = tails(stage, patience).await;
         everything_arrived(stage, &tails, patience).await;
         last = read_everything(stage, patience).await;
-        if last.agrees_with(&tails) && !moved(stage, &tails, patience).await {
+        let rests = last.agrees_with(&tails) && !moved(stage, &tails, patience).await;
+        if rests || round == ROUNDS_MAX {
+            changes::write_down(stage, &tails);
+        }
+        if rests {
             debug!(round, "nothing moved meanwhile");
             break;
         }

@@ -7,14 +7,14 @@ use anyhow::Context;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use seriatim_client::RequestError;
-use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{MessageId, UserId};
 use tracing::debug;
 
 use super::cast::GroupCast;
 use super::device::Device;
 use super::stage::Stage;
+use super::{changes, ended};
+use crate::history::Ended;
 
 /// How long the groups may take to come into being, before anything is hurt.
 const CREATE_PATIENCE: Duration = Duration::from_secs(60);
@@ -28,13 +28,19 @@ pub(crate) async fn create(stage: &Arc<Stage>, place: usize) -> anyhow::Result<(
     let id = MessageId(rng.random());
     let mut device = Device::new(stage, group.stayers[0].clone(), &format!("maker-{place}"), &mut rng);
     let members: Vec<UserId> = group.stayers[1..].iter().chain(&group.comers).cloned().collect();
+    let process = stage.process().number();
+    // The first attempt may be the one that does it, whichever is answered.
+    let call = stage.clock.now();
     let until = Instant::now() + CREATE_PATIENCE;
     loop {
         let failure = match device.client().await {
             Ok(client) => match client.create_group_as(id, group.key, &members).await {
-                Ok(_) => return Ok(()),
-                // An attempt that seemed lost had done it.
-                Err(RequestError::Rejected(refusal)) if refusal.code == ErrorCode::AlreadyExists => return Ok(()),
+                Ok(committed) => {
+                    let (sender, interval) = (device.user, (call, stage.clock.now()));
+                    let seq = Some(committed.seq.get());
+                    stage.changes.lock().push(changes::Change { group: group.key, sender, process, interval, seq });
+                    return Ok(());
+                }
                 Err(error) => anyhow::Error::from(error),
             },
             Err(error) => anyhow::Error::from(error),
@@ -49,11 +55,11 @@ pub(crate) async fn create(stage: &Arc<Stage>, place: usize) -> anyhow::Result<(
 
 /// Changes the members of a group, until the run is over.
 ///
-/// The SDK keeps the ids of changes to itself, so these are no operations of the history: the entries that they make
-/// say who was a member when.
+/// These become operations of the history in the end: see [`changes`].
 pub(crate) async fn change(stage: Arc<Stage>, place: usize) {
     let mut rng = stage.rng("change", place);
     let group = stage.cast.groups[place].clone();
+    let mut process = stage.process();
     let mut devices: Vec<Device> = group
         .stayers
         .iter()
@@ -64,8 +70,17 @@ pub(crate) async fn change(stage: Arc<Stage>, place: usize) {
         let act = Change::draw(&mut rng, &group);
         let device = &mut devices[act.by];
         let Ok(client) = device.client().await else { continue };
-        if let Err(error) = client.change_members(group.key, &act.add, &act.remove).await {
+        let call = stage.clock.now();
+        let result = client.change_members(group.key, &act.add, &act.remove).await;
+        let seq = result.as_ref().ok().map(|committed| committed.seq.get());
+        if ended::of_write(&result) != Ended::Fail {
+            let (sender, interval) = (device.user.clone(), (call, stage.clock.now()));
+            let change = changes::Change { group: group.key, sender, process: process.number(), interval, seq };
+            stage.changes.lock().push(change);
+        }
+        if let Err(error) = result {
             debug!(%error, group = %group.key, "members not changed");
+            process.renew();
             device.hop();
         }
     }

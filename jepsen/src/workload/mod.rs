@@ -12,6 +12,7 @@
 
 mod authz;
 mod cast;
+mod changes;
 mod chat;
 mod clock;
 mod device;
@@ -81,6 +82,7 @@ impl Workload {
             pace: Pace::new(options.rate),
             notebook: Notebook::create(folder)?,
             processes: Arc::default(),
+            changes: Mutex::default(),
             findings: Mutex::default(),
             stop: stopped,
             options,

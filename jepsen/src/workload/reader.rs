@@ -1,6 +1,6 @@
 //! Reader: reads a conversation's history as an operation of the log.
 
-use seriatim_client::{Client, Conversation, Entry, Kind};
+use seriatim_client::{Client, Conversation, Entry};
 use seriatim_proto::ids::{Seq, UserId};
 use tracing::debug;
 
@@ -42,7 +42,7 @@ pub(crate) async fn read(
         return None;
     };
     let items = items(&entries);
-    // Messages are the log's entries; others are between them. A page that was cut has as many messages as it has.
+    // A page that was cut has as many entries as it has, whatever was asked for.
     let limit = if more { items.len() as u64 } else { 0 };
     if !(more && items.is_empty()) {
         let op = Op::new(number, &key, Function::Sync, interval, Ended::Ok);
@@ -84,8 +84,7 @@ pub(crate) async fn fetch(client: &Client, conversation: &Conversation, from: u6
     None
 }
 
-/// The messages in it.
-pub(crate) fn items(entries: &[Entry]) -> Vec<Item> {
-    let messages = entries.iter().filter(|entry| entry.kind == Kind::Message);
-    messages.map(|entry| Item { seq: entry.conversation_seq.get(), id: entry.message_id.to_string() }).collect()
+/// Seqs and ids.
+fn items(entries: &[Entry]) -> Vec<Item> {
+    entries.iter().map(|entry| Item { seq: entry.conversation_seq.get(), id: entry.message_id.to_string() }).collect()
 }

@@ -10,6 +10,7 @@ use seriatim_client::{Client, ConnectError};
 use tokio::sync::watch;
 
 use super::cast::Cast;
+use super::changes::Change;
 use super::clock::Clock;
 use super::notebook::Notebook;
 use super::options::WorkloadOptions;
@@ -27,6 +28,7 @@ pub(crate) struct Stage {
     pub(crate) notebook: Notebook,
     pub(crate) pace: Pace,
     pub(crate) processes: Arc<Processes>,
+    pub(crate) changes: Mutex<Vec<Change>>,
     pub(crate) findings: Mutex<Vec<String>>,
     pub(crate) stop: watch::Receiver<bool>,
 }
