@@ -5,17 +5,32 @@
 //! # Reading order
 //! [`check_run`] → [`rule`] → [`verdict`].
 
+mod denied;
+mod inbox;
+mod lease;
+mod log;
+mod order;
+mod register;
 pub mod rule;
 pub mod selftest;
+mod seq;
+mod tape;
+mod vacuity;
 pub mod verdict;
 
 use std::path::Path;
 
+use anyhow::Context;
+use inbox::{InboxEnd, Records};
+use log::LogEnd;
 pub use rule::Rule;
+use tape::{Model, Tape, Track};
 pub use verdict::{
     EXIT_BROKEN, EXIT_INVALID, EXIT_OK, EXIT_VIOLATION, Evidence, FaultCounts, Findings, OpCounts, Outcome, SeenCounts,
     Verdict, Violation,
 };
+
+use crate::history::HISTORY_FILE;
 
 /// What the checkers are told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,13 +59,19 @@ impl Default for CheckOptions {
     }
 }
 
-/// Judges a run's folder.
+/// Judges a run's folder: its history, and of the other files those that are there.
 ///
 /// # Errors
 /// A file that cannot be read or holds a line that is no record: then nothing was judged.
 pub fn check_run(folder: &Path, options: &CheckOptions) -> anyhow::Result<Verdict> {
-    let _ = (folder, options);
-    Ok(Verdict::default())
+    let mut verdict = Verdict::default();
+    let mut findings = Findings::new(options.examples_max);
+    let tape = Tape::read(&folder.join(HISTORY_FILE), &mut verdict).context("read the history")?;
+    let mut records = Records::read(folder, options, &mut findings).context("read what devices were given")?;
+    records.learn_acks(&tape);
+    vacuity::count_faults(folder, &mut verdict).context("read the faults")?;
+    judge(&tape, Some(&records), options, findings, &mut verdict);
+    Ok(verdict)
 }
 
 /// Judges a bare history, ours or somebody else's.
@@ -58,6 +79,67 @@ pub fn check_run(folder: &Path, options: &CheckOptions) -> anyhow::Result<Verdic
 /// # Errors
 /// As for [`check_run`].
 pub fn check_history(path: &Path, options: &CheckOptions) -> anyhow::Result<Verdict> {
-    let _ = (path, options);
-    Ok(Verdict::default())
+    let mut verdict = Verdict::default();
+    let tape = Tape::read(path, &mut verdict).context("read the history")?;
+    judge(&tape, None, options, Findings::new(options.examples_max), &mut verdict);
+    Ok(verdict)
+}
+
+/// Everything behind the reading of files.
+pub(crate) fn judge(
+    tape: &Tape,
+    records: Option<&Records>,
+    options: &CheckOptions,
+    mut findings: Findings,
+    verdict: &mut Verdict,
+) {
+    let end = records.map(|records| {
+        verdict.seen = records.counts;
+        verdict.keys.insert("inbox".to_owned(), records.inboxes.len() as u64);
+        inbox::check(records, &mut findings)
+    });
+    let mut unknown_registers = Vec::new();
+    for track in &tape.tracks {
+        let model = track.model();
+        *verdict.keys.entry(model.word().to_owned()).or_default() += 1;
+        match model {
+            // With what the inboxes say of them, below.
+            Model::Log => {}
+            Model::Seq => seq::check(track, &mut findings),
+            Model::Lease => lease::check(track, &mut findings),
+            Model::Register => {
+                let search = register::check(track, options.register_configurations_max, &mut findings);
+                if search == register::Search::Unknown {
+                    unknown_registers.push(track.key.clone());
+                }
+            }
+        }
+    }
+    let logs = judge_logs(tape, records, end.as_ref(), &mut findings);
+    vacuity::check(verdict, &logs, end.as_ref(), &unknown_registers, options);
+    findings.finish(verdict);
+    verdict.settle();
+}
+
+/// All conversations, those too that are only seen in inboxes.
+fn judge_logs(
+    tape: &Tape,
+    records: Option<&Records>,
+    end: Option<&InboxEnd>,
+    findings: &mut Findings,
+) -> Vec<(String, LogEnd)> {
+    let mut witnesses = match (records, end) {
+        (Some(records), Some(end)) => inbox::witnesses(records, end),
+        _ => Default::default(),
+    };
+    let unasked = witnesses.keys().filter(|key| tape.track(key).is_none());
+    let mut unasked: Vec<Track> = unasked.map(|key| Track { key: (*key).to_owned(), ops: Vec::new() }).collect();
+    unasked.sort_by(|one, other| one.key.cmp(&other.key));
+    let tracks = tape.tracks.iter().filter(|track| track.model() == Model::Log).chain(&unasked);
+    let mut logs = Vec::new();
+    for track in tracks {
+        let (others, unsent) = witnesses.remove(track.key.as_str()).unwrap_or_default();
+        logs.push((track.key.clone(), log::check(track, others, &unsent, findings)));
+    }
+    logs
 }
