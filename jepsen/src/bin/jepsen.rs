@@ -118,9 +118,6 @@ struct Shape {
     /// what the stores' data lies on: plain, fuse, tmpfs:<MiB>
     #[arg(long, default_value = "plain")]
     disk: String,
-    /// nodes may have their wall clocks bent (needs libfaketime)
-    #[arg(long)]
-    bendable_clocks: bool,
 }
 
 /// Where to, and how it is said.
@@ -189,7 +186,6 @@ impl Shape {
             groups: self.groups,
             network: self.network.clone(),
             disk: self.disk.clone(),
-            bendable_clocks: self.bendable_clocks,
         }
     }
 }

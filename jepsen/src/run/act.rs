@@ -1,15 +1,17 @@
 //! Act: a run while the cluster is up: clients and faults, then healing, then the last reads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::verify::{self, Verification};
 use super::{Plan, RunOptions};
 use crate::cluster::{Cluster, OwnEnd};
-use crate::history::{HistoryWriter, NEMESIS_FILE};
+use crate::history::{Act, Effect, Fault, HistoryWriter, NEMESIS_FILE};
 use crate::nemesis::{Schedule, run_schedule};
 use crate::workload::{Clock, Site, Workload};
 
@@ -28,6 +30,8 @@ pub(crate) struct Acted {
     pub(crate) own_ends: Vec<OwnEnd>,
     /// how long the parts took, s
     pub(crate) phases: Vec<(&'static str, f64)>,
+    /// faults whose moment did not allow them, by kind: nothing was tried, so they are no faults of the run
+    pub(crate) passed_over: BTreeMap<String, u64>,
 }
 
 /// Clients and faults for the time that was asked for, and everything behind it.
@@ -47,17 +51,25 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     let until = began + options.time();
     let heal_at = until - options.settle_time();
     let schedule = Schedule::new(plan.kinds.clone(), options.seed);
+    let unwritten = Mutex::new(None);
+    let passed_over = Mutex::new(PassedOver::default());
     let hurt = run_schedule(cluster, schedule, clock.origin(), heal_at, |fault| {
-        tracing::info!(kind = fault.kind, act = ?fault.act, effect = ?fault.effect, targets = ?fault.targets, "fault");
-        if let Err(error) = faults.write(&fault) {
-            tracing::error!(%error, "fault not written down");
+        if !passed_over.lock().takes(&fault)
+            && let Err(error) = faults.write(&fault)
+        {
+            unwritten.lock().get_or_insert(error);
         }
     });
     tokio::select! {
         () = async { hurt.await; tokio::time::sleep_until(until.into()).await } => {}
         () = progress(&workload, began) => {}
     }
-    faults.sync().context("failed to bring the faults to disk")?;
+    unwritten
+        .into_inner()
+        .map_or(Ok(()), Err)
+        .and_then(|()| faults.sync())
+        .context("failed to write the faults down")?;
+    acted.passed_over = passed_over.into_inner().kinds;
     acted.phase("clients", began);
 
     let began = Instant::now();
@@ -79,6 +91,29 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     acted.phase("verify", began);
     acted.findings.extend(workload.finish()?);
     Ok(acted)
+}
+
+/// Faults that were not even tried, because another one was at work on the same nodes, or nobody led at that moment.
+/// What a cluster can never be done is left out of the plan from the start.
+#[derive(Debug, Default)]
+struct PassedOver {
+    numbers: BTreeSet<u64>,
+    kinds: BTreeMap<String, u64>,
+}
+
+impl PassedOver {
+    /// Is it one? Then its healing is one too.
+    fn takes(&mut self, fault: &Fault) -> bool {
+        match fault.act {
+            Act::Inject if fault.effect == Effect::Skipped => {
+                self.numbers.insert(fault.number);
+                *self.kinds.entry(fault.kind.clone()).or_default() += 1;
+                true
+            }
+            Act::Inject => false,
+            Act::Heal => self.numbers.remove(&fault.number),
+        }
+    }
 }
 
 /// A node that ended by itself is noted; the last reads need it all the same.
@@ -113,5 +148,26 @@ impl Acted {
     /// For `run.json`.
     pub(crate) fn phases_json(&self) -> Value {
         Value::Object(self.phases.iter().map(|(name, seconds)| ((*name).to_owned(), json!(seconds))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(number: u64, act: Act, effect: Effect) -> Fault {
+        let (kind, detail, targets) = ("kill-leader".to_owned(), String::new(), Vec::new());
+        Fault { number, kind, act, began: 0, ended: 0, targets, effect, detail }
+    }
+
+    #[test]
+    fn what_was_not_tried_is_no_fault_and_neither_is_its_healing() {
+        let mut passed_over = PassedOver::default();
+        assert!(!passed_over.takes(&fault(1, Act::Inject, Effect::Installed)));
+        assert!(passed_over.takes(&fault(2, Act::Inject, Effect::Skipped)));
+        assert!(passed_over.takes(&fault(2, Act::Heal, Effect::Skipped)));
+        assert!(!passed_over.takes(&fault(1, Act::Heal, Effect::Installed)));
+        assert!(!passed_over.takes(&fault(3, Act::Inject, Effect::Indeterminate)));
+        assert_eq!(passed_over.kinds, BTreeMap::from([("kill-leader".to_owned(), 1)]));
     }
 }

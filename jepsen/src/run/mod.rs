@@ -26,7 +26,8 @@ use act::Acted;
 use folder::RunFolder;
 
 use crate::check::{self, CheckOptions, Evidence, Findings, Outcome, Rule, Verdict};
-use crate::cluster::{Cluster, ClusterConfig, NetworkKind, clocks_can_be_bent};
+use crate::cluster::{Cluster, ClusterConfig, clocks_can_be_bent};
+use crate::nemesis::Catalogue;
 use crate::report;
 
 pub use options::{Plan, RunOptions};
@@ -104,6 +105,9 @@ async fn play(options: &RunOptions, plan: &Plan, places: &Places, folder: &mut R
     let checked = tokio::task::spawn_blocking(move || check::check_run(&path, &check_options));
     let mut verdict = checked.await.context("the checkers ended")?.context("check the run")?;
     judge(&acted, &mut verdict);
+    if !plan.kinds.is_empty() && verdict.fault_kinds_effective() == 0 {
+        verdict.invalidate("no fault took effect".to_owned());
+    }
     folder.note("verdict", json!(verdict.outcome.word()));
     folder.save()?;
     folder.keep_verdict(&verdict)?;
@@ -122,7 +126,8 @@ fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder
         network: plan.network,
         seed: options.seed,
         disk: plan.disk,
-        bendable_clocks: options.bendable_clocks && clocks_can_be_bent(),
+        // Costs a library under every process: only where a fault wants it.
+        bendable_clocks: clocks_can_be_bent() && plan.kinds.iter().any(|kind| kind.family == "clock"),
         ..ClusterConfig::default()
     }
 }
@@ -131,12 +136,13 @@ fn note_cluster(folder: &mut RunFolder, cluster: &Cluster, plan: &Plan) -> anyho
     let nodes = cluster.nodes().iter().map(|node| (node.name.clone(), json!(node.address.to_string())));
     folder.note("nodes", Value::Object(nodes.collect()));
     folder.note("network", json!(cluster.network().to_string()));
-    folder.note("faults", json!(plan.kinds.iter().map(|kind| kind.name).collect::<Vec<_>>()));
-    if cluster.network() == NetworkKind::Loopback {
-        let why = "no network namespaces: faults of the network are left out";
-        eprintln!("{why}");
-        folder.note("left_out", json!([why]));
+    let (possible, impossible) = Catalogue::possible(&plan.kinds, cluster);
+    folder.note("faults", json!(possible.iter().map(|kind| kind.name).collect::<Vec<_>>()));
+    for (kind, why) in &impossible {
+        eprintln!("left out: {kind}: {why}");
     }
+    let left_out = impossible.iter().map(|(kind, why)| (kind.to_string(), json!(why.to_string())));
+    folder.note("left_out", Value::Object(left_out.collect()));
     folder.save()
 }
 
@@ -146,6 +152,7 @@ fn note_acted(folder: &mut RunFolder, acted: &Acted) {
     folder.note("ended_by_themselves", Value::Array(ends.collect()));
     folder.note("verify", acted.verification.to_json());
     folder.note("findings", json!(acted.findings));
+    folder.note("passed_over", json!(acted.passed_over));
     folder.note("phases_s", acted.phases_json());
 }
 

@@ -46,8 +46,6 @@ pub struct RunOptions {
     pub network: String,
     /// what the stores' data lies on: `plain`, `fuse`, or `tmpfs:<MiB>`
     pub disk: String,
-    /// nodes may have their wall clocks bent
-    pub bendable_clocks: bool,
 }
 
 impl Default for RunOptions {
@@ -67,7 +65,6 @@ impl Default for RunOptions {
             groups: seriatim_proto::limits::GROUPS_DEFAULT,
             network: "auto".to_owned(),
             disk: "plain".to_owned(),
-            bendable_clocks: false,
         }
     }
 }
