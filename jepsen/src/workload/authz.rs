@@ -19,6 +19,8 @@ use super::stage::{CONNECT_PATIENCE, Stage};
 use crate::cluster::TokenClaims;
 use crate::history::{Ended, Function, Op, Seen};
 
+/// An expired token ended so long ago, s: faults bend clocks by minutes.
+const LONG_AGO_S: i64 = 24 * 3_600;
 /// How long an intruder waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two attempts: a dial each costs more than a request.
@@ -52,7 +54,7 @@ impl Intruder {
         let user = self.stage.cast.users.choose(rng).expect("a cast has users").to_string();
         let honest = honest(&user, None);
         let (what, claims) = match rng.random_range(0..4) {
-            0 => ("a token whose time is over", TokenClaims { expires_in_s: -60, ..honest }),
+            0 => ("a token whose time is over", TokenClaims { expires_in_s: -LONG_AGO_S, ..honest }),
             1 => ("a token for another audience", TokenClaims { audience: "elsewhere".to_owned(), ..honest }),
             2 => ("a token signed by somebody else", TokenClaims { foreign_key: true, ..honest }),
             _ => {
