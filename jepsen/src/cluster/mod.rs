@@ -13,6 +13,7 @@
 //! # Reading order
 //! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`] → `process` → `namespaces` → `firewall`.
 
+mod bad_disk;
 mod config;
 mod disk;
 mod firewall;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 
+pub use bad_disk::Mood;
 pub use config::{ClusterConfig, DiskKind, NetworkKind, NetworkMode};
 pub use firewall::{Cut, Flow};
 pub use keys::TokenClaims;
@@ -72,6 +74,7 @@ struct Inner {
     nodes: Vec<NodeInfo>,
     processes: Vec<Arc<Process>>,
     keys: Keys,
+    disks: Vec<Option<Arc<bad_disk::BadDisk>>>,
     stores_by_id: OnceLock<BTreeMap<u64, String>>,
     reserved: Arc<reserve::Reserved>,
     network: Network,
@@ -116,11 +119,13 @@ impl Cluster {
         let network = Network::make(config.network, layout::short_names(&config))?;
         let keys = Keys::make(&config.folder.join("keys"))?;
         let nodes = layout::nodes(&config, &network);
-        disk::mount_all(&config, &network, &nodes)?;
+        let disks = disk::mount_all(&config, &network, &nodes)?;
         let specs = (0..nodes.len()).map(|index| layout::spec(&config, &network, &keys, &nodes, index));
         let processes = specs.map(Process::new).collect();
         let (stores_by_id, reserved) = (OnceLock::new(), Arc::default());
-        Ok(Cluster { inner: Arc::new(Inner { config, nodes, processes, keys, stores_by_id, reserved, network }) })
+        Ok(Cluster {
+            inner: Arc::new(Inner { config, nodes, processes, keys, disks, stores_by_id, reserved, network }),
+        })
     }
 
     async fn start_all(&self) -> anyhow::Result<()> {
@@ -279,6 +284,8 @@ impl Cluster {
     /// Doors first, stores last; answers who had to be killed.
     async fn stop_all(&self) -> Vec<String> {
         let mut killed = Vec::new();
+        // A store on a stalled disk cannot even be killed.
+        self.heal_disks();
         for role in [Role::Gateway, Role::Logic, Role::Store] {
             let running = self.of_role(role).filter(|process| process.pid().is_some());
             let stopped = join_all(running.map(|process| async move { (process.name(), process.stop().await) })).await;

@@ -2,6 +2,7 @@
 
 use super::acts::{Act, Acting};
 use super::clock::{Bend, Clock};
+use super::disk::{Disk, Illness, PowerCut};
 use super::kill::Kill;
 use super::lease::ZombieHolder;
 use super::link::{Flap, Rate};
@@ -141,6 +142,28 @@ static SURVIVABLE: &[Kind] = kinds! {
             => Clock::boxed(Bend::Strobe);
         "clock-drift" Needs::BentClocks, Hold::ms(4_000, 10_000), "one node's wall clock runs too fast"
             => Clock::boxed(Bend::Drift);
+    }
+    "disk" {
+        "disk-full" Needs::BadDisk, WHILE, "one store's disk has no space left"
+            => Disk::boxed(Illness::Full, Target::One(Role::Store));
+        "disk-eio" Needs::BadDisk, WHILE, "one store's fsyncs fail: it must stop, and what was not synced is lost"
+            => Disk::boxed(Illness::FsyncFails, Target::One(Role::Store));
+        "disk-slow" Needs::BadDisk, WHILE, "one store's fsyncs take 50 to 500 ms longer"
+            => Disk::boxed(Illness::Slow, Target::One(Role::Store));
+        "disk-stall" Needs::BadDisk, Hold::ms(500, 10_000), "no write of one store ends"
+            => Disk::boxed(Illness::Stalled, Target::One(Role::Store));
+        "disk-stall-leader" Needs::BadDisk, Hold::ms(500, 10_000), "no write of the store that leads most groups ends"
+            => Disk::boxed(Illness::Stalled, Target::Leader);
+        "disk-fill" Needs::SmallDisk, WHILE, "one store's small disk is filled to the last byte"
+            => Box::new(super::fill::Fill::default());
+    }
+    "power" {
+        "power-cut" Needs::BadDisk, Hold::ms(0, 8_000), "one store is killed and loses what it had not fsynced"
+            => PowerCut::boxed(Target::One(Role::Store));
+        "power-cut-leader" Needs::BadDisk, Hold::ms(0, 8_000), "the same of the store that leads most groups"
+            => PowerCut::boxed(Target::Leader);
+        "power-cut-all" Needs::BadDisk, Hold::ms(0, 500), "the same of all stores at once, restarted at once"
+            => PowerCut::boxed(Target::AllStores);
     }
     "restart" {
         "restart-store" Needs::Nothing, Hold::ms(0, 0), "a store stops in order and starts"

@@ -13,8 +13,10 @@
 mod acts;
 mod catalogue;
 mod clock;
+mod disk;
 mod done;
 mod execute;
+mod fill;
 mod kill;
 mod lease;
 mod link;

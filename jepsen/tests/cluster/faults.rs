@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use seriatim_jepsen::cluster::{Cluster, ClusterConfig, Flow, NetworkMode, clocks_can_be_bent, leftovers};
+use seriatim_jepsen::cluster::{Cluster, ClusterConfig, DiskKind, Flow, NetworkMode, clocks_can_be_bent, leftovers};
 use seriatim_jepsen::history::{Act, Effect, Fault};
 use seriatim_jepsen::nemesis::{Catalogue, Done, Schedule, run_schedule};
 
@@ -49,7 +49,7 @@ async fn inject_each(cluster: &Cluster, families: &[&str]) {
         assert!(!injected.targets.is_empty() && injected.targets == healed.targets, "{}", kind.name);
         cluster.wait_until_serving(PATIENCE).await.expect(kind.name);
     }
-    assert_eq!(cluster.ended_by_themselves(), Vec::new());
+    assert!(cluster.ended_by_themselves().iter().all(|end| end.allowed), "{:?}", cluster.ended_by_themselves());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,10 +85,41 @@ async fn bent_clocks_are_told_by_the_nodes() {
     if !bendable_clocks {
         return eprintln!("skipped: libfaketime is not installed");
     }
-    let Some((_folder, cluster)) = small_with(ClusterConfig { bendable_clocks, ..ClusterConfig::default() }).await else {
+    let Some((_folder, cluster)) = small_with(ClusterConfig { bendable_clocks, ..ClusterConfig::default() }).await
+    else {
         return;
     };
     inject_each(&cluster, &["clock"]).await;
+    cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_disks_are_felt_and_power_cuts_are_survived() {
+    let config = ClusterConfig { disk: DiskKind::Fuse, ..ClusterConfig::default() };
+    let Some((_folder, cluster)) = small_with(config).await else { return };
+    let prefix = cluster.prefix().unwrap().to_owned();
+    assert_eq!(leftovers(&prefix).iter().filter(|left| left.starts_with("mount")).count(), 3);
+    // Something to write for a store whose disk is sick.
+    let probing = tokio::spawn({
+        let cluster = cluster.clone();
+        async move {
+            loop {
+                let _ = cluster.wait_until_serving(PATIENCE).await;
+            }
+        }
+    });
+    inject_each(&cluster, &["disk", "power"]).await;
+    probing.abort();
+    let _ = probing.await;
+    cluster.shutdown().await.unwrap();
+    assert_eq!(leftovers(&prefix), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_disk_fills_up_and_is_freed() {
+    let config = ClusterConfig { disk: DiskKind::Tmpfs { mib: 256 }, ..ClusterConfig::default() };
+    let Some((_folder, cluster)) = small_with(config).await else { return };
+    inject_each(&cluster, &["disk-fill"]).await;
     cluster.shutdown().await.unwrap();
 }
 
