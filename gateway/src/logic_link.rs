@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seriatim_gateway_core::LinkId;
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::codec;
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_client::LogicClient;
@@ -137,6 +138,10 @@ async fn run_link(hub: &Hub, address: &str) -> Result<std::convert::Infallible, 
         if !frames.is_empty() {
             hub.with_router(|router| {
                 for frame in frames.drain(..) {
+                    chaos::hit(match &frame {
+                        GatewayResponse::Push { .. } => Point::GatewayPush,
+                        _ => Point::GatewayReply,
+                    });
                     router.handle_response(now, link, frame);
                 }
             });

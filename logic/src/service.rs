@@ -171,7 +171,7 @@ impl GatewayStream {
             GatewayRequest::Hello { .. } => return Err("Hello came twice".to_owned()),
             GatewayRequest::Open { session, token, device } => {
                 let verified = input::device(&device).and_then(|()| self.doors.verifier.verify(&token));
-                let result = verified.map(|verified| Identity {
+                let result = verified.map(|verified| verified.of_device(device.as_str())).map(|verified| Identity {
                     tenant: verified.tenant,
                     user: verified.user,
                     device,

@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod chain;
+pub mod chaos;
 pub mod codec;
 pub mod command;
 pub mod error;

@@ -94,7 +94,8 @@ mod tests {
         assert_eq!(given, [(16, 1)]);
         let given = looks(&mut Balance::default(), 20, |second| vec![led(1, if second < 5 { 3 } else { 4 }, true)]);
         assert_eq!(given, [(15, 1)]);
-        let given = looks(&mut Balance::default(), 20, |second| if second == 5 { vec![] } else { vec![led(1, 3, true)] });
+        let given =
+            looks(&mut Balance::default(), 20, |second| if second == 5 { vec![] } else { vec![led(1, 3, true)] });
         assert_eq!(given, [(16, 1)]);
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::command::Command;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::LeaseId;
@@ -73,6 +74,7 @@ impl Door {
                 biased;
                 result = async { round.as_mut().expect("guarded").await }, if round.is_some() => {
                     round = None;
+                    chaos::hit(Point::ReadConfirmed);
                     self.finish(std::mem::take(&mut waiting), result).await;
                 }
                 _ = tick.tick() => self.tick().await,
@@ -138,6 +140,7 @@ impl Door {
             return Renewal::Gone;
         }
         self.replica.metrics.lease_renewals.inc();
+        chaos::hit(Point::LeaseRenewed);
         Renewal::Renewed
     }
 
@@ -155,6 +158,7 @@ impl Door {
             return;
         }
         tracing::info!(group = self.replica.group.0, count = expired.len(), "leases ran out");
+        chaos::hit(Point::LeaseExpire);
         let commands = expired.iter().map(|lease| Command::ExpireLease { lease: *lease }).collect::<Vec<_>>();
         self.replica.metrics.lease_expiries.inc_by(expired.len() as u64);
         let expiring = Arc::clone(&self.expiring);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::limits;
@@ -169,6 +170,7 @@ impl Host {
                 return Err(StartError::Rot("no log under a closed record".into()));
             }
             self.note(move |folder| folder.note_born(group, replica)).await.map_err(|error| failed(&error))?;
+            chaos::hit(Point::ReplicaBorn);
         }
         let rows = self.state.view(group).map_err(|error| failed(&error))?;
         let live = GroupLive::load(group, &rows, self.events.clone());
@@ -202,6 +204,7 @@ impl Host {
             }
         }
         if !was_initialised {
+            chaos::hit(Point::ReplicaInitialised);
             self.note(move |folder| folder.note_initialised(group, replica)).await.map_err(|error| failed(&error))?;
         }
         Ok(Replica::start(self.shared(), group, handle, live, &self.groups))

@@ -23,6 +23,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use seriatim_proto::chaos::{self, Point, Sabotage};
 use tokio::sync::mpsc;
 
 use crate::fatal::FatalSignal;
@@ -399,6 +400,7 @@ impl Writer {
         if let Err(error) = self.mark.lower(key, after) {
             return self.fail(error);
         }
+        chaos::hit(Point::LogTruncate);
         let chain = match after.map(|index| (index, self.db.read(key, index))) {
             Some((index, Ok(Some(bytes)))) => Record::read(index, bytes).map_err(|error| error.to_string()),
             Some((_, Err(error))) => Err(error.to_string()),
@@ -426,8 +428,10 @@ impl Writer {
         if !self.failed && !batch.is_empty() {
             let sync = !marks.is_empty();
             let began = Instant::now();
-            match self.db.write(batch, sync) {
+            chaos::hit(Point::LogWriteBefore);
+            match self.db.write(batch, sync && !chaos::sabotaged(Sabotage::NoFsync)) {
                 Ok(()) if sync => {
+                    chaos::hit(Point::LogWriteAfter);
                     self.stats.note(began, marks.len(), bytes);
                     self.mark.raise(&marks);
                 }

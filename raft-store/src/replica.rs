@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -94,7 +95,9 @@ impl Replica {
         self.metrics.proposals.inc();
         self.metrics.proposal_bytes.inc_by(size);
         let metrics = self.metrics.clone();
+        chaos::hit(Point::ProposeBefore);
         let callback = move |result: Result<Vec<Outcome>, StoreRefusal>| {
+            chaos::hit(Point::ProposeAnswered);
             drop((of_node, of_group));
             if let Err(refusal) = &result {
                 metrics.refused(code_of(refusal));
@@ -134,7 +137,9 @@ impl Replica {
                 Ok(())
             }
             Freshness::Linearizable => {
-                if let Err(refusal) = self.check_leader() {
+                if !chaos::sabotaged(Sabotage::StaleRead)
+                    && let Err(refusal) = self.check_leader()
+                {
                     return Err((refusal, answer));
                 }
                 match self.visit(Visitor::Read { id, reads, answer }) {
@@ -176,6 +181,9 @@ impl Replica {
 
     /// Waits until everything committed before the call is applied here, which only the leader can.
     pub(crate) async fn read_index(&self) -> Result<(), StoreRefusal> {
+        if chaos::sabotaged(Sabotage::StaleRead) {
+            return Ok(());
+        }
         self.handle.read_index().await
     }
 

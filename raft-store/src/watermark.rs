@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::codec;
 use seriatim_proto::ids::{GroupId, ReplicaId};
 
@@ -253,7 +254,7 @@ impl Shared {
             let marks = state.marks.clone();
             state.raised = false;
             drop(state);
-            let result = if waiting.is_empty() { pen.write_one(&marks) } else { pen.write_both(&marks) };
+            let result = if waiting.is_empty() { pen.write_raised(&marks) } else { pen.write_both(&marks) };
             synced_at = Some(Instant::now());
             if let Err(error) = &result {
                 fatal.raise(format!("write the watermark file: {error}"));
@@ -306,8 +307,19 @@ struct Pen {
 
 impl Pen {
     fn write_both(&mut self, marks: &Marks) -> io::Result<()> {
+        chaos::hit(Point::VoteWriteBefore);
         self.write_one(marks)?;
-        self.write_one(marks)
+        chaos::hit(Point::VoteWriteBetween);
+        self.write_one(marks)?;
+        chaos::hit(Point::VoteWriteAfter);
+        Ok(())
+    }
+
+    fn write_raised(&mut self, marks: &Marks) -> io::Result<()> {
+        chaos::hit(Point::MarkWriteBefore);
+        self.write_one(marks)?;
+        chaos::hit(Point::MarkWriteAfter);
+        Ok(())
     }
 
     fn write_one(&mut self, marks: &Marks) -> io::Result<()> {

@@ -14,8 +14,37 @@ use prometheus_client::registry::Registry;
 /// Content type of OpenMetrics text.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+#[cfg(feature = "chaos")]
+mod chaos {
+    use prometheus_client::collector::Collector;
+    use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+    use prometheus_client::metrics::MetricType;
+    use prometheus_client::metrics::counter::ConstCounter;
+
+    /// How often the process came by each named point.
+    #[derive(Debug)]
+    pub(super) struct Hits;
+
+    impl Collector for Hits {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+            let mut family =
+                encoder.encode_descriptor("chaos_hits", "Times a named point was passed", None, MetricType::Counter)?;
+            for (point, count) in seriatim_proto::chaos::hits() {
+                ConstCounter::new(count).encode(family.encode_family(&[("point", point.name())])?)?;
+            }
+            Ok(())
+        }
+    }
+}
+
 /// Serves /metrics and /healthz until the process ends; answers the address bound.
 pub(crate) async fn serve(address: SocketAddr, registry: Registry) -> anyhow::Result<SocketAddr> {
+    #[cfg(feature = "chaos")]
+    let registry = {
+        let mut registry = registry;
+        registry.register_collector(Box::new(chaos::Hits));
+        registry
+    };
     anyhow::ensure!(address.ip().is_loopback(), "serve metrics: {address} is not a loopback address");
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address} for metrics"))?;

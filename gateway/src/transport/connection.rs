@@ -15,6 +15,7 @@ use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use seriatim_gateway_core::{
     Admission, RequestId, RouterEvent, Session, SessionEvent, SessionLimits, StreamId, Transmit,
 };
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::error::Refusal;
 use seriatim_proto::ids::DeviceId;
 use seriatim_proto::token::{Verified, Verifier};
@@ -253,6 +254,7 @@ impl Driver {
                         SessionEvent::Call { request, call } => {
                             self.asked_at.insert(request, now);
                             hub.metrics.calls.inc();
+                            chaos::hit(Point::GatewayCall);
                             router.call(now, session, request, call);
                         }
                         SessionEvent::Register { position } => router.register(now, session, position),
@@ -268,7 +270,8 @@ impl Driver {
     fn authenticate(&mut self, now: Instant, token: String, device: DeviceId) {
         match self.verifier.verify(&token) {
             Ok(verified) => {
-                self.awaiting_ready = Some((verified, device, token));
+                chaos::hit(Point::GatewayHello);
+                self.awaiting_ready = Some((verified.of_device(device.as_str()), device, token));
                 self.admit(now);
             }
             Err(refusal) => self.refuse(now, refusal),

@@ -19,6 +19,7 @@
 
 use std::collections::VecDeque;
 
+use seriatim_proto::chaos::{self, Sabotage};
 use seriatim_proto::command::{HolderOp, Reject, Segment, Want};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
@@ -120,7 +121,7 @@ impl SlotHolder {
     }
 
     fn may_count(&mut self, clock: &Clock, key: &CounterKey) -> Result<(), CallError> {
-        if clock.now_ms >= clock.lease_until_ms {
+        if is_lapsed(clock) {
             // Whoever waits is better off elsewhere, too.
             self.refuse_counters();
             return self.not_holder();
@@ -162,7 +163,7 @@ impl SlotHolder {
         let not_holder = self.not_holder();
         let Some(counter) = self.counters.get_mut(key) else { return };
         // Not before now: whoever waited may have waited beyond the lease.
-        if clock.now_ms >= clock.lease_until_ms {
+        if is_lapsed(clock) {
             for request in counter.drain_waiting() {
                 self.counters_waiting -= 1;
                 self.effects.push_back(Effect::Reply { request, result: not_holder.clone() });
@@ -310,4 +311,9 @@ impl SlotHolder {
             self.effects.push_back(Effect::Reply { request, result: self.not_holder() });
         }
     }
+}
+
+/// Is the time over in which this holder may answer from memory?
+fn is_lapsed(clock: &Clock) -> bool {
+    clock.now_ms >= clock.lease_until_ms && !chaos::sabotaged(Sabotage::SegmentNotFenced)
 }

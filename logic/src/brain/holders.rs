@@ -1,6 +1,7 @@
 //! Holders: events go in, effects come out and are carried out.
 
 use seriatim_logic_core::{Effect, Event, HolderLimits, SlotHolder};
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::ids::{Epoch, SlotId};
 use seriatim_proto::logic::{CallError, GatewayResponse, Reply};
 use seriatim_proto::store::HolderRow;
@@ -18,6 +19,7 @@ impl Brain {
             return;
         }
         self.started.insert(slot, epoch);
+        chaos::hit(Point::ClaimApplied);
         let holder = SlotHolder::new(clock::boot_ms(), slot, epoch, seen, HolderLimits::default());
         self.end_holder(slot);
         self.holders.insert(slot, Held { holder, group, timer: None });
@@ -95,6 +97,7 @@ impl Brain {
             }
             Effect::Read { id, read } => self.ask_read(group, stores::ReadOf { key, id }, read),
             Effect::Reply { request, result } => {
+                chaos::hit(Point::CallReply);
                 match &result {
                     Ok(reply) => {
                         self.metrics.replies.inc();

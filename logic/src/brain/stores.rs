@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use seriatim_logic_core::{Event, Placement};
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -97,6 +98,9 @@ impl Brain {
                 None => placement.claim_failed(slot),
             }
         }
+        if !by_group.is_empty() {
+            chaos::hit(Point::ClaimSend);
+        }
         for (group, claims) in by_group {
             let Some(lease) = self.leases.get(group) else { continue };
             for claims in claims.chunks(limits::ENTRY_COMMANDS_MAX as usize / 4) {
@@ -115,6 +119,7 @@ impl Brain {
             return;
         }
         self.renewed_ms = now_ms;
+        chaos::hit(Point::RenewSend);
         // A request is answered when all its leases are: each has its own, so that a group without a quorum holds up
         // nobody else's. They share packets.
         for (group, lease) in self.leases.all().collect::<Vec<_>>() {
@@ -150,6 +155,7 @@ impl Brain {
 
     pub(super) fn flush_proposals(&mut self) {
         while let Some((group, of, batch)) = self.batcher.next() {
+            chaos::hit(Point::CommandsSend);
             self.metrics.proposals.inc();
             self.metrics.commands.inc_by(of.len() as u64);
             let count = u32::try_from(of.len()).expect("an entry has few commands");
@@ -232,6 +238,7 @@ impl Brain {
             |result: Result<Vec<Outcome>, StoreRefusal>| result.ok().and_then(|outcomes| outcomes.into_iter().next());
         match asked.what {
             What::Commands(of) => {
+                chaos::hit(Point::CommandsOutcome);
                 self.metrics
                     .proposal_seconds
                     .observe(Duration::from_millis(clock::boot_ms() - asked.sent_ms).as_secs_f64());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use seriatim_logic_core::{Cancel, Event, RequestId, Send, SessionKey, SourceId};
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::command::DeliveryOutcome;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
@@ -222,6 +223,7 @@ impl Brain {
             let count = (entries.len() * sessions.len()) as u64;
             let room = self.gateways.get(&stream).is_some_and(|gateway| gateway.responses.capacity() > PUSH_ROOM);
             if room {
+                chaos::hit(Point::Push);
                 self.metrics.pushed_entries.inc_by(count);
                 self.respond(stream, GatewayResponse::Push { sessions, entries: entries.clone() });
             } else {
@@ -357,6 +359,7 @@ impl Brain {
             }
             let (id, sent_ms) = (self.id(), clock::boot_ms());
             let request = PeerRequest::Deliver { id, slots };
+            chaos::hit(Point::DeliverSend);
             if self.peers.get(&node).is_some_and(|peer| peer.queue.try_send(request).is_ok()) {
                 self.peer_asked.insert(id, PeerAsked { peer: node, sent_ms, of });
             } else {
@@ -376,6 +379,7 @@ impl Brain {
 
     pub(super) fn on_peer_answer(&mut self, id: u64, results: Vec<Result<Vec<DeliveryOutcome>, CallError>>) {
         let Some(asked) = self.peer_asked.remove(&id) else { return };
+        chaos::hit(Point::DeliverAnswered);
         let took_ms = clock::boot_ms().saturating_sub(asked.sent_ms);
         self.metrics.delivery_seconds.observe(Duration::from_millis(took_ms).as_secs_f64());
         let mut results = results.into_iter();
@@ -409,6 +413,7 @@ impl Brain {
 
     pub(super) fn on_source_delivers(&mut self, stream: u64, id: u64, slots: Vec<SlotDeliveries>) {
         let Some(source) = self.sources.get_mut(&stream) else { return };
+        chaos::hit(Point::DeliverReceive);
         source.waiting.insert(id, vec![None; slots.len()]);
         if slots.is_empty() {
             self.finish_source(stream, id);

@@ -4,6 +4,7 @@
 //! I9: an inbox takes each entry of a conversation once: `last` of the conversation only rises, and a range is
 //! accepted only if nothing that the user was owed lies between `last` and the range.
 
+use seriatim_proto::chaos::{self, Sabotage};
 use seriatim_proto::command::{EntryRef, InboxWritten, Kind};
 use seriatim_proto::ids::{ConversationId, Owner, Seq, SlotId, TenantId, UserId};
 use seriatim_proto::store::InboxEntry;
@@ -59,6 +60,9 @@ impl<'a> Inbox<'a> {
             entry: entry.clone(),
         };
         stored.chain = stored.link_from(self.row.chain);
+        if chaos::sabotaged(Sabotage::MapOrder) {
+            stored.chain.0[0] ^= chaos::of_this_process();
+        }
         let written =
             InboxWritten { seq, prev_seq: stored.prev_seq, ordinal: stored.ordinal, conversation_seq: entry.seq };
         self.row.enter(seq, counted, stored.chain);

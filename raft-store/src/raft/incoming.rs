@@ -25,6 +25,7 @@ use openraft::raft::{
 };
 use openraft::storage::RaftStateMachine;
 use parking_lot::RwLock;
+use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::grpc::{Packet, raft_server};
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId};
@@ -34,6 +35,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
 
 use super::codec::{LogIdRow, SnapshotMetaRow, entry_of};
+use super::sabotage;
 use super::snapshot::{SnapshotData, SnapshotReceiver};
 use super::types::{LogId, Snapshot, TypeConfig, Vote};
 use crate::log_record::ReplicaKey;
@@ -99,14 +101,14 @@ enum SnapshotStep {
 
 /// Where the answers of one session go.
 #[derive(Clone)]
-struct AnswerTo {
+pub(super) struct AnswerTo {
     session: u64,
     answers: mpsc::Sender<Bytes>,
 }
 
 impl AnswerTo {
     /// `false` when the stream is gone.
-    async fn send(&self, body: Response) -> bool {
+    pub(super) async fn send(&self, body: Response) -> bool {
         let answer = Answer { session: self.session, body };
         self.answers.send(codec::encode_bytes(&answer)).await.is_ok()
     }
@@ -191,11 +193,16 @@ where
             let (requests, input) = mpsc::channel(SESSION_REQUESTS_MAX + 1);
             // Ends the session before it, if there still is one.
             self.appends.insert(pair, (answer.session, requests));
-            self.replicas.runtime.spawn(serve_appends(raft, input, answer.clone()));
+            if chaos::sabotaged(Sabotage::AckBeforeQuorum) {
+                self.replicas.runtime.spawn(sabotage::serve_appends_too_early(raft, input, answer.clone()));
+            } else {
+                self.replicas.runtime.spawn(serve_appends(raft, input, answer.clone()));
+            }
         }
         let Some((_, requests)) = self.appends.get(&pair).filter(|(running, _)| *running == answer.session) else {
             return; // what was under way when the session ended
         };
+        chaos::hit(Point::AppendReceive);
         let refusal = match request_of(append) {
             Err(error) => error.to_string(),
             Ok(request) => match requests.try_send(request) {
@@ -230,6 +237,7 @@ async fn serve_appends<M>(
 {
     let mut results = pin!(raft.stream_append(ReceiverStream::new(input)));
     while let Some(result) = results.next().await {
+        chaos::hit(Point::AppendAnswer);
         let response = match result {
             Ok(result) => appended(result),
             Err(fatal) => Response::Refused(fatal.to_string()),
@@ -245,6 +253,7 @@ async fn heartbeat<M>(raft: Raft<TypeConfig, M>, request: AppendEntriesRequest<T
 where
     M: RaftStateMachine<TypeConfig>,
 {
+    chaos::hit(Point::HeartbeatReceive);
     let previous = request.prev_log_id;
     let last = request.entries.last().map(|entry| entry.log_id).or(previous);
     let response = match raft.append_entries(request).await {
@@ -260,6 +269,7 @@ where
 {
     let mut request = VoteRequest::new(Vote::from(ballot.vote), ballot.last.map(LogId::from));
     request.leadership_transfer = ballot.transfer;
+    chaos::hit(Point::VoteReceive);
     let result = if pre { raft.pre_vote(request).await } else { raft.vote(request).await };
     let response = match result {
         Ok(VoteResponse { vote, vote_granted, last_log_id }) => {
@@ -274,6 +284,7 @@ async fn transfer<M>(raft: Raft<TypeConfig, M>, from: MarkVote, to: ReplicaId, l
 where
     M: RaftStateMachine<TypeConfig>,
 {
+    chaos::hit(Point::TransferReceive);
     let request = TransferLeaderRequest::new(Vote::from(from), to.0, last.map(LogId::from));
     let response = match raft.handle_transfer_leader(request).await {
         Ok(Ok(())) => Response::Transferred,
@@ -306,10 +317,15 @@ async fn receive_snapshot<M>(
         loop {
             match steps.recv().await {
                 Some(SnapshotStep::Block(block)) => {
+                    chaos::hit(Point::SnapshotReceive);
                     file.write(&block)?;
                     answer.send(Response::BlockTaken).await;
                 }
-                Some(SnapshotStep::End) => return file.finish().map(Some),
+                Some(SnapshotStep::End) => {
+                    let finished = file.finish().map(Some);
+                    chaos::hit(Point::SnapshotReceived);
+                    return finished;
+                }
                 None => return Ok(None), // the sender is gone
             }
         }
@@ -329,7 +345,7 @@ async fn receive_snapshot<M>(
     answer.send(response).await;
 }
 
-fn appended(result: StreamAppendResult<TypeConfig>) -> Response {
+pub(super) fn appended(result: StreamAppendResult<TypeConfig>) -> Response {
     match result {
         Ok(last) => Response::Appended(last.map(LogIdRow::from)),
         Err(StreamAppendError::Conflict(at)) => Response::Conflict(at.into()),

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
+use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::{codec, limits};
 
 use super::codec::{LogIdRow, entry_of, record_of};
@@ -137,6 +138,7 @@ impl LogStores {
         let end = log.log.last.map(|id| id.index).max(applied);
         if let Some(promised) = self.mark.mark(key).durable
             && end < Some(promised)
+            && !chaos::sabotaged(Sabotage::WalCut)
         {
             return Err(LogOpenError::Rot { key, rot: Rot::Short { promised, end } });
         }
@@ -161,6 +163,9 @@ impl LogStores {
 
 /// What the whole database lacks of what was promised.
 fn shortage(db: &LogDb, mark: &Watermark) -> Option<String> {
+    if chaos::sabotaged(Sabotage::WalCut) {
+        return None;
+    }
     for (key, promised) in mark.marks() {
         let Some(promised) = promised.durable else { continue };
         let end = db.last_index(key).ok()?.max(purged(db, key).ok()?.map(|id| id.index));
@@ -599,6 +604,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             log.removals += 1;
             first
         };
+        chaos::hit(Point::LogPurge);
         let row = codec::encode(&LogIdRow::from(log_id));
         let purge = LogCommand::Purge { key: self.0.key, first, upto: log_id.index, row };
         self.0.sender.send(purge).await

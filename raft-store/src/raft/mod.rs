@@ -14,6 +14,7 @@ pub(crate) mod group;
 pub(crate) mod incoming;
 pub(crate) mod log_store;
 pub(crate) mod network;
+mod sabotage;
 pub(crate) mod snapshot;
 pub(crate) mod state_machine;
 pub(crate) mod types;

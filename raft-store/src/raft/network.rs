@@ -24,6 +24,7 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::codec;
 use seriatim_proto::ids::{ClusterId, ReplicaId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -301,6 +302,7 @@ impl Pump {
                 false => Request::Append { first, append },
             };
             first = false;
+            chaos::hit(Point::AppendSend);
             let frame = codec::encode_bytes(&self.route.envelope(self.session, body));
             let kib = u32::try_from(frame.len() >> 10).unwrap_or(u32::MAX).clamp(1, SESSION_KIB_MAX);
             let Ok(bytes) = Arc::clone(&self.bytes).acquire_many_owned(kib).await else { return };
@@ -412,6 +414,7 @@ impl Network {
         self.step(&mut session, begin, BLOCK_DEADLINE).await?;
         while let Some(block) = snapshot.snapshot.next_block().await {
             let block = block.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
+            chaos::hit(Point::SnapshotSend);
             self.step(&mut session, Request::SnapshotBlock(block), BLOCK_DEADLINE).await?;
         }
         match self.step(&mut session, Request::SnapshotEnd, install_deadline).await? {

@@ -15,6 +15,7 @@ use std::time::Instant;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
+use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::ids::{GroupId, LogIndex};
@@ -99,6 +100,7 @@ impl StateMachine {
     /// Applies a chunk, then answers.
     fn apply_chunk(&mut self, items: Vec<Item>) -> Result<(), Fatal> {
         let started = Instant::now();
+        chaos::hit(Point::ApplyBefore);
         let mut chunk = self.rows.chunk(&self.state)?;
         let mut events = Vec::new();
         let mut answers = Vec::with_capacity(items.len());
@@ -133,9 +135,11 @@ impl StateMachine {
         }
         let (gets, hits) = chunk.counts();
         chunk.keep(self.position.encode(), log_bytes);
+        chaos::hit(Point::ApplyAfter);
         for (responder, outcomes) in answers {
             responder.send(outcomes);
         }
+        chaos::hit(Point::ApplyAnswered);
         let written = self.rows.spill_if_full(&self.state)?;
         self.metrics.applied_commands.inc_by(commands_count);
         self.metrics.state_gets.inc_by(gets);
@@ -263,7 +267,11 @@ impl RaftSnapshotBuilder<TypeConfig> for LogicalSnapshot {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot<SnapshotData>, io::Error> {
-        let position = match self.state.flushed_position(self.group).map_err(io::Error::other)? {
+        let position = match chaos::sabotaged(Sabotage::PurgeTooFar) {
+            true => self.state.position(self.group),
+            false => self.state.flushed_position(self.group),
+        };
+        let position = match position.map_err(io::Error::other)? {
             Some(bytes) => Position::decode(&bytes)?,
             None => Position::default(),
         };

@@ -23,6 +23,7 @@ use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 use rocksdb::WriteBatch;
 
+use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::codec;
 use seriatim_proto::ids::GroupId;
 use seriatim_store_core::{Fatal, GroupItem, Item, Key, Reader, Row, Scan, Scope, SlotItem, View};
@@ -156,7 +157,9 @@ impl GroupRows {
             }
         }
         batch.put(keys::position_key(self.group), position);
+        chaos::hit(Point::SpillBefore);
         state.write(batch)?;
+        chaos::hit(Point::SpillAfter);
         held.torn = false;
         let count = rows.len();
         for (key, row) in rows {

@@ -29,9 +29,10 @@ use rocksdb::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::ids::{GroupId, SlotId};
-use seriatim_store_core::{Fatal, GroupItem, Key, Reader, Row, Scan};
+use seriatim_store_core::{Fatal, GroupItem, Item, Key, Reader, Row, Scan, Scope};
 
 use crate::config::Tuning;
 use crate::identity::write_durable;
@@ -153,7 +154,10 @@ impl StateDb {
         for rows in groups {
             rows.spill(self)?;
         }
-        self.db.flush().map_err(storage)
+        chaos::hit(Point::FlushBefore);
+        self.db.flush().map_err(storage)?;
+        chaos::hit(Point::FlushAfter);
+        Ok(())
     }
 
     /// The key ranges `[from, end)` of all rows of a group.
@@ -217,9 +221,11 @@ impl StateDb {
         // The ranges to replace are those of everything that was applied.
         drop(self.view(group).map_err(fatal_io)?);
         write_durable(&self.snapshots, &intent, name.as_bytes())?;
+        chaos::hit(Point::SnapshotIntent);
         // Whatever fails from here on is done again from the file at the next start.
         snapshot.keep(true);
         self.replace(group, &snapshot)?;
+        chaos::hit(Point::SnapshotInstalled);
         fs::remove_file(self.snapshots.join(&intent))?;
         fs::File::open(&self.snapshots)?.sync_all()?;
         snapshot.keep(false);
@@ -238,11 +244,13 @@ impl StateDb {
             }
             batch.put(key, value);
             if batch.size_in_bytes() >= INSTALL_BATCH_BYTES {
+                chaos::hit(Point::SnapshotReplace);
                 self.db.write_opt(std::mem::take(&mut batch), &self.write_options).map_err(io::Error::other)?;
             }
             Ok(())
         })?;
         self.db.write_opt(batch, &self.write_options).map_err(io::Error::other)?;
+        chaos::hit(Point::SnapshotReplace);
         self.db.flush().map_err(io::Error::other)
     }
 
@@ -341,7 +349,12 @@ pub(crate) fn decode_row(key: &Key, bytes: &[u8]) -> Result<Row, Fatal> {
     codec::decode(bytes).map_err(|_| Fatal::broken(key, "a value that does not decode"))
 }
 
+fn is_dedupe(key: &[u8]) -> bool {
+    keys::decode(key).is_some_and(|key| matches!(key.scope, Scope::Tenant(_, Item::Dedupe(..))))
+}
+
 fn send_blocks(view: &DbReader<'_>, header: &SnapshotHeader, tx: &mpsc::Sender<io::Result<Bytes>>) {
+    chaos::hit(Point::SnapshotBuild);
     let (first, mut writer) = BlockWriter::new(header);
     if tx.blocking_send(Ok(first)).is_err() {
         return;
@@ -352,6 +365,7 @@ fn send_blocks(view: &DbReader<'_>, header: &SnapshotHeader, tx: &mpsc::Sender<i
         read.fill_cache(false);
         for item in view.db.iterator_opt(IteratorMode::From(from, Direction::Forward), read) {
             let block = match item {
+                Ok((key, _)) if chaos::sabotaged(Sabotage::SnapshotWithoutDedupe) && is_dedupe(&key) => None,
                 Ok((key, value)) => writer.row(&key, &value),
                 Err(error) => {
                     let _ = tx.blocking_send(Err(io::Error::other(error)));

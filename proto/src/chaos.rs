@@ -1,0 +1,359 @@
+//! Chaos: named places where a test build can be made to fail, and switches that bring back known bugs.
+//!
+//! A harness that has never caught a planted bug proves nothing, so the bugs are planted here, in the product, for
+//! builds with the feature `chaos` (`seriatim-chaos`). Without it every function below is empty, and the compiler
+//! leaves nothing of it.
+//!
+//! ```text
+//!  SERIATIM_CHAOS = part;part;…      read once by the binary's main ([`arm`])
+//!  part           = seed=NUMBER | POINT=ACT@CHANCE | sabotage=NAME,NAME
+//!  ACT            = kill | sleep:MILLISECONDS
+//!  CHANCE         = 1/N      for each time that the process comes by, drawn from the seed
+//! ```
+//!
+//! # Reading order
+//! [`Point`] and [`Sabotage`] (the lists), then [`hit`] and [`sabotaged`] (what the product calls).
+
+/// Defines an enum with a name for people and a list of all.
+macro_rules! named {
+    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum $type { $($(#[$variant_doc])* $variant,)* }
+
+        impl $type {
+            /// All of them.
+            pub const ALL: &[$type] = &[$($type::$variant,)*];
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self { $($type::$variant => $name,)* }
+            }
+            /// By its name.
+            pub fn parse(name: &str) -> Option<$type> {
+                Self::ALL.iter().copied().find(|known| known.name() == name)
+            }
+        }
+    };
+}
+
+named! {
+    /// A place in the product.
+    Point {
+        /// a batch of the log is built and not written
+        LogWriteBefore = "log.write.before",
+        /// a batch of the log is on disk and nobody was told
+        LogWriteAfter = "log.write.after",
+        /// the mark is lowered and the log not yet truncated
+        LogTruncate = "log.truncate",
+        /// a purge is noted in memory and not sent to the writer
+        LogPurge = "log.purge",
+        /// a vote is to be written
+        VoteWriteBefore = "vote.write.before",
+        /// a vote is in one region of the watermark file and not in the other
+        VoteWriteBetween = "vote.write.between",
+        /// a vote is written and nobody was told
+        VoteWriteAfter = "vote.write.after",
+        /// a raised mark is to be written
+        MarkWriteBefore = "mark.write.before",
+        /// a raised mark is written
+        MarkWriteAfter = "mark.write.after",
+        /// a chunk is to be applied
+        ApplyBefore = "apply.before",
+        /// a chunk is applied and nobody was answered
+        ApplyAfter = "apply.after",
+        /// a chunk is applied and everybody was answered
+        ApplyAnswered = "apply.answered",
+        /// gathered rows are to be written to state.db
+        SpillBefore = "spill.before",
+        /// gathered rows are written to state.db
+        SpillAfter = "spill.after",
+        /// state.db is to be flushed
+        FlushBefore = "flush.before",
+        /// state.db is flushed and nothing purged
+        FlushAfter = "flush.after",
+        /// a snapshot's moment is taken and nothing sent
+        SnapshotBuild = "snapshot.build",
+        /// a block of a snapshot is to be sent
+        SnapshotSend = "snapshot.send",
+        /// a block of a snapshot is received and not written
+        SnapshotReceive = "snapshot.receive",
+        /// a snapshot is received, checked and on disk
+        SnapshotReceived = "snapshot.received",
+        /// the intent to install is on disk
+        SnapshotIntent = "snapshot.intent",
+        /// the old rows are gone or going, the new ones not all there
+        SnapshotReplace = "snapshot.replace",
+        /// a snapshot is installed and its intent not removed
+        SnapshotInstalled = "snapshot.installed",
+        /// a replica is noted as born and has no members
+        ReplicaBorn = "replica.born",
+        /// a replica has its members and is not noted as initialised
+        ReplicaInitialised = "replica.initialised",
+        /// entries are to be sent to a follower
+        AppendSend = "append.send",
+        /// entries are received from a leader
+        AppendReceive = "append.receive",
+        /// entries are on disk and the leader was not told
+        AppendAnswer = "append.answer",
+        /// a heartbeat is received
+        HeartbeatReceive = "heartbeat.receive",
+        /// a candidate asks
+        VoteReceive = "vote.receive",
+        /// leadership is handed over
+        TransferReceive = "transfer.receive",
+        /// a batch of commands is to be proposed
+        ProposeBefore = "propose.before",
+        /// a batch of commands is applied and its answer goes out
+        ProposeAnswered = "propose.answered",
+        /// a ReadIndex is confirmed and nothing read
+        ReadConfirmed = "read.confirmed",
+        /// a lease is renewed and its holder not told
+        LeaseRenewed = "lease.renewed",
+        /// a lease is to be ended
+        LeaseExpire = "lease.expire",
+        /// claims are to be proposed
+        ClaimSend = "claim.send",
+        /// a claim is applied, its holder begins
+        ClaimApplied = "claim.applied",
+        /// commands of holders are to be proposed
+        CommandsSend = "commands.send",
+        /// outcomes of commands came, nobody was told
+        CommandsOutcome = "commands.outcome",
+        /// renewals are to be sent
+        RenewSend = "renew.send",
+        /// deliveries are to be sent to another node
+        DeliverSend = "deliver.send",
+        /// deliveries came from another node
+        DeliverReceive = "deliver.receive",
+        /// deliveries were answered by another node
+        DeliverAnswered = "deliver.answered",
+        /// entries are to be pushed
+        Push = "push",
+        /// a request of a gateway is answered
+        CallReply = "call.reply",
+        /// a device's first frame was taken
+        GatewayHello = "gateway.hello",
+        /// a request is to be passed on to a logic node
+        GatewayCall = "gateway.call",
+        /// a logic node's answer came
+        GatewayReply = "gateway.reply",
+        /// a pushed entry came from a logic node
+        GatewayPush = "gateway.push",
+    }
+}
+
+named! {
+    /// A known bug that can be brought back.
+    Sabotage {
+        /// the log is written without an fsync
+        NoFsync = "no-fsync",
+        /// a follower answers before the entries are anywhere
+        AckBeforeQuorum = "ack-before-quorum",
+        /// apply does not look at the epoch of a fence
+        FenceAtDoorOnly = "fence-at-door-only",
+        /// apply takes a seq of another epoch's segment
+        SegmentNotFenced = "segment-not-fenced",
+        /// a snapshot leaves out which message ids are there
+        SnapshotWithoutDedupe = "snapshot-without-dedupe",
+        /// a reserved segment's end is not stored
+        SegmentReused = "segment-reused",
+        /// reads do not ask a quorum
+        StaleRead = "stale-read",
+        /// entries carry what differs from replica to replica
+        MapOrder = "map-order",
+        /// the log is purged up to what is applied, on disk or not
+        PurgeTooFar = "purge-too-far",
+        /// a log that lost its end is taken as it is
+        WalCut = "wal-cut",
+        /// a token for somebody else's service is taken
+        AudienceUnchecked = "audience-unchecked",
+        /// a device names its user itself
+        UserFromFrame = "user-from-frame",
+    }
+}
+
+#[cfg(feature = "chaos")]
+mod armed {
+    use std::collections::BTreeMap;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use super::{Point, Sabotage};
+
+    /// What happens at a point.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Act {
+        Kill,
+        Sleep(Duration),
+    }
+
+    #[derive(Debug, Default)]
+    struct Plan {
+        seed: u64,
+        /// act and one in how many
+        acts: BTreeMap<Point, (Act, u64)>,
+        sabotages: Vec<Sabotage>,
+    }
+
+    static PLAN: OnceLock<Plan> = OnceLock::new();
+    static HITS: [AtomicU64; Point::ALL.len()] = [const { AtomicU64::new(0) }; Point::ALL.len()];
+
+    /// Takes the plan of this process, once, before anything else runs.
+    pub fn arm(text: &str) -> Result<(), String> {
+        let plan = parse(text)?;
+        PLAN.set(plan).map_err(|_| "armed twice".to_owned())
+    }
+
+    fn parse(text: &str) -> Result<Plan, String> {
+        let mut plan = Plan::default();
+        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').ok_or_else(|| format!("`{part}` has no `=`"))?;
+            match name {
+                "seed" => plan.seed = value.parse().map_err(|_| format!("`{value}` is no seed"))?,
+                "sabotage" => {
+                    for name in value.split(',') {
+                        let sabotage = Sabotage::parse(name).ok_or_else(|| format!("no sabotage `{name}`"))?;
+                        plan.sabotages.push(sabotage);
+                    }
+                }
+                point => {
+                    let point = Point::parse(point).ok_or_else(|| format!("no point `{point}`"))?;
+                    let (act, chance) = value.split_once('@').ok_or_else(|| format!("`{value}` has no `@`"))?;
+                    plan.acts.insert(point, (act_of(act)?, chance_of(chance)?));
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    fn act_of(text: &str) -> Result<Act, String> {
+        match text.split_once(':') {
+            None if text == "kill" => Ok(Act::Kill),
+            Some(("sleep", ms)) => {
+                ms.parse().map(|ms| Act::Sleep(Duration::from_millis(ms))).map_err(|_| format!("`{ms}` is no time"))
+            }
+            _ => Err(format!("no act `{text}`")),
+        }
+    }
+
+    fn chance_of(text: &str) -> Result<u64, String> {
+        let one_in = text.strip_prefix("1/").and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+        one_in.ok_or_else(|| format!("`{text}` is no chance; say 1/N"))
+    }
+
+    /// The process came by.
+    pub fn hit(point: Point) {
+        let count = HITS[point as usize].fetch_add(1, Ordering::Relaxed);
+        let Some(plan) = PLAN.get() else { return };
+        let Some((act, one_in)) = plan.acts.get(&point).copied() else { return };
+        if !is_drawn(plan.seed, point, count, one_in) {
+            return;
+        }
+        match act {
+            Act::Kill => {
+                // As SIGKILL: nothing is flushed, nobody is told.
+                eprintln!("chaos: killed at {}", point.name());
+                std::process::abort();
+            }
+            Act::Sleep(time) => std::thread::sleep(time),
+        }
+    }
+
+    fn is_drawn(seed: u64, point: Point, count: u64, one_in: u64) -> bool {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_be_bytes());
+        hasher.update(point.name().as_bytes());
+        hasher.update(&count.to_be_bytes());
+        let drawn = hasher.finalize();
+        u64::from_be_bytes(*drawn.as_bytes().first_chunk().expect("a hash has 32 bytes")).is_multiple_of(one_in)
+    }
+
+    /// Is this bug to be there?
+    pub fn sabotaged(sabotage: Sabotage) -> bool {
+        PLAN.get().is_some_and(|plan| plan.sabotages.contains(&sabotage))
+    }
+
+    /// What is another number in each process, as the order of a hash map is.
+    pub fn of_this_process() -> u8 {
+        static NUMBER: OnceLock<u8> = OnceLock::new();
+        *NUMBER.get_or_init(|| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8).to_be_bytes()[0])
+    }
+
+    /// How often the process came by each point.
+    pub fn hits() -> Vec<(Point, u64)> {
+        Point::ALL.iter().map(|point| (*point, HITS[*point as usize].load(Ordering::Relaxed))).collect()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_plan_says_what_happens_where_and_how_often() {
+            let plan = parse("seed=7; log.write.after=kill@1/10;apply.before=sleep:20@1/3;sabotage=no-fsync").unwrap();
+            assert_eq!(plan.acts[&Point::LogWriteAfter], (Act::Kill, 10));
+            assert_eq!(plan.acts[&Point::ApplyBefore], (Act::Sleep(Duration::from_millis(20)), 3));
+            assert_eq!(plan.sabotages, [Sabotage::NoFsync]);
+            let drawn = (0..9_000).filter(|count| is_drawn(7, Point::ApplyBefore, *count, 3)).count();
+            assert!((2_700..3_300).contains(&drawn), "{drawn}");
+            let again = (0..9_000).filter(|count| is_drawn(7, Point::ApplyBefore, *count, 3)).count();
+            assert_eq!(drawn, again, "the same seed, the same draws");
+        }
+
+        #[test]
+        fn a_wrong_plan_is_refused_with_what_is_wrong() {
+            for (text, wrong) in [
+                ("log.write.after", "no `=`"),
+                ("log.nowhere=kill@1/2", "no point"),
+                ("log.write.after=kill", "no `@`"),
+                ("log.write.after=dance@1/2", "no act"),
+                ("log.write.after=kill@1/0", "no chance"),
+                ("sabotage=no-fsnyc", "no sabotage"),
+                ("seed=x", "no seed"),
+            ] {
+                let error = parse(text).unwrap_err();
+                assert!(error.contains(wrong), "{text}: {error}");
+            }
+        }
+    }
+}
+
+#[cfg(feature = "chaos")]
+pub use armed::{arm, hit, hits, of_this_process, sabotaged};
+
+/// The process came by. Nothing in builds without the feature.
+#[cfg(not(feature = "chaos"))]
+#[inline(always)]
+pub fn hit(_: Point) {}
+
+/// Is this bug to be there? Never in builds without the feature.
+#[cfg(not(feature = "chaos"))]
+#[inline(always)]
+pub fn sabotaged(_: Sabotage) -> bool {
+    false
+}
+
+/// The same in every process: nothing differs from replica to replica.
+#[cfg(not(feature = "chaos"))]
+#[inline(always)]
+pub fn of_this_process() -> u8 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_lead_back() {
+        for point in Point::ALL {
+            assert_eq!(Point::parse(point.name()), Some(*point));
+        }
+        for sabotage in Sabotage::ALL {
+            assert_eq!(Sabotage::parse(sabotage.name()), Some(*sabotage));
+        }
+        assert!(Point::ALL.len() >= 40, "issue 6 asks for forty");
+        assert_eq!(Sabotage::ALL.len(), 12);
+    }
+}
