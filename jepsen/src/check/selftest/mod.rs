@@ -17,7 +17,9 @@ mod wrong_inbox;
 mod wrong_log;
 
 use std::ops::Range;
+use std::path::Path;
 
+use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -101,6 +103,21 @@ pub fn selftest(seeds: Range<u64>) -> SelftestReport {
         }
     }
     report
+}
+
+/// Writes a made-up run's files into a folder: a valid one, or one with the named wrong in it.
+///
+/// # Errors
+/// No such wrong, no place for it in this seed's story, or files that cannot be written.
+pub fn write_sample(folder: &Path, seed: u64, wrong: Option<&str>) -> anyhow::Result<()> {
+    let mut story = story::Story::valid(seed);
+    if let Some(name) = wrong {
+        let mutation = mutation::ALL.iter().find(|mutation| mutation.name == name);
+        let mutation = mutation.with_context(|| format!("find the wrong {name:?}"))?;
+        let is_wrong = (mutation.apply)(&mut story, &mut StdRng::seed_from_u64(seed));
+        anyhow::ensure!(is_wrong, "the story of seed {seed} has no place for {name:?}");
+    }
+    story.write(folder)
 }
 
 #[cfg(test)]

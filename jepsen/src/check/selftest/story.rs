@@ -1,14 +1,18 @@
 //! Story: a whole run in memory, made up or changed, and how the checkers judge it.
 
+use std::path::Path;
+
+use anyhow::Context;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::Serialize;
 
 use super::{bare, talk};
 use crate::check::inbox::Records;
 use crate::check::tape::Tape;
 use crate::check::verdict::{Findings, Verdict};
 use crate::check::{CheckOptions, judge};
-use crate::history::{ConversationRead, Op, Seen};
+use crate::history::{CONVERSATION_FILE, ConversationRead, HISTORY_FILE, HistoryWriter, INBOX_FILE, Op, Seen};
 
 /// All that a run would have written, but its faults.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -27,6 +31,13 @@ impl Story {
         story
     }
 
+    /// As the files of a run.
+    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        write_lines(&folder.join(HISTORY_FILE), &self.ops)?;
+        write_lines(&folder.join(INBOX_FILE), &self.seen)?;
+        write_lines(&folder.join(CONVERSATION_FILE), &self.reads)
+    }
+
     /// What the checkers say of it.
     pub(crate) fn judge(&self, options: &CheckOptions) -> Verdict {
         let mut verdict = Verdict::default();
@@ -43,6 +54,13 @@ impl Story {
         judge(&tape, Some(&records), options, findings, &mut verdict);
         verdict
     }
+}
+
+fn write_lines<T: Serialize>(path: &Path, records: &[T]) -> anyhow::Result<()> {
+    let context = || format!("write {}", path.display());
+    let writer = HistoryWriter::create(path).with_context(context)?;
+    records.iter().try_for_each(|record| writer.write(record)).with_context(context)?;
+    writer.sync().with_context(context)
 }
 
 /// When an operation that takes effect now was called and ended.
