@@ -6,7 +6,7 @@
 //! # What counts as what
 //! | found | counts as |
 //! |---|---|
-//! | a message that a device of a participant does not have | lost, once per device |
+//! | a message that a device of a participant does not have | lost, once per device; a device without a record has nothing |
 //! | a body that differs by a byte, or is not there | lost |
 //! | a link of the inbox that leads over an entry never received | lost |
 //! | an ack that names another place than the devices found | lost |
@@ -16,7 +16,7 @@
 //! | a conversation seq that falls, or differs between devices | reordered |
 //! | an inbox seq that falls, or differs between a user's devices | reordered |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::Context;
@@ -71,11 +71,20 @@ pub fn check(script: &Script, folder: &Path) -> anyhow::Result<Verdict> {
     let mut judge = Judge::new(script);
     let received = folder.join(record::RECEIVED);
     let context = || format!("failed to read {}", received.display());
-    let mut files: Vec<_> =
-        std::fs::read_dir(&received).with_context(context)?.collect::<Result<Vec<_>, _>>().with_context(context)?;
-    files.sort_by_key(std::fs::DirEntry::file_name);
-    for file in files {
-        judge.device(&record::read_lines(&file.path())?);
+    let mut files = HashSet::new();
+    for file in std::fs::read_dir(&received).with_context(context)? {
+        files.insert(file.with_context(context)?.file_name());
+    }
+    for user in 0..script.users.len() {
+        for device in Script::devices(user) {
+            let name = record::device_file(user, device);
+            let is_there = files.remove(std::ffi::OsStr::new(&name));
+            let entries = if is_there { record::read_lines(&received.join(&name))? } else { Vec::new() };
+            judge.device(user, &entries);
+        }
+    }
+    for name in files {
+        judge.strange_file(&name.to_string_lossy());
     }
     judge.sends(&record::read_lines(&folder.join(record::SENDS))?);
     let mut verdict = judge.verdict();
@@ -92,7 +101,6 @@ const CREATE: usize = usize::MAX;
 /// Collects devices one by one.
 pub struct Judge<'a> {
     script: &'a Script,
-    users: HashMap<&'a str, usize>,
     conversations: HashMap<String, usize>,
     messages: HashMap<String, Place>,
     /// devices seen of each user
@@ -130,7 +138,6 @@ impl<'a> Judge<'a> {
         }
         Self {
             script,
-            users: script.users.iter().enumerate().map(|(place, user)| (user.as_str(), place)).collect(),
             conversations: script.talks.iter().enumerate().map(|(place, talk)| (talk.id.to_string(), place)).collect(),
             messages,
             devices: vec![0; script.users.len()],
@@ -142,18 +149,16 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// All that one device received, in its order.
-    pub fn device(&mut self, entries: &[Received]) {
-        let Some(first) = entries.first() else { return };
-        let Some(user) = self.users.get(first.user.as_str()).copied() else {
-            self.foreign(first, "a device of nobody in the source");
-            return;
-        };
+    /// All that one device of a user received, in its order; nothing at all, if it has no record.
+    pub fn device(&mut self, user: usize, entries: &[Received]) {
         self.devices[user] += 1;
         let mut talks: HashMap<usize, Progress> = HashMap::new();
         let mut last_inbox_seq = 0;
         for entry in entries {
             self.verdict.entries += 1;
+            if entry.user != self.script.users[user].as_str() {
+                self.foreign(entry, "it is noted under somebody else's device");
+            }
             if entry.seq <= last_inbox_seq {
                 self.reordered(entry, "its inbox seq falls");
             } else if entry.prev_seq != last_inbox_seq {
@@ -168,6 +173,13 @@ impl<'a> Judge<'a> {
             }
             self.created[talk] += u32::from(progress.created);
         }
+    }
+
+    /// A record of a device that nobody has.
+    fn strange_file(&mut self, name: &str) {
+        self.verdict.duplicated += 1;
+        self.verdict.foreign += 1;
+        self.find(format!("{name} is the record of a device that nobody has"));
     }
 
     /// What the senders noted.
@@ -380,10 +392,10 @@ mod tests {
         let mut changed = device(&script, 0, "phone");
         change(&mut changed);
         let mut judge = Judge::new(&script);
-        judge.device(&changed);
-        judge.device(&device(&script, 0, "laptop"));
-        judge.device(&device(&script, 1, "phone"));
-        judge.device(&device(&script, 2, "phone"));
+        judge.device(0, &changed);
+        judge.device(0, &device(&script, 0, "laptop"));
+        judge.device(1, &device(&script, 1, "phone"));
+        judge.device(2, &device(&script, 2, "phone"));
         judge.sends(&sends(&script));
         judge.verdict()
     }
@@ -424,11 +436,46 @@ mod tests {
         let script = script();
         let mut judge = Judge::new(&script);
         for user in [0, 1] {
-            judge.device(&device(&script, user, "phone"));
+            judge.device(user, &device(&script, user, "phone"));
         }
         judge.sends(&sends(&script));
         let verdict = judge.verdict();
         assert_eq!((verdict.lost, verdict.received), (4, 3));
+    }
+
+    #[test]
+    fn a_second_device_that_received_nothing_is_found() {
+        let verdict = judge(Vec::clear);
+        assert_eq!((verdict.lost, verdict.received), (7, 0));
+    }
+
+    #[test]
+    fn a_record_that_is_missing_or_nobodys_is_found() {
+        let script = script();
+        let run = |change: &dyn Fn(&Path)| {
+            let folder = tempfile::tempdir().unwrap();
+            let received = folder.path().join(record::RECEIVED);
+            std::fs::create_dir(&received).unwrap();
+            let write = |path: &Path, lines: Vec<String>| std::fs::write(path, lines.join("\n")).unwrap();
+            for user in 0..script.users.len() {
+                for name in Script::devices(user) {
+                    let entries = device(&script, user, name);
+                    let lines = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+                    write(&received.join(record::device_file(user, name)), lines);
+                }
+            }
+            let lines = sends(&script).iter().map(|sent| serde_json::to_string(sent).unwrap()).collect();
+            write(&folder.path().join(record::SENDS), lines);
+            change(&received);
+            check(&script, folder.path()).unwrap()
+        };
+        assert!(run(&|_| ()).is_good());
+        let removed = run(&|received| std::fs::remove_file(received.join(record::device_file(1, "phone"))).unwrap());
+        assert_eq!((removed.lost, removed.received), (7, 0));
+        let emptied = run(&|received| std::fs::write(received.join(record::device_file(1, "phone")), "").unwrap());
+        assert_eq!((emptied.lost, emptied.received), (7, 0));
+        let strange = run(&|received| std::fs::write(received.join("00000-watch.jsonl"), "").unwrap());
+        assert_eq!((strange.foreign, strange.is_good()), (1, false));
     }
 
     #[test]
@@ -497,7 +544,7 @@ mod tests {
         for entry in &mut strange {
             entry.user = "c".to_owned();
         }
-        judge.device(&strange);
+        judge.device(2, &strange);
         assert_eq!(judge.verdict().foreign, 3);
     }
 
@@ -506,7 +553,7 @@ mod tests {
         let script = script();
         let mut judge = Judge::new(&script);
         for user in [0, 1, 2] {
-            judge.device(&device(&script, user, "phone"));
+            judge.device(user, &device(&script, user, "phone"));
         }
         let mut sends = sends(&script);
         sends[0].committed = None;
@@ -519,7 +566,7 @@ mod tests {
         let script = script();
         let mut judge = Judge::new(&script);
         for user in [0, 1, 2] {
-            judge.device(&device(&script, user, "phone"));
+            judge.device(user, &device(&script, user, "phone"));
         }
         let mut sends = sends(&script);
         sends[0].committed = Some(999);

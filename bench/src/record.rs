@@ -98,6 +98,11 @@ pub struct Measures {
     pub faults: Vec<Fault>,
 }
 
+/// File of a device, inside [`RECEIVED`]: of the user at this place of the script.
+pub fn device_file(user: usize, device: &str) -> String {
+    format!("{user:05}-{device}.jsonl")
+}
+
 /// Body bytes as a record holds them.
 pub fn body_text(body: &[u8]) -> String {
     match std::str::from_utf8(body) {

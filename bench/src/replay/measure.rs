@@ -17,6 +17,8 @@ const BUCKET_US: u64 = 100_000;
 const SMOOTH_BUCKETS: usize = 3;
 /// The median before a kill is taken over at most so many buckets.
 const BEFORE_BUCKETS: usize = 50;
+/// And after an earlier kill over at least so many.
+const BEFORE_BUCKETS_MIN: usize = 5;
 /// A kill that is felt is felt within so many buckets.
 const DIP_BUCKETS: usize = 20;
 /// The rate is back at this part of the median.
@@ -78,13 +80,20 @@ fn windows(times: &[Times], kills: &[Kill], end: u64) -> Vec<(u64, u64)> {
         part.iter().sum::<u64>() as f64 / part.len().max(1) as f64
     };
     let mut found: Vec<(u64, u64)> = Vec::new();
+    let mut usual_before = None;
     for (place, kill) in kills.iter().enumerate() {
         let at = (kill.at_us / BUCKET_US) as usize;
         // What an earlier fault slowed down is no measure of how it was before.
         let clean = found.last().map_or(0, |(_, to): &(u64, u64)| (*to / BUCKET_US) as usize + 1);
         let mut before = buckets[at.saturating_sub(BEFORE_BUCKETS).max(clean).min(at)..at].to_vec();
         before.sort_unstable();
-        let wanted = before.get(before.len() / 2).map_or(0.0, |median| *median as f64) * BACK;
+        // Too little time between two kills to say what is usual: then it is what was before the one before.
+        let usual = match (before.len() >= BEFORE_BUCKETS_MIN, usual_before) {
+            (false, Some(usual)) => usual,
+            _ => before.get(before.len() / 2).map_or(0.0, |median| *median as f64),
+        };
+        usual_before = Some(usual);
+        let wanted = usual * BACK;
         // The next kill has a window of its own.
         let last = kills.get(place + 1).map_or(buckets.len(), |next| (next.at_us / BUCKET_US) as usize);
         let dip = (at + 1..(at + 1 + DIP_BUCKETS).min(last)).find(|bucket| rate(*bucket) < wanted);
@@ -171,6 +180,18 @@ mod tests {
         assert!((1_200..=1_700).contains(&fault.window_ms), "{fault:?}");
         assert!((1_400..=1_600).contains(&fault.longest_gap_ms), "{fault:?}");
         assert!((measures.msgs_per_s - 1_000.0).abs() < 50.0, "{measures:?}");
+    }
+
+    #[test]
+    fn a_kill_right_behind_another_one_has_its_window_too() {
+        let kill = |node: &str, at_us| Kill { node: node.to_owned(), at_us, back_us: at_us + 2_000_000 };
+        let times = steady(12, 4_000_000, 6_000_000);
+        let times: Vec<Times> =
+            times.into_iter().filter(|times| !(6_300_000..7_500_000).contains(&times.sent_us)).collect();
+        let measures = measure(&times, &[kill("logic-1", 4_000_000), kill("store-1", 6_250_000)]);
+        assert!((1_600..=2_200).contains(&measures.faults[0].window_ms), "{measures:?}");
+        assert!((1_000..=1_500).contains(&measures.faults[1].window_ms), "{measures:?}");
+        assert!((measures.msgs_per_s - 1_000.0).abs() < 60.0, "{measures:?}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::control::Control;
 use super::ledger::Ledger;
-use crate::record::{Received, Recorder, body_text};
+use crate::record::{Received, Recorder, body_text, device_file};
 use crate::script::Script;
 
 /// Name in the gateways' certificate.
@@ -106,12 +106,16 @@ impl Person {
 
     /// Has he a tablet that is connected from the start?
     pub(crate) fn has_tablet(&self) -> bool {
-        self.place % 10 == 4
+        self.owns_tablet() && self.place % 10 == 4
     }
 
     /// Has he a tablet that is switched on at the end?
     pub(crate) fn has_late_tablet(&self) -> bool {
-        self.place % 10 == 9
+        self.owns_tablet() && self.place % 10 == 9
+    }
+
+    fn owns_tablet(&self) -> bool {
+        Script::devices(self.place).contains(&"tablet")
     }
 
     /// Is his phone connected?
@@ -143,7 +147,7 @@ impl Person {
         let notebook = Notebook {
             user: self.user.clone(),
             device: name.to_owned(),
-            recorder: Recorder::new(setup.folder.join(format!("{:05}-{name}.jsonl", self.place))),
+            recorder: Recorder::new(setup.folder.join(device_file(self.place, name))),
             noted: Vec::new(),
             ledger: Arc::clone(&setup.ledger),
             counts,
