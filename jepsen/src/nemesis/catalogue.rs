@@ -2,6 +2,7 @@
 
 use super::acts::{Act, Acting};
 use super::clock::{Bend, Clock};
+use super::damage::{Damage, Harm};
 use super::disk::{Disk, Illness, PowerCut};
 use super::kill::Kill;
 use super::lease::ZombieHolder;
@@ -64,15 +65,15 @@ impl PartialEq for Kind {
 const WHILE: Hold = Hold::ms(1_000, 8_000);
 
 macro_rules! kinds {
-    ($($family:literal { $($name:literal $needs:expr, $hold:expr, $about:literal => $make:expr;)* })*) => {
+    ($in_all:literal $($family:literal { $($name:literal $needs:expr, $hold:expr, $about:literal => $make:expr;)* })*) => {
         &[$($(Kind {
-            name: $name, family: $family, about: $about, in_all: true, needs: $needs, hold: $hold, make: || $make,
+            name: $name, family: $family, about: $about, in_all: $in_all, needs: $needs, hold: $hold, make: || $make,
         },)*)*]
     };
 }
 
 /// All kinds that a correct cluster of today survives.
-static SURVIVABLE: &[Kind] = kinds! {
+static SURVIVABLE: &[Kind] = kinds! { true
     "kill" {
         "kill-store" Needs::Nothing, Hold::ms(0, 10_000), "SIGKILL of one store" => Kill::boxed(Target::One(Role::Store));
         "kill-leader" Needs::Nothing, Hold::ms(0, 10_000), "SIGKILL of the store that leads most groups"
@@ -179,6 +180,20 @@ static SURVIVABLE: &[Kind] = kinds! {
     }
 };
 
+/// Kinds that today's product answers by refusing to start: nothing rebuilds a replica yet.
+static ON_REQUEST: &[Kind] = kinds! { false
+    "damage" {
+        "damage-flip" Needs::Nothing, WHILE, "one bit of a stopped store's files is flipped"
+            => Damage::boxed(Harm::FlipBit);
+        "damage-truncate" Needs::Nothing, WHILE, "the end of one of a stopped store's files is cut off"
+            => Damage::boxed(Harm::Truncate);
+        "damage-zero" Needs::Nothing, WHILE, "a range of one of a stopped store's files is zeroed"
+            => Damage::boxed(Harm::Zero);
+        "damage-lost" Needs::Nothing, WHILE, "all of a stopped store's files are gone"
+            => Damage::boxed(Harm::LoseDisk);
+    }
+};
+
 /// All kinds.
 #[derive(Debug)]
 pub struct Catalogue;
@@ -186,7 +201,7 @@ pub struct Catalogue;
 impl Catalogue {
     /// Every kind, in the order in which people read them.
     pub fn kinds() -> impl Iterator<Item = &'static Kind> {
-        SURVIVABLE.iter()
+        SURVIVABLE.iter().chain(ON_REQUEST)
     }
 
     /// Kinds by names: kinds, families, `all`, `none`; an error names what is unknown.

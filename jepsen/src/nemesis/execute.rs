@@ -39,7 +39,7 @@ pub async fn run_schedule(
     let run = Run { cluster, origin, until, record: &record, next: AtomicU64::new(1) };
     let mut running = FuturesUnordered::new();
     let mut due = Instant::now();
-    for step in schedule {
+    while let Some(step) = schedule.next() {
         due += step.after;
         let time = tokio::time::sleep_until(due.min(until).into());
         tokio::pin!(time);
@@ -55,6 +55,8 @@ pub async fn run_schedule(
         for planned in step.faults {
             if running.len() < FAULTS_MAX {
                 running.push(run.fault(planned));
+            } else {
+                schedule.put_back(&planned);
             }
         }
     }

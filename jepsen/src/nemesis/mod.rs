@@ -13,6 +13,7 @@
 mod acts;
 mod catalogue;
 mod clock;
+mod damage;
 mod disk;
 mod done;
 mod execute;

@@ -56,6 +56,11 @@ impl Schedule {
         self.deck.clear();
     }
 
+    /// One that was dealt and not done comes next.
+    pub(super) fn put_back(&mut self, planned: &Planned) {
+        self.deck.push(planned.kind);
+    }
+
     /// All kinds of the plan.
     pub fn kinds(&self) -> &[&'static Kind] {
         &self.kinds

@@ -1,15 +1,22 @@
 //! Targets: whom a fault hits, drawn from those that it may hit now.
 //!
 //! A node that another fault works on is left alone. Faults of one kind of node at a time leave a majority of the
-//! stores, one logic node and one gateway unhurt; only the faults that say so take all.
+//! stores, one logic node and one gateway unhurt; only the faults that say so take all. A fault that may hit nobody
+//! now waits a little for those before it to heal.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::Done;
 use crate::cluster::{Cluster, Reservation, Role};
+
+/// Longest wait for somebody who may be hurt.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Pause between two looks.
+const POLL: Duration = Duration::from_millis(400);
 
 /// Whom a fault hits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +35,16 @@ pub(super) enum Target {
 
 /// Draws and reserves, or says why nobody can be hurt.
 pub(super) async fn pick(cluster: &Cluster, rng: &mut StdRng, target: Target) -> Result<Reservation, Done> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match pick_now(cluster, rng, target).await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            picked => return picked,
+        }
+    }
+}
+
+async fn pick_now(cluster: &Cluster, rng: &mut StdRng, target: Target) -> Result<Reservation, Done> {
     let names = match target {
         Target::One(role) => draw(cluster, rng, role, 1)?,
         Target::MinorityOfStores => draw(cluster, rng, Role::Store, minority(cluster))?,

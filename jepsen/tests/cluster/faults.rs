@@ -67,7 +67,7 @@ async fn every_fault_of_the_network_takes_effect_and_heals() {
         let cluster = cluster.clone();
         async move { while cluster.wait_until_serving(PATIENCE).await.is_ok() {} }
     });
-    inject_each(&cluster, &["partition"]).await;
+    inject_each(&cluster, &["partition", "loss", "loss-clients", "flap"]).await;
     probing.abort();
     cluster.shutdown().await.unwrap();
 }
@@ -120,6 +120,13 @@ async fn a_small_disk_fills_up_and_is_freed() {
     let config = ClusterConfig { disk: DiskKind::Tmpfs { mib: 256 }, ..ClusterConfig::default() };
     let Some((_folder, cluster)) = small_with(config).await else { return };
     inject_each(&cluster, &["disk-fill"]).await;
+    cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_its_disk_gets_it_back() {
+    let Some((_folder, cluster)) = small(NetworkMode::Auto).await else { return };
+    inject_each(&cluster, &["damage-lost"]).await;
     cluster.shutdown().await.unwrap();
 }
 
