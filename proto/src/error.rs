@@ -62,6 +62,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// Another process has the port. Said by a process that cannot start, never on the wire.
+    AddressInUse = 34, "ADDRESS_IN_USE", Later, DidNotHappen, 0;
     /// The conversation exists with other content.
     AlreadyExists = 1, "ALREADY_EXISTS", Never, DidNotHappen, 0;
     /// The token's time is over.
@@ -84,6 +86,8 @@ codes! {
     CursorAhead = 8, "CURSOR_AHEAD", Never, DidNotHappen, 0;
     /// The message id is older than what dedupe still knows.
     Expired = 9, "EXPIRED", Never, DidNotHappen, 0;
+    /// Another process runs on the data folder. Said by a process that cannot start, never on the wire.
+    FolderInUse = 35, "FOLDER_IN_USE", Later, DidNotHappen, 0;
     /// The token does not allow it.
     Forbidden = 30, "FORBIDDEN", Never, DidNotHappen, 0;
     /// A frame over the limit.
@@ -126,6 +130,8 @@ codes! {
     WrongCluster = 26, "WRONG_CLUSTER", Never, DidNotHappen, 2;
     /// The group does not own the slot.
     WrongGroup = 27, "WRONG_GROUP", Elsewhere, DidNotHappen, 0;
+    /// The data folder belongs to another store. Said by a process that cannot start, never on the wire.
+    WrongStore = 36, "WRONG_STORE", Never, DidNotHappen, 0;
     /// A frame that is known but not allowed here.
     WrongStream = 28, "WRONG_STREAM", Never, DidNotHappen, 2;
 }

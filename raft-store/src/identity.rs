@@ -22,6 +22,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use seriatim_proto::codec;
+use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{ReplicaRecord, StoreRecord};
 
@@ -114,6 +115,19 @@ pub enum IdentityError {
         /// what group 0 records
         recorded: String,
     },
+}
+
+impl IdentityError {
+    /// Its code, for programs.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            IdentityError::Io { .. } | IdentityError::Damaged { .. } => ErrorCode::Internal,
+            IdentityError::Locked { .. } => ErrorCode::FolderInUse,
+            IdentityError::Poisoned { .. } | IdentityError::Other { .. } | IdentityError::Address { .. } => {
+                ErrorCode::WrongStore
+            }
+        }
+    }
 }
 
 /// A locked data folder and the identity in it.

@@ -138,11 +138,14 @@ fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::GenerationExhausted
         | ErrorCode::OutOfOrder
         | ErrorCode::WrongCluster
-        | ErrorCode::WrongGroup => Exit::Precondition,
+        | ErrorCode::WrongGroup
+        | ErrorCode::WrongStore => Exit::Precondition,
         ErrorCode::AuthExpired | ErrorCode::AuthFailed | ErrorCode::Forbidden | ErrorCode::Kicked => Exit::Forbidden,
-        ErrorCode::Backlogged
+        ErrorCode::AddressInUse
+        | ErrorCode::Backlogged
         | ErrorCode::Busy
         | ErrorCode::CriticalStreamClosed
+        | ErrorCode::FolderInUse
         | ErrorCode::HelloTimeout
         | ErrorCode::QuotaExceeded
         | ErrorCode::Shutdown

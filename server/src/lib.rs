@@ -17,6 +17,8 @@ mod stop;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use seriatim_proto::error::ErrorCode;
+use seriatim_store::StoreStartError;
 
 /// The ordered message store under a messenger.
 #[derive(Parser)]
@@ -75,10 +77,22 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("failed to {error:#}");
+            let code = code_of(&error).map_or_else(String::new, |code| format!("{code}: "));
+            tracing::error!("{code}failed to {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The code of what every operator meets at a start.
+fn code_of(error: &anyhow::Error) -> Option<ErrorCode> {
+    error.chain().find_map(|cause| {
+        if let Some(StoreStartError::Identity(identity)) = cause.downcast_ref() {
+            return Some(identity.code());
+        }
+        let io = cause.downcast_ref::<std::io::Error>()?;
+        (io.kind() == std::io::ErrorKind::AddrInUse).then_some(ErrorCode::AddressInUse)
+    })
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {

@@ -105,7 +105,7 @@ fn a_port_in_use_is_named() {
     let arguments = ["store", "--data-dir", &data, "--listen", &address, "--insecure-plaintext"];
     let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
     assert_eq!(exit, Some(1));
-    assert!(stdout.is_empty() && stderr.contains(&address), "{stderr}");
+    assert!(stdout.is_empty() && stderr.contains(&address) && stderr.contains("ADDRESS_IN_USE"), "{stderr}");
 
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -130,7 +130,7 @@ fn a_port_in_use_is_named() {
     ];
     let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
     assert_eq!(exit, Some(1));
-    assert!(stdout.is_empty() && stderr.contains(&address), "{stderr}");
+    assert!(stdout.is_empty() && stderr.contains(&address) && stderr.contains("ADDRESS_IN_USE"), "{stderr}");
 }
 
 #[test]
@@ -153,7 +153,7 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     let data = ours.data().join("store-1").display().to_string();
     let arguments = ["store", "--data-dir", &data, "--listen", "127.0.0.1:0", "--insecure-plaintext"];
     let (exit, _, stderr) = run(Path::new(SERIATIM), &arguments);
-    assert_eq!(exit, Some(1), "{stderr}");
+    assert!(exit == Some(1) && stderr.contains("FOLDER_IN_USE"), "{stderr}");
 
     // A folder of another store, of ours or of another cluster: it was known under another address.
     for strange in [ours.data().join("store-2"), theirs.data().join("store-3")] {
@@ -167,6 +167,7 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
         let arguments = ["store", "--data-dir", &data, "--listen", address, "--insecure-plaintext"];
         let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
         assert!(exit == Some(1) && stdout.is_empty() && stderr.contains(address), "{stderr}");
+        assert!(stderr.contains("WRONG_STORE"), "{stderr}");
         if strange.starts_with(ours.data()) { ours.start_node(&name) } else { theirs.start_node(&name) }
     }
 
