@@ -1,0 +1,184 @@
+//! Golden bytes of replicated commands and their outcomes: what is in the logs of running clusters. A change here is
+//! a change of format: new variants come behind the old ones, and nothing else ever changes (decision 0003).
+
+use bytes::Bytes;
+use seriatim_proto::codec;
+use seriatim_proto::command::{
+    Append, Appended, CancelSend, Command, Content, CursorOutcome, CursorWrite, DeliveredRecord, Delivery,
+    DeliveryOutcome, DeliveryRecord, EntryRef, HolderOp, InboxWritten, Kind, LocalInbox, LocalOutcome, Outcome, Place,
+    Reject, Segment, SlotRange, Want,
+};
+use seriatim_proto::ids::{
+    BodyHash, ConversationId, ConversationKey, DeviceId, Epoch, Fence, Generation, LeaseId, LogIndex, MessageId,
+    Namespace, NodeId, Seq, SlotId, TenantId, UserId,
+};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn seq(value: u64) -> Seq {
+    Seq::new(value).unwrap()
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+const LEASE: LeaseId = LeaseId { generation: Generation(1), index: LogIndex(300), place: 2 };
+const ID: MessageId = MessageId([0x11; 16]);
+
+fn direct() -> ConversationId {
+    ConversationId::direct(user("a"), user("b"))
+}
+
+fn entry() -> EntryRef {
+    let (sender, body_hash) = (user("a"), BodyHash([0x22; 16]));
+    EntryRef { seq: seq(5), kind: Kind::Message, sender, message_id: ID, body_hash, at_ms: 1_000 }
+}
+
+fn held(op: HolderOp) -> Command {
+    Command::Held { fence: Fence { slot: SlotId(7), epoch: Epoch(3), n: 130 }, op }
+}
+
+fn record() -> DeliveryRecord {
+    DeliveryRecord { all: Some(seq(5)), behind: vec![(SlotId(9), Some(seq(4))), (SlotId(12), None)] }
+}
+
+fn commands() -> Vec<(&'static str, Command)> {
+    let (tenant, conversation, sender) = (TenantId(1), direct(), user("a"));
+    let message = Content::Message { salt: Bytes::from_static(b"s"), body: Bytes::from_static(b"hi") };
+    let append = Append {
+        tenant,
+        conversation: conversation.clone(),
+        sender: sender.clone(),
+        message_id: ID,
+        known: Some(seq(4)),
+        follows: None,
+        content: message,
+        place: Place::At(seq(5)),
+        at_ms: 1_000,
+        local: vec![LocalInbox { user: user("b"), place: Place::Open { segment: 16 } }],
+        delivered: Some(record()),
+    };
+    let create = Append {
+        conversation: ConversationId::Group(ConversationKey([0x33; 16])),
+        content: Content::Create { members: vec![user("b")] },
+        known: None,
+        follows: Some(ID),
+        place: Place::Open { segment: 0 },
+        local: Vec::new(),
+        delivered: None,
+        ..append.clone()
+    };
+    let members =
+        Append { content: Content::Members { add: vec![user("c")], remove: vec![user("b")] }, ..create.clone() };
+    let delivery = Delivery {
+        tenant,
+        user: user("b"),
+        conversation: conversation.clone(),
+        after: None,
+        upto: seq(5),
+        entries: vec![entry()],
+        place: Place::At(seq(8)),
+    };
+    let cancel = CancelSend { tenant, conversation: conversation.clone(), sender, message_id: ID, known: None };
+    let cursor = CursorWrite { tenant, user: user("b"), device: DeviceId::new("phone").unwrap(), cursor: seq(9) };
+    let slots = vec![SlotRange { first: SlotId(0), end: SlotId(1_024) }];
+    let want = Want { namespace: Namespace::inbox(tenant, user("b")), seqs: 64 };
+    vec![
+        ("own", Command::Own { generation: Generation(1), slots }),
+        ("open lease", Command::OpenLease { node: NodeId(4) }),
+        ("expire lease", Command::ExpireLease { lease: LEASE }),
+        ("close lease", Command::CloseLease { lease: LEASE }),
+        ("claim", Command::Claim { slot: SlotId(7), lease: LEASE, seen: Epoch(2) }),
+        ("release", held(HolderOp::Release { heir: Some(NodeId(4)) })),
+        ("reserve", held(HolderOp::Reserve { wants: vec![want] })),
+        ("append", held(HolderOp::Append(append))),
+        ("create", held(HolderOp::Append(create))),
+        ("members", held(HolderOp::Append(members))),
+        ("deliver", held(HolderOp::Deliver { deliveries: vec![delivery] })),
+        (
+            "delivered",
+            held(HolderOp::Delivered { records: vec![DeliveredRecord { tenant, conversation, record: record() }] }),
+        ),
+        ("cursors", held(HolderOp::SetCursors { cursors: vec![cursor] })),
+        ("cancel", held(HolderOp::CancelSend(cancel))),
+    ]
+}
+
+fn outcomes() -> Vec<(&'static str, Outcome)> {
+    let segment = Segment { epoch: Epoch(3), lo: seq(9), hi: seq(25) };
+    let written = InboxWritten { seq: seq(8), prev_seq: Some(seq(7)), ordinal: 3, conversation_seq: seq(5) };
+    let appended = Appended {
+        seq: seq(5),
+        duplicate: false,
+        entry: Some(entry()),
+        prev_seq: Some(seq(4)),
+        segment: None,
+        local: vec![LocalOutcome { written: Some(written.clone()), segment: Some(segment.clone()) }],
+    };
+    let delivered = vec![
+        DeliveryOutcome::Accepted { last: seq(5), written: vec![written], segment: None },
+        DeliveryOutcome::Jump { last: None, segment: None },
+        DeliveryOutcome::SeqRefused,
+    ];
+    let cursors = vec![CursorOutcome::At(seq(9)), CursorOutcome::Ahead { tail: seq(9) }, CursorOutcome::DevicesFull];
+    let rejects = [
+        Reject::WrongGroup(SlotId(7)),
+        Reject::Fenced { current: Epoch(4) },
+        Reject::Expected { n: 130 },
+        Reject::Passed,
+        Reject::LeaseGone,
+        Reject::ClaimRefused { epoch: Epoch(4), holder: None },
+        Reject::Conflict,
+        Reject::Expired,
+        Reject::OutOfOrder,
+        Reject::NotFound,
+        Reject::AlreadyExists,
+        Reject::MembersTooMany,
+        Reject::SeqRefused,
+        Reject::GenerationExhausted,
+        Reject::Malformed,
+        Reject::Cancelled,
+    ];
+    let mut outcomes = vec![
+        ("owned", Outcome::Owned),
+        ("leased", Outcome::Leased(LEASE)),
+        ("lease ended", Outcome::LeaseEnded),
+        ("claimed", Outcome::Claimed { epoch: Epoch(3) }),
+        ("released", Outcome::Released),
+        ("reserved", Outcome::Reserved(vec![segment])),
+        ("appended", Outcome::Appended(appended)),
+        ("delivered", Outcome::Delivered(delivered)),
+        ("recorded", Outcome::Recorded),
+        ("cursors", Outcome::CursorsSet(cursors)),
+        ("settled", Outcome::SendSettled(Some(seq(5)))),
+    ];
+    outcomes.extend(rejects.map(|reject| ("rejected", Outcome::Rejected(reject))));
+    outcomes
+}
+
+fn lines() -> Vec<String> {
+    let commands = commands();
+    let commands = commands.iter().map(|(name, command)| format!("{name} {}", hex(&codec::encode(command))));
+    let outcomes = outcomes();
+    let outcomes = outcomes.iter().map(|(name, outcome)| format!("{name} {}", hex(&codec::encode(outcome))));
+    commands.chain(outcomes).collect()
+}
+
+#[test]
+fn commands_and_outcomes_have_the_bytes_that_logs_have() {
+    let golden: Vec<&str> = include_str!("golden_commands.txt").lines().collect();
+    assert_eq!(lines(), golden);
+}
+
+#[test]
+fn golden_bytes_decode_to_what_they_were() {
+    for (name, command) in commands() {
+        assert_eq!(codec::decode::<Command>(&codec::encode(&command)).unwrap(), command, "{name}");
+    }
+    for (name, outcome) in outcomes() {
+        assert_eq!(codec::decode::<Outcome>(&codec::encode(&outcome)).unwrap(), outcome, "{name}");
+    }
+}
