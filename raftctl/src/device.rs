@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use bytes::Bytes;
 use seriatim_client::{Client, ConnectError, Entry, EntryBody, RequestError};
-use seriatim_proto::error::Refusal;
+use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{Chain, Seq, UserId};
 use seriatim_proto::logic::Scopes;
 use seriatim_proto::store::InboxEntry;
@@ -107,20 +107,21 @@ fn resolve(address: &str) -> Result<SocketAddr, Failure> {
 fn connect_failure(gateway: &str, error: &ConnectError) -> Failure {
     let act = format!("failed to connect to the gateway at {gateway}");
     match error {
-        ConnectError::Refused(refusal) => Failure::refused(&act, refusal),
+        ConnectError::Refused(refusal) => match refusal.code {
+            ErrorCode::Timeout | ErrorCode::Unavailable => Failure::refused(&act, refusal).doubtful(),
+            _ => Failure::refused(&act, refusal),
+        },
         ConnectError::Setup(_) | ConnectError::Missing(_) => Failure::usage(format!("{act}: {error}")),
         ConnectError::Handshake(_) => Failure::usage(format!("{act}: {error}")).hint("--ca of this cluster"),
-        ConnectError::Timeout(_) => Failure::unreachable(format!("{act}: {error}")),
+        ConnectError::Timeout(_) => Failure::unreachable(format!("{act}: {error}")).doubtful(),
     }
 }
 
-/// A request's bad end.
+/// A request's bad end. What is safe to do after an unknown one, only the verb knows.
 pub(crate) fn request_failure(act: &str, error: &RequestError) -> Failure {
-    let refusal: &Refusal = error.refusal();
-    let failure = Failure::refused(act, refusal);
-    if error.is_unknown() {
-        failure.hint("perhaps it happened: repeat it under the same --message-id")
-    } else {
-        failure
+    let failure = Failure::refused(act, error.refusal());
+    match error.refusal().code {
+        ErrorCode::Timeout | ErrorCode::Unavailable => failure.doubtful(),
+        _ => failure,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use seriatim_proto::error::{Certainty, ErrorCode, Refusal};
+use seriatim_proto::error::{ErrorCode, Refusal};
 
 use crate::cli::Format;
 
@@ -53,11 +53,13 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// what is safe to do next
     pub(crate) hint: Option<String>,
+    /// a gateway gave no answer, or none in time: only the stores know whether that is for want of a quorum
+    pub(crate) doubtful: bool,
 }
 
 impl Failure {
     fn own(exit: Exit, number: u16, message: impl Into<String>) -> Self {
-        Self { exit, code: format!("E{number:04}"), message: message.into(), hint: None }
+        Self { exit, code: format!("E{number:04}"), message: message.into(), hint: None, doubtful: false }
     }
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::own(Exit::Internal, 900, message)
@@ -85,6 +87,13 @@ impl Failure {
         self
     }
 
+    /// With a doubt that the stores can settle.
+    #[must_use]
+    pub(crate) fn doubtful(mut self) -> Self {
+        self.doubtful = true;
+        self
+    }
+
     /// A refusal of the cluster, under the code's own number.
     pub(crate) fn refused(act: &str, refusal: &Refusal) -> Self {
         let failure = Self {
@@ -92,12 +101,12 @@ impl Failure {
             code: format!("E{:04} {}", refusal.code.number(), refusal.code.name()),
             message: format!("{act}: {}", refusal.message),
             hint: None,
+            doubtful: false,
         };
-        match (refusal.code, refusal.code.certainty()) {
-            (ErrorCode::AuthFailed | ErrorCode::AuthExpired, _) => {
+        match refusal.code {
+            ErrorCode::AuthFailed | ErrorCode::AuthExpired => {
                 failure.hint("a fresh --token-file, or --dev-key of this cluster")
             }
-            (_, Certainty::Unknown) => failure.hint("perhaps it happened: repeat it under the same --message-id"),
             _ => failure,
         }
     }
@@ -188,9 +197,12 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_its_number_and_says_what_is_safe() {
-        let failure = Failure::refused("send", &Refusal::new(ErrorCode::Timeout, "no answer"));
+        let failure = Failure::refused("sync", &Refusal::new(ErrorCode::Timeout, "no answer"));
         assert_eq!(failure.exit, Exit::Unreachable);
         assert!(failure.code.starts_with("E0023 TIMEOUT"));
+        // Whether it may have happened matters to the verb alone: nothing is told to be repeated that only reads.
+        assert_eq!(failure.hint, None);
+        let failure = Failure::refused("sync", &Refusal::new(ErrorCode::AuthExpired, "it ended"));
         assert!(failure.hint.is_some());
     }
 }

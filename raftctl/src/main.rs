@@ -14,6 +14,7 @@ mod device;
 mod failure;
 mod output;
 mod store;
+mod survey;
 mod target;
 
 use std::process::ExitCode;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// Pause before all stores are asked again for a leader.
 const LEADER_PAUSE: Duration = Duration::from_millis(200);
@@ -87,20 +87,51 @@ async fn at_leader<T>(
     ask: impl AsyncFn(&str) -> Result<Result<T, StoreRefusal>, Failure>,
 ) -> Result<T, Failure> {
     let deadline = Instant::now() + timeout;
-    let mut last = Failure::no_quorum(format!("group {group} has no leader that answers"));
     loop {
+        let mut round = Round::default();
         for store in stores {
             match ask(store).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(StoreRefusal::NotLeader { .. })) => {}
-                Ok(Err(StoreRefusal::Refused(refusal))) => last = Failure::refused(act, &refusal),
-                Err(failure) => last = failure,
+                Ok(Err(refusal)) => round.refused(group, act, &refusal),
+                Err(failure) => round.lost = Some(failure),
             }
         }
         if Instant::now() >= deadline {
-            return Err(last.hint("raftctl raft groups"));
+            return Err(round.end(group).hint("raftctl raft groups"));
         }
         tokio::time::sleep(LEADER_PAUSE).await;
+    }
+}
+
+/// Why nobody answered when all stores were asked once.
+#[derive(Debug, Default)]
+struct Round {
+    /// a store of the group answered that nobody leads it, or somebody whom nobody reaches
+    leaderless: Option<Failure>,
+    refused: Option<Failure>,
+    lost: Option<Failure>,
+}
+
+impl Round {
+    fn refused(&mut self, group: GroupId, act: &str, refusal: &StoreRefusal) {
+        match refusal {
+            StoreRefusal::NotLeader { leader } => {
+                let leader = leader.map_or_else(|| "nobody".to_owned(), |leader| format!("store {leader}"));
+                let text = format!("{act}: no leader of group {group} answers; a store says that {leader} leads");
+                self.leaderless = Some(Failure::no_quorum(text));
+            }
+            StoreRefusal::Refused(refusal) => {
+                let failure = Failure::refused(act, refusal);
+                let place = if failure.exit == Exit::NoQuorum { &mut self.leaderless } else { &mut self.refused };
+                *place = Some(failure);
+            }
+        }
+    }
+
+    /// A store that answers knows more of the group than the silence of another.
+    fn end(self, group: GroupId) -> Failure {
+        let found = self.leaderless.or(self.refused).or(self.lost);
+        found.unwrap_or_else(|| Failure::no_quorum(format!("group {group} has no leader that answers")))
     }
 }
 
@@ -184,4 +215,33 @@ async fn connect(store: &str, timeout: Duration) -> Result<Channel, Failure> {
                 cause.unwrap_or_else(|| error.to_string())
             ))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use seriatim_proto::ids::StoreId;
+
+    use super::*;
+
+    /// How a read ends at stores of which each answers the same, always.
+    async fn end(answers: &[Result<StoreRefusal, Failure>]) -> Exit {
+        let stores: Vec<String> = (0..answers.len()).map(|place| place.to_string()).collect();
+        let ask = async |store: &str| -> Result<Result<(), StoreRefusal>, Failure> {
+            answers[store.parse::<usize>().unwrap()].clone().map(Err)
+        };
+        at_leader(&stores, GroupId(1), Duration::ZERO, "failed to read", ask).await.unwrap_err().exit
+    }
+
+    #[tokio::test]
+    async fn a_store_without_a_leader_says_more_than_one_that_is_silent() {
+        let refused = |code| Ok(StoreRefusal::Refused(Refusal::new(code, "no")));
+        let not_leader = |leader| Ok(StoreRefusal::NotLeader { leader });
+        let silent = || Err(Failure::unreachable("tcp connect error"));
+        for leaderless in [not_leader(None), not_leader(Some(StoreId(2))), refused(ErrorCode::Unavailable)] {
+            assert_eq!(end(&[leaderless.clone(), silent(), silent()]).await, Exit::NoQuorum);
+            assert_eq!(end(&[silent(), silent(), leaderless]).await, Exit::NoQuorum);
+        }
+        assert_eq!(end(&[silent(), silent(), silent()]).await, Exit::Unreachable);
+        assert_eq!(end(&[silent(), refused(ErrorCode::WrongCluster), silent()]).await, Exit::Precondition);
+    }
 }

@@ -1,6 +1,7 @@
 //! Commands: one file per noun; here only the match.
 
 mod cluster;
+mod doubt;
 mod msg;
 mod node;
 mod playground;
@@ -19,8 +20,19 @@ use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
 
-/// Does what was asked.
+/// Does what was asked. Whether a gateway's silence is for want of a quorum, the stores are asked afterwards.
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let globals = cli.globals.clone();
+    match dispatch(cli).await {
+        Err(failure) if failure.doubtful => Err(match Target::new(&globals) {
+            Ok(target) => doubt::settle(&target, failure).await,
+            Err(_) => failure,
+        }),
+        other => other,
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let globals = &cli.globals;
     let target = || Target::new(globals);
     match cli.group {

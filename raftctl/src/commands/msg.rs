@@ -36,7 +36,10 @@ async fn ask(target: &Target, of: &MsgOf, cancel: bool) -> Result<SendStatus, Fa
         true => ("cancel", device.client.cancel_send(&conversation, id, known).await),
         false => ("ask about", device.client.query_send(&conversation, id, known).await),
     };
-    let status = asked.map_err(|error| request_failure(&format!("failed to {act} message {id}"), &error))?;
+    let status = asked.map_err(|error| {
+        let failure = request_failure(&format!("failed to {act} message {id}"), &error);
+        if cancel && error.is_unknown() { failure.hint("perhaps it happened: cancel it again") } else { failure }
+    })?;
     let (state, seq) = match status {
         SendStatus::Committed(seq) => ("committed", Some(seq)),
         SendStatus::Cancelled => ("cancelled", None),
