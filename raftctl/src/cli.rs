@@ -110,7 +110,7 @@ pub(crate) enum Cluster {
 /// `raftctl raft`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Raft {
-    /// every replica of every group; exits 10 if a group has no leader
+    /// every replica of every group; exits 10 if a group has no leader or a voter has no replica
     Groups,
 }
 

@@ -1,15 +1,14 @@
 //! `raftctl cluster`: make one, and see how it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use futures_util::future::join_all;
 use serde_json::json;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
-use seriatim_proto::ids::GroupId;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, List, number};
 use crate::store;
+use crate::survey::Survey;
 use crate::target::Target;
 
 /// `cluster init`
@@ -32,15 +31,15 @@ pub(super) async fn init(target: &Target, groups: u32) -> Result<Exit, Failure> 
 /// `cluster status`
 pub(super) async fn status(target: &Target) -> Result<Exit, Failure> {
     let stores = target.stores()?;
-    let answers = join_all(stores.iter().map(|store| store::status(store, target.timeout))).await;
+    let survey = Survey::take(stores, target.timeout).await;
+    let groups = survey.groups();
     let mut list = List::new(
         "StoreStatusList",
         &["endpoint", "store", "health", "leads", "groups", "fsync p50", "fsync p99", "disk free", "version"],
     );
-    let mut leaders: BTreeMap<GroupId, bool> = BTreeMap::new();
     let mut clusters = BTreeSet::new();
     let mut healthy = true;
-    for (endpoint, answer) in stores.iter().zip(&answers) {
+    for (endpoint, answer) in &survey.answers {
         let status = match answer {
             Ok(status) => status,
             Err(failure) => {
@@ -53,11 +52,9 @@ pub(super) async fn status(target: &Target) -> Result<Exit, Failure> {
             }
         };
         clusters.insert(status.cluster.map(|cluster| cluster.to_string()));
-        let leads: Vec<u32> =
-            status.groups.iter().filter(|group| group.role == "leader").map(|group| group.group.0).collect();
-        for group in &status.groups {
-            *leaders.entry(group.group).or_default() |= group.role == "leader";
-        }
+        let is_ours = status.cluster == survey.cluster();
+        let led = groups.iter().filter(|(_, group)| is_ours && group.leader().map(|(store, _)| store) == status.store);
+        let leads: Vec<u32> = led.map(|(id, _)| id.0).collect();
         let health = match (status.cluster, status.read_only) {
             (None, _) => "no cluster",
             (_, true) => "read-only",
@@ -92,10 +89,9 @@ pub(super) async fn status(target: &Target) -> Result<Exit, Failure> {
         );
     }
     list.print(target.output)?;
-    let leaderless: Vec<String> =
-        leaders.iter().filter(|(_, led)| !**led).map(|(group, _)| group.to_string()).collect();
-    if !leaderless.is_empty() {
-        eprintln!("warning: no leader in group {}", leaderless.join(", "));
+    let leaderless = survey.leaderless();
+    for group in &leaderless {
+        eprintln!("warning: {group}");
     }
     if clusters.len() > 1 {
         eprintln!("warning: these stores are not of one cluster");

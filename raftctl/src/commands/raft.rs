@@ -1,38 +1,24 @@
 //! `raftctl raft groups`: every replica, how far it is, and how far behind its leader.
 
-use std::collections::BTreeMap;
-
-use futures_util::future::join_all;
 use serde_json::json;
-use seriatim_proto::ids::{GroupId, StoreId};
-use seriatim_proto::store::GroupStatus;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, List, number};
-use crate::store;
+use crate::survey::Survey;
 use crate::target::Target;
 
 /// `raft groups`
 pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
     let stores = target.stores()?;
-    let answers = join_all(stores.iter().map(|store| store::status(store, target.timeout))).await;
-    let mut replicas: BTreeMap<GroupId, Vec<(Option<StoreId>, GroupStatus)>> = BTreeMap::new();
-    let mut failed = None;
-    for answer in answers {
-        match answer {
-            Ok(status) => {
-                for group in status.groups {
-                    replicas.entry(group.group).or_default().push((status.store, group));
-                }
-            }
-            Err(failure) => {
-                eprintln!("warning: {}", failure.message);
-                failed = Some(failure);
+    let survey = Survey::take(stores, target.timeout).await;
+    let groups = survey.groups();
+    for (_, answer) in &survey.answers {
+        if let Err(failure) = answer {
+            eprintln!("warning: {}", failure.message);
+            if groups.is_empty() {
+                return Err(failure.clone());
             }
         }
-    }
-    if let (true, Some(failure)) = (replicas.is_empty(), failed) {
-        return Err(failure);
     }
     let mut list = List::new(
         "ReplicaList",
@@ -52,26 +38,37 @@ pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
         ],
     );
     let mut exit = Exit::Ok;
-    for (group, mut found) in replicas {
-        found.sort_by_key(|(store, _)| *store);
-        let leader =
-            found.iter().filter(|(_, replica)| replica.role == "leader").max_by_key(|(_, replica)| replica.term);
-        let committed = leader.map(|(_, replica)| replica.committed_index);
-        if committed.is_none() {
-            eprintln!("warning: no leader of group {group} answers");
+    for status in survey.statuses().filter(|status| status.cluster != survey.cluster()) {
+        eprintln!("warning: the store at {} is not of this cluster", status.address);
+        exit = Exit::Unhealthy;
+    }
+    for (group, view) in groups {
+        let leader = view.leader().map(|(store, _)| store);
+        let committed = view.leader().map(|(_, replica)| replica.committed_index);
+        if let Some(why) = view.without_leader() {
+            eprintln!("warning: group {group}: {why}");
             exit = Exit::Unhealthy;
         }
-        for (store, replica) in &found {
+        for store in view.missing() {
+            // It answers and has none, or it does not answer.
+            let state = if survey.store(store).is_some() { "missing" } else { "unreachable" };
+            eprintln!("warning: group {group}: the replica of store {store} is {state}");
+            exit = Exit::Unhealthy;
+            let mut row = vec!["-".to_owned(); 12];
+            (row[0], row[1], row[3]) = (group.to_string(), store.to_string(), state.to_owned());
+            list.push(row, json!({"group": group.0, "store": number(store.0), "role": state}));
+        }
+        for (store, replica) in &view.replicas {
             let behind = committed.map(|committed| committed.saturating_sub(replica.applied_index));
-            let lag = match (replica.role.as_str(), behind) {
-                ("leader", _) => "leads".to_owned(),
-                (_, Some(behind)) => format!("trails leader by {behind}"),
-                (_, None) => "no leader".to_owned(),
+            let lag = match behind {
+                _ if leader == Some(*store) => "leads".to_owned(),
+                Some(behind) => format!("trails leader by {behind}"),
+                None => "no leader".to_owned(),
             };
             list.push(
                 vec![
                     group.to_string(),
-                    output::dash(*store),
+                    store.to_string(),
                     replica.replica.to_string(),
                     replica.role.clone(),
                     replica.term.to_string(),
@@ -85,7 +82,7 @@ pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
                 ],
                 json!({
                     "group": group.0,
-                    "store": output::maybe_number(store.map(|store| store.0)),
+                    "store": number(store.0),
                     "replica": number(replica.replica.0),
                     "role": replica.role,
                     "leader": output::maybe_number(replica.leader.map(|store| store.0)),
