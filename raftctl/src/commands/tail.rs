@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use seriatim_client::{Entry, EntryBody, Kind};
 use seriatim_proto::ids::Seq;
 
-use super::user::user_id;
+use super::user::{nothing_arrived, user_id};
 use crate::cli::Format;
 use crate::device::{Device, request_failure};
 use crate::failure::{Exit, Failure};
@@ -34,7 +34,7 @@ pub(super) async fn tail(target: &Target, name: &str, wanted: Wanted) -> Result<
     };
     let mut kept: VecDeque<Entry> = VecDeque::new();
     let mut from = first;
-    let upto = loop {
+    let (upto, tail) = loop {
         let page = device.client.sync(from, 0).await.map_err(|error| request_failure("failed to sync", &error))?;
         for entry in page.entries {
             kept.push_back(entry);
@@ -43,10 +43,14 @@ pub(super) async fn tail(target: &Target, name: &str, wanted: Wanted) -> Result<
             }
         }
         if !page.more {
-            break page.upto;
+            break (page.upto, page.tail);
         }
         from = Some(page.upto);
     };
+    // Who follows waits for the first one, too.
+    if tail == Seq::FIRST && kept.is_empty() && !wanted.follow {
+        return Err(nothing_arrived(target, &user));
+    }
     let mut list = List::new("EntryList", COLUMNS);
     for entry in &kept {
         list.push(row(entry, &device), item(entry, &device));

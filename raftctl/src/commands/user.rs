@@ -16,6 +16,12 @@ pub(super) fn user_id(name: &str) -> Result<UserId, Failure> {
     UserId::new(name).map_err(|error| Failure::usage(format!("`{name}` is no user: {error}")))
 }
 
+/// The answer to every verb about a user whose inbox nobody ever wrote to.
+pub(super) fn nothing_arrived(target: &Target, user: &UserId) -> Failure {
+    Failure::not_found(format!("nothing ever arrived for {user} (tenant {})", target.tenant))
+        .hint(format!("raftctl send --as someone --to {user} hello"))
+}
+
 /// A slot's holder, for people: which node, where, under which epoch.
 pub(super) fn holder_text(directory: &Directory, row: &HolderRow) -> String {
     row.holder.map_or_else(
@@ -45,8 +51,7 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         return Err(Failure::internal(format!("group {group} answered something else than was asked")));
     };
     let Some(inbox) = inbox else {
-        return Err(Failure::not_found(format!("nothing ever arrived for {user} (tenant {})", target.tenant))
-            .hint(format!("raftctl send --as someone --to {user} hello")));
+        return Err(nothing_arrived(target, &user));
     };
     let mut list = List::new("User", &["what", "value"]);
     let rows = [
