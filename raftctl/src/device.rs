@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use bytes::Bytes;
 use seriatim_client::{Client, ConnectError, Entry, EntryBody, RequestError};
-use seriatim_proto::error::ErrorCode;
+use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{Chain, Seq, UserId};
 use seriatim_proto::logic::Scopes;
 use seriatim_proto::store::InboxEntry;
@@ -107,10 +107,7 @@ fn resolve(address: &str) -> Result<SocketAddr, Failure> {
 fn connect_failure(gateway: &str, error: &ConnectError) -> Failure {
     let act = format!("failed to connect to the gateway at {gateway}");
     match error {
-        ConnectError::Refused(refusal) => match refusal.code {
-            ErrorCode::Timeout | ErrorCode::Unavailable => Failure::refused(&act, refusal).doubtful(),
-            _ => Failure::refused(&act, refusal),
-        },
+        ConnectError::Refused(refusal) => refused(&act, refusal),
         ConnectError::Setup(_) | ConnectError::Missing(_) => Failure::usage(format!("{act}: {error}")),
         ConnectError::Handshake(_) => Failure::usage(format!("{act}: {error}")).hint("--ca of this cluster"),
         ConnectError::Timeout(_) => Failure::unreachable(format!("{act}: {error}")).doubtful(),
@@ -119,9 +116,15 @@ fn connect_failure(gateway: &str, error: &ConnectError) -> Failure {
 
 /// A request's bad end. What is safe to do after an unknown one, only the verb knows.
 pub(crate) fn request_failure(act: &str, error: &RequestError) -> Failure {
-    let failure = Failure::refused(act, error.refusal());
-    match error.refusal().code {
-        ErrorCode::Timeout | ErrorCode::Unavailable => failure.doubtful(),
+    refused(act, error.refusal())
+}
+
+/// A refusal that came through the gateway.
+fn refused(act: &str, refusal: &Refusal) -> Failure {
+    let failure = Failure::refused(act, refusal);
+    match refusal.code {
+        // Without a quorum a holder's queues fill, too.
+        ErrorCode::Backlogged | ErrorCode::Busy | ErrorCode::Timeout | ErrorCode::Unavailable => failure.doubtful(),
         _ => failure,
     }
 }

@@ -46,6 +46,10 @@ pub(super) async fn verify(target: &Target, name: &str) -> Result<Exit, Failure>
                 arrived |= !copy.entries.is_empty();
                 compare(&synced, &copy, lag, &mut report);
                 report.close(&mut list, &source, &copy.entries, lag);
+                if let Some(why) = lag.and_then(unproved) {
+                    report.unread += 1;
+                    eprintln!("warning: {source} does not have all that sync answered: {why}");
+                }
             }
             Err(failure) => {
                 report.unread += 1;
@@ -66,6 +70,15 @@ pub(super) async fn verify(target: &Target, name: &str) -> Result<Exit, Failure>
     Ok(if report.unread > 0 { Exit::Unhealthy } else { Exit::Ok })
 }
 
+/// Why a replica that has less than sync answered proves nothing of what it lacks.
+fn unproved(lag: Lag) -> Option<String> {
+    match lag {
+        Lag::Behind(count) => Some(format!("it is behind by {count}")),
+        Lag::Unknown => Some("it is perhaps behind, nobody leads its group".to_owned()),
+        Lag::None => None,
+    }
+}
+
 /// What was found, by source.
 #[derive(Default)]
 struct Report {
@@ -82,6 +95,7 @@ impl Report {
     /// One row for a source that was read.
     fn close(&mut self, list: &mut List, source: &str, entries: &[InboxEntry], lag: Option<Lag>) {
         let found = self.all[self.closed..].to_vec();
+        self.all[self.closed..].iter_mut().for_each(|finding| *finding = format!("{source}: {finding}"));
         self.closed = self.all.len();
         let messages = entries.iter().filter(|entry| entry.entry.kind == Kind::Message).count();
         let mut verdict = if found.is_empty() { "none".to_owned() } else { found.len().to_string() };
