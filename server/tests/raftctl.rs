@@ -1,0 +1,131 @@
+//! Raftctl: what operators and their scripts rely on, against a real cluster: exit codes above all.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::Cluster;
+use serde_json::Value;
+
+/// Exit code, what is on stdout, stderr.
+struct Said {
+    exit: Option<i32>,
+    json: Value,
+    error: String,
+}
+
+/// Runs raftctl against the cluster, as a script would.
+fn raftctl(cluster: &Cluster, arguments: &[&str]) -> Said {
+    let mut all = vec!["--playground", cluster.data().to_str().unwrap(), "-o", "json", "--timeout", "3s"];
+    all.extend(arguments);
+    let (exit, out, error) = common::run(&common::sibling("raftctl"), &all);
+    Said { exit, json: serde_json::from_str(&out).unwrap_or(Value::Null), error }
+}
+
+/// The error's sentence.
+fn sentence(said: &Said) -> String {
+    let error: Value = serde_json::from_str(said.error.lines().last().unwrap()).unwrap();
+    error["message"].as_str().unwrap().to_owned()
+}
+
+fn is_healthy(cluster: &Cluster) -> bool {
+    [&["cluster", "status"][..], &["raft", "groups"]].iter().all(|verb| raftctl(cluster, verb).exit == Some(0))
+}
+
+#[test]
+fn a_message_sent_again_under_its_id_is_the_same_message() {
+    let cluster = Cluster::start();
+    let id = "0190000000007000800000000000beef";
+    let send = |more: &[&str]| raftctl(&cluster, &[&["send", "--as", "alice", "--to", "bob"], more].concat());
+    let first = send(&["--message-id", id, "hello"]);
+    assert_eq!((first.exit, &first.json["items"][0]["duplicate"]), (Some(0), &Value::Bool(false)), "{}", first.error);
+    let second = send(&["--message-id", id, "hello"]);
+    assert_eq!((second.exit, &second.json["items"][0]["duplicate"]), (Some(0), &Value::Bool(true)), "{}", second.error);
+    assert_eq!(second.json["items"][0]["seq"], first.json["items"][0]["seq"]);
+    let other = send(&["--message-id", id, "hallo"]);
+    assert!(other.exit == Some(4) && other.error.contains("CONFLICT"), "{:?} {}", other.exit, other.error);
+
+    // An id that raftctl made is as good.
+    let first = send(&["again"]);
+    let made = first.json["items"][0]["messageId"].as_str().unwrap();
+    let second = send(&["--message-id", made, "again"]);
+    assert_eq!((second.exit, &second.json["items"][0]["duplicate"]), (Some(0), &Value::Bool(true)), "{}", second.error);
+    common::wait_until("bob has two messages, not four", || {
+        raftctl(&cluster, &["user", "tail", "bob"]).json["items"].as_array().is_some_and(|items| items.len() == 2)
+    });
+    assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
+}
+
+#[test]
+fn a_user_to_whom_nothing_came_is_not_found_by_any_verb() {
+    let cluster = Cluster::start();
+    let show = raftctl(&cluster, &["user", "show", "nobody"]);
+    assert_eq!(show.exit, Some(3), "{}", show.error);
+    for verb in ["tail", "verify"] {
+        let said = raftctl(&cluster, &["user", verb, "nobody"]);
+        assert_eq!((said.exit, sentence(&said)), (Some(3), sentence(&show)), "{verb}: {}", said.error);
+    }
+}
+
+#[test]
+fn without_a_quorum_every_verb_says_so() {
+    let cluster = Cluster::start();
+    let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "hello"]);
+    assert_eq!(sent.exit, Some(0), "{}", sent.error);
+    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+
+    // A minority: all goes on, and raftctl says what is not there.
+    cluster.kill("store-3");
+    common::wait_until("the others lead all groups", || {
+        let said = raftctl(&cluster, &["cluster", "status"]);
+        assert_eq!(said.exit, Some(10), "{}", said.error);
+        !said.error.contains("group")
+    });
+    let groups = raftctl(&cluster, &["raft", "groups"]);
+    assert_eq!(groups.exit, Some(10), "{}", groups.error);
+    let unreachable = |row: &&Value| row["store"] == "3" && row["role"] == "unreachable";
+    assert_eq!(groups.json["items"].as_array().unwrap().iter().filter(unreachable).count(), 5, "{}", groups.json);
+    let verified = raftctl(&cluster, &["user", "verify", "bob"]);
+    assert_eq!(verified.exit, Some(10), "{}", verified.error);
+
+    // A majority: whoever is left cannot lead, whatever it calls itself.
+    cluster.kill("store-2");
+    for verb in [&["cluster", "status"][..], &["raft", "groups"]] {
+        let said = raftctl(&cluster, verb);
+        assert_eq!(said.exit, Some(10), "{verb:?}: {}", said.error);
+        for group in 0..5 {
+            assert!(
+                said.error.contains(&format!("group {group}: no quorum, 1 of 3 voters")),
+                "{verb:?}: {}",
+                said.error
+            );
+        }
+        let items = said.json["items"].as_array().unwrap();
+        let leads = |item: &Value| item["leads"].as_array().is_some_and(|groups| !groups.is_empty());
+        assert!(!items.iter().any(leads), "{verb:?}: {}", said.json);
+    }
+    for verb in [
+        &["node", "ls"][..],
+        &["user", "show", "bob"],
+        &["user", "tail", "bob"],
+        &["user", "verify", "bob"],
+        &["seq", "next", "shell"],
+        &["seq", "show", "shell"],
+        &["tenant", "ls"],
+    ] {
+        let said = raftctl(&cluster, verb);
+        assert_eq!(said.exit, Some(7), "{verb:?}: {}", said.error);
+        assert!(!said.error.contains("--message-id"), "{verb:?} sends nothing: {}", said.error);
+    }
+    let said = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "into the void"]);
+    assert_eq!(said.exit, Some(7), "{}", said.error);
+
+    // With the quorum back, a silent gateway is a silent gateway.
+    cluster.start_node("store-2");
+    cluster.start_node("store-3");
+    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    common::wait_until("bob can be read", || raftctl(&cluster, &["user", "verify", "bob"]).exit == Some(0));
+    cluster.kill("gateway-1");
+    let said = raftctl(&cluster, &["user", "tail", "bob"]);
+    assert_eq!(said.exit, Some(6), "{}", said.error);
+}
