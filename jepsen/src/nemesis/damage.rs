@@ -20,8 +20,8 @@ use crate::cluster::{Cluster, Reservation, Role, must};
 
 /// Longest range that is zeroed.
 const ZERO_BYTES_MAX: u64 = 64 << 10;
-/// Files that hold nothing that a store needs.
-const HARMLESS: [&str; 2] = ["LOCK", "LOG"];
+/// Files of a database that hold nothing that a store needs, by how their names begin.
+const HARMLESS: [&str; 4] = ["LOCK", "LOG", "OPTIONS", "IDENTITY"];
 
 /// What is done to the files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +75,8 @@ impl Nemesis for Damage {
             let _ = cluster.allow_end(&names[0], true);
             let came_of_it = match cluster.start_node(&names[0]).await {
                 Ok(()) => "it started".to_owned(),
-                Err(error) => format!("it refused: {error:#}"),
+                // The last line of its log is the reason; those before it are of its life before.
+                Err(error) => format!("it refused: {}", error.to_string().lines().last().unwrap_or_default()),
             };
             damaged.ran = cluster.is_running(&names[0]);
             Done::installed(&names, format!("{what}; {came_of_it}"))
@@ -179,13 +180,18 @@ fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let name = entry.file_name();
             if entry.file_type()?.is_dir() {
                 folders.push(entry.path());
-            } else if entry.metadata()?.len() > 0 && !HARMLESS.iter().any(|harmless| name == *harmless) {
+            } else if entry.metadata()?.len() > 0 && !is_harmless(&folder, &name.to_string_lossy()) {
                 found.push(entry.path());
             }
         }
     }
     found.sort();
     Ok(found)
+}
+
+fn is_harmless(folder: &Path, name: &str) -> bool {
+    let in_database = folder.extension().is_some_and(|extension| extension == "db");
+    in_database && HARMLESS.iter().any(|harmless| name.starts_with(harmless))
 }
 
 #[cfg(test)]
@@ -210,15 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn locks_and_empty_files_are_not_worth_damaging() {
+    fn logs_locks_and_empty_files_are_not_worth_damaging() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
         std::fs::create_dir(folder.path().join("log.db")).unwrap();
-        write("LOCK", b"x");
+        for harmless in ["LOCK", "LOG", "LOG.old.1", "IDENTITY", "OPTIONS-000007"] {
+            write(&format!("log.db/{harmless}"), b"x");
+        }
         write("empty", b"");
+        write("IDENTITY", b"x");
         write("watermark", b"x");
         write("log.db/000004.log", b"x");
-        let names = [folder.path().join("log.db/000004.log"), folder.path().join("watermark")];
+        let names = ["IDENTITY", "log.db/000004.log", "watermark"].map(|name| folder.path().join(name));
         assert_eq!(files(folder.path()).unwrap(), names);
     }
 }
