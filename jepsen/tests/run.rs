@@ -57,6 +57,10 @@ fn a_mix_under_kills_and_pauses_keeps_every_promise() {
         assert!(std::fs::metadata(run.join(file)).unwrap().len() > 0, "{file} is empty");
     }
 
+    let about: Value = serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
+    assert!(about["counters"]["claims"].as_f64().unwrap() > 0.0, "nobody's metrics were read: {}", about["counters"]);
+    assert_eq!(about["counters"]["alarms"], 0.0);
+
     // Judged again from its files alone, it is the same.
     let again = jepsen(folder.path(), &["check", run.to_str().unwrap(), "--json"]);
     assert_eq!(last_line(&again)["acked"], line["acked"]);

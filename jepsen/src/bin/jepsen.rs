@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use seriatim_jepsen::check::selftest::selftest;
 use seriatim_jepsen::check::{CheckOptions, EXIT_BROKEN, EXIT_VIOLATION, Outcome, check_history, check_run};
 use seriatim_jepsen::nemesis::Catalogue;
-use seriatim_jepsen::run::{self, Places, Plan, RunOptions, RunOutcome};
+use seriatim_jepsen::run::{self, Keep, Places, RunOptions, RunOutcome};
+use seriatim_jepsen::sabotage::{self, SabotageOptions};
 use seriatim_jepsen::workload::WorkloadKind;
 
 /// Exit code of a command line that cannot be carried out; nothing was started.
@@ -69,6 +70,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// plants known bugs in a test build, one by one: each must be caught
+    Sabotage {
+        /// names of bugs, comma-separated; all unless given
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// of everything that is drawn by lot
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// do not play each scenario once more without its bug
+        #[arg(long)]
+        no_controls: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// workloads and faults
     List,
     /// checks the checkers: valid histories must be accepted, mutated ones refused
@@ -126,7 +141,7 @@ struct Output {
     /// one JSON object on the last line
     #[arg(long)]
     json: bool,
-    /// keep the nodes' data of good runs too
+    /// keep the nodes' data of good runs too, and the histories of a hunt's
     #[arg(long)]
     keep: bool,
     /// folder of all runs
@@ -161,6 +176,7 @@ fn command(command: Command) -> anyhow::Result<u8> {
         },
         Command::Hunt { hours, shape, output, seed } => hunt(hours, &shape.options(seed), &output),
         Command::Check { path, json } => check(&path, json),
+        Command::Sabotage { only, seed, no_controls, output } => sabotages(&only, seed, !no_controls, &output),
         Command::List => {
             list();
             Ok(0)
@@ -191,7 +207,7 @@ impl Shape {
 }
 
 impl Output {
-    fn places(&self) -> anyhow::Result<Places> {
+    fn places(&self, keep: Keep) -> anyhow::Result<Places> {
         let bin = match &self.bin {
             Some(bin) => bin.clone(),
             None => {
@@ -199,7 +215,8 @@ impl Output {
                 own.parent().map_or_else(PathBuf::new, Path::to_owned)
             }
         };
-        Ok(Places { root: self.store.clone(), bin, keep: self.keep })
+        let keep = if self.keep { Keep::Everything } else { keep };
+        Ok(Places { root: self.store.clone(), bin, keep })
     }
 }
 
@@ -214,7 +231,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn once(options: &RunOptions, output: &Output) -> anyhow::Result<u8> {
-    let places = output.places()?;
+    let places = output.places(Keep::Histories)?;
     let plan = match options.plan(&places.bin) {
         Ok(plan) => plan,
         Err(why) => return Ok(refuse(&why)),
@@ -237,7 +254,8 @@ fn hunt(hours: f64, first: &RunOptions, output: &Output) -> anyhow::Result<u8> {
     if !(hours > 0.0 && hours <= 24.0 * 30.0) {
         return Ok(refuse(&format!("--hours {hours}: must be above 0, and at most 720")));
     }
-    let places = output.places()?;
+    // Histories of a night fill a disk.
+    let places = output.places(Keep::Verdict)?;
     let until = Instant::now() + Duration::from_secs_f64(hours * 3_600.0);
     let runtime = runtime()?;
     let mut options = first.clone();
@@ -246,7 +264,7 @@ fn hunt(hours: f64, first: &RunOptions, output: &Output) -> anyhow::Result<u8> {
             Ok(plan) => plan,
             Err(why) => return Ok(refuse(&why)),
         };
-        let outcome = run_within(&runtime, &options, &plan, &places);
+        let outcome = runtime.block_on(run::run(&options, &plan, &places));
         eprintln!("seed {}: {}", options.seed, outcome.text.lines().next().unwrap_or_default());
         let over = Instant::now() >= until;
         if outcome.verdict == Outcome::Violation || outcome.verdict == Outcome::Broken || over {
@@ -255,10 +273,6 @@ fn hunt(hours: f64, first: &RunOptions, output: &Output) -> anyhow::Result<u8> {
         }
         options.seed = options.seed.wrapping_add(1);
     }
-}
-
-fn run_within(runtime: &tokio::runtime::Runtime, options: &RunOptions, plan: &Plan, places: &Places) -> RunOutcome {
-    runtime.block_on(run::run(options, plan, places))
 }
 
 fn check(path: &Path, json: bool) -> anyhow::Result<u8> {
@@ -272,6 +286,31 @@ fn check(path: &Path, json: bool) -> anyhow::Result<u8> {
         println!("{}", serde_json::to_string(&verdict).context("failed to make JSON of the verdict")?);
     }
     Ok(verdict.outcome.exit_code())
+}
+
+fn sabotages(only: &[String], seed: u64, controls: bool, output: &Output) -> anyhow::Result<u8> {
+    let places = output.places(Keep::Histories)?;
+    let only = match sabotage::parse(only) {
+        Ok(only) => only,
+        Err(why) => return Ok(refuse(&why)),
+    };
+    let total = only.len();
+    let options = SabotageOptions { only, seed, controls, root: places.root, bin: places.bin };
+    if let Err(why) = options.check() {
+        return Ok(refuse(&why));
+    }
+    let report = runtime()?.block_on(sabotage::run(&options, |line| eprintln!("{line}")));
+    eprintln!("caught {} of {total}", report.caught());
+    if output.json {
+        println!("{}", report.json(total));
+    }
+    Ok(if report.caught() == total {
+        0
+    } else if report.is_broken() {
+        EXIT_BROKEN
+    } else {
+        EXIT_VIOLATION
+    })
 }
 
 fn list() {

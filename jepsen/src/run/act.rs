@@ -8,6 +8,7 @@ use anyhow::Context;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::counters::Counters;
 use super::verify::{self, Verification};
 use super::{Plan, RunOptions};
 use crate::cluster::{Cluster, OwnEnd};
@@ -32,6 +33,7 @@ pub(crate) struct Acted {
     pub(crate) phases: Vec<(&'static str, f64)>,
     /// faults whose moment did not allow them, by kind: nothing was tried, so they are no faults of the run
     pub(crate) passed_over: BTreeMap<String, u64>,
+    pub(crate) counters: Counters,
 }
 
 /// Clients and faults for the time that was asked for, and everything behind it.
@@ -63,6 +65,7 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     tokio::select! {
         () = async { hurt.await; tokio::time::sleep_until(until.into()).await } => {}
         () = progress(&workload, began) => {}
+        () = acted.counters.watch(cluster) => {}
     }
     unwritten
         .into_inner()
@@ -86,6 +89,10 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     acted.phase("finale", began);
 
     let began = Instant::now();
+    acted.counters.look(cluster).await;
+    if acted.counters.alarms() > 0 {
+        acted.findings.push(format!("I12: logic nodes raised {} alarms; see their logs", acted.counters.alarms()));
+    }
     let users = workload.users();
     acted.verification = verify::verify(cluster, &users, options.seed).await;
     acted.phase("verify", began);

@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use super::RunOptions;
-use crate::history::RUN_FILE;
+use super::{Keep, RunOptions};
+use crate::history::{CONVERSATION_FILE, HISTORY_FILE, INBOX_FILE, RUN_FILE};
 
 /// Where the cluster's own files are, within a run's folder.
 const CLUSTER: &str = "cluster";
@@ -73,8 +73,22 @@ impl RunFolder {
         self.write(VERDICT_FILE, &serde_json::to_value(verdict).context("failed to write the verdict down")?)
     }
 
-    /// Removes the nodes' data, which nobody needs of a good run; logs stay.
-    pub(crate) fn drop_data(&self) -> anyhow::Result<()> {
+    /// Removes what nobody needs of a good run.
+    pub(crate) fn thin_out(&self, keep: Keep) -> anyhow::Result<()> {
+        if keep < Keep::Everything {
+            self.drop_data()?;
+        }
+        if keep < Keep::Histories {
+            for name in [HISTORY_FILE, INBOX_FILE, CONVERSATION_FILE] {
+                let path = self.path.join(name);
+                std::fs::remove_file(&path).with_context(|| format!("failed to remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the nodes' data; logs stay.
+    fn drop_data(&self) -> anyhow::Result<()> {
         let cluster = self.cluster();
         for entry in std::fs::read_dir(&cluster).with_context(|| format!("failed to read {}", cluster.display()))? {
             let entry = entry?;
@@ -145,15 +159,25 @@ mod tests {
     }
 
     #[test]
-    fn dropping_the_data_keeps_the_logs() {
+    fn a_good_run_keeps_its_logs_and_what_it_was_told_to_keep() {
         let root = tempfile::tempdir().unwrap();
         let folder = RunFolder::make(root.path(), &RunOptions::default()).unwrap();
-        let path = |name: &str| folder.cluster().join(name);
-        for name in ["store-1", "logs"] {
+        let path = |name: &str| folder.path().join(name);
+        for name in ["cluster/store-1", "cluster/logs"] {
             std::fs::create_dir_all(path(name)).unwrap();
-            std::fs::write(path(name).join("file"), "").unwrap();
         }
-        folder.drop_data().unwrap();
-        assert!(!path("store-1").exists() && path("logs").join("file").exists());
+        let files = ["cluster/store-1/log", "cluster/logs/store-1.log", HISTORY_FILE, INBOX_FILE, CONVERSATION_FILE];
+        for name in files {
+            std::fs::write(path(name), "").unwrap();
+        }
+        let left = || files.into_iter().filter(|name| path(name).exists()).count();
+        folder.thin_out(Keep::Everything).unwrap();
+        assert_eq!(left(), 5);
+        folder.thin_out(Keep::Histories).unwrap();
+        assert!(!path("cluster/store-1").exists());
+        assert_eq!(left(), 4);
+        folder.thin_out(Keep::Verdict).unwrap();
+        assert_eq!(left(), 1);
+        assert!(path("cluster/logs/store-1.log").exists() && path(RUN_FILE).exists());
     }
 }

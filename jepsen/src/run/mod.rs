@@ -10,12 +10,13 @@
 //! neither good nor bad news of the product.
 
 mod act;
+mod counters;
 mod folder;
 mod machine;
 mod options;
 mod outcome;
 mod stop;
-mod verify;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -41,8 +42,19 @@ pub struct Places {
     pub root: PathBuf,
     /// folder with `seriatim` and `raftctl`
     pub bin: PathBuf,
-    /// keep the nodes' data of good runs too?
-    pub keep: bool,
+    /// what stays of a good run besides its report; all of any other run stays
+    pub keep: Keep,
+}
+
+/// What stays of a good run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Keep {
+    /// what it was, and what came of it
+    Verdict,
+    /// also what clients saw
+    Histories,
+    /// also the nodes' data
+    Everything,
 }
 
 /// Options of an earlier run, to do it again.
@@ -60,8 +72,7 @@ pub async fn run(options: &RunOptions, plan: &Plan, places: &Places) -> RunOutco
         Ok(verdict) => {
             let mut outcome = RunOutcome::of(&verdict, folder.path());
             if verdict.outcome == Outcome::Ok
-                && !places.keep
-                && let Err(error) = folder.drop_data()
+                && let Err(error) = folder.thin_out(places.keep)
             {
                 outcome.text.push_str(&format!("  {error:#}\n"));
             }
@@ -152,6 +163,7 @@ fn note_acted(folder: &mut RunFolder, acted: &Acted) {
     folder.note("ended_by_themselves", Value::Array(ends.collect()));
     folder.note("verify", acted.verification.to_json());
     folder.note("findings", json!(acted.findings));
+    folder.note("counters", acted.counters.to_json());
     folder.note("passed_over", json!(acted.passed_over));
     folder.note("phases_s", acted.phases_json());
 }

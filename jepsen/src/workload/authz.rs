@@ -1,4 +1,5 @@
-//! Authz: whoever must be refused, tries: strangers, other tenants, bad tokens, wrong scopes.
+//! Authz: whoever must be refused, tries: strangers, other tenants, bad tokens, wrong scopes,
+//! devices named after others.
 //!
 //! Only a definite answer counts. No answer says nothing about what would have been answered.
 
@@ -31,10 +32,11 @@ pub(crate) async fn run(stage: Arc<Stage>, place: usize) {
     let mut rng = stage.rng("authz", place);
     let intruder = Intruder { process: stage.process(), stage: Arc::clone(&stage) };
     while stage.rest(PAUSE).await && stage.turn().await {
-        match rng.random_range(0..8) {
+        match rng.random_range(0..9) {
             0..3 => intruder.bad_token(&mut rng).await,
             3..5 => intruder.stranger(&mut rng).await,
             5..7 => intruder.other_tenant(&mut rng).await,
+            7 => intruder.borrowed_name(&mut rng).await,
             _ => intruder.wrong_scope(&mut rng).await,
         }
     }
@@ -91,6 +93,17 @@ impl Intruder {
         self.intrude(rng, &client, &user, group.key, "another tenant").await;
     }
 
+    /// A device that is named after somebody else: who it is, the token says, and nothing else.
+    async fn borrowed_name(&self, rng: &mut StdRng) {
+        let stranger = self.stage.cast.strangers.choose(rng).expect("a cast has strangers").clone();
+        let victim = self.stage.cast.users.choose(rng).expect("a cast has users");
+        let token = self.stage.site.token(stranger.as_str(), None);
+        let Ok(client) = self.dial_as(rng, token, &format!("intruder.{victim}")).await else { return };
+        let Some(identity) = client.identity() else { return };
+        let tried = if identity.user == stranger { Err("OWN_NAME".to_owned()) } else { Ok(()) };
+        self.note("being the user that the device is named after", tried);
+    }
+
     /// A token that allows something else.
     async fn wrong_scope(&self, rng: &mut StdRng) {
         let user = self.stage.cast.users.choose(rng).expect("a cast has users").clone();
@@ -138,12 +151,16 @@ impl Intruder {
     }
 
     async fn dial(&self, rng: &mut StdRng, token: String) -> Result<Client, ConnectError> {
+        self.dial_as(rng, token, "intruder").await
+    }
+
+    async fn dial_as(&self, rng: &mut StdRng, token: String, device: &str) -> Result<Client, ConnectError> {
         let site = &self.stage.site;
         let (_, address) = site.gateways.choose(rng).expect("a site has gateways");
         Client::builder(*address, &site.server_name)
             .endpoint(&site.endpoint)
             .token(token)
-            .device("intruder")
+            .device(device)
             .connect_timeout(CONNECT_PATIENCE)
             .request_timeout(PATIENCE)
             .connect()

@@ -24,7 +24,7 @@ use super::reader;
 use super::seen::{Place, seen};
 use super::sender::{Attempt, Sender};
 use super::stage::Stage;
-use super::{changes, register, seq};
+use super::{changes, peeks, register, seq};
 use crate::history::{ConversationRead, Seen};
 
 /// Requests of the finale that are under way at the same time.
@@ -50,6 +50,7 @@ pub(crate) async fn play(stage: &Arc<Stage>, patience: Duration) -> anyhow::Resu
         let rests = last.agrees_with(&tails) && !moved(stage, &tails, patience).await;
         if rests || round == ROUNDS_MAX {
             changes::write_down(stage, &tails);
+            peeks::judge(stage, &tails);
         }
         if rests {
             debug!(round, "nothing moved meanwhile");
@@ -121,7 +122,8 @@ async fn everything_arrived(stage: &Arc<Stage>, tails: &BTreeMap<ConversationId,
     let until = Instant::now() + patience;
     let mut owed: BTreeMap<UserId, BTreeMap<ConversationId, u64>> = BTreeMap::new();
     for (conversation, entries) in tails {
-        for (user, last) in owed::last_owed(conversation, entries) {
+        let Some(last) = entries.last().map(|entry| entry.conversation_seq.get()) else { continue };
+        for (user, last) in owed::stays(conversation, entries).last_owed(last) {
             owed.entry(user).or_default().insert(conversation.clone(), last);
         }
     }

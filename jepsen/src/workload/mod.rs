@@ -25,6 +25,7 @@ mod options;
 mod owed;
 mod pace;
 mod pages;
+mod peeks;
 mod process;
 mod reader;
 mod register;
@@ -42,7 +43,6 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use seriatim_client::Conversation;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -83,6 +83,7 @@ impl Workload {
             notebook: Notebook::create(folder)?,
             processes: Arc::default(),
             changes: Mutex::default(),
+            peeks: Mutex::default(),
             findings: Mutex::default(),
             stop: stopped,
             options,
@@ -108,11 +109,11 @@ impl Workload {
             self.spawn(chat::pair(Arc::clone(&stage), 2 * place + 1, other.clone(), one.clone()));
         }
         for (place, group) in cast.groups.iter().enumerate() {
-            let writers = group.stayers.iter().take(2).map(|user| (user, true));
-            let writers = writers.chain(group.comers.first().map(|user| (user, false)));
-            for (number, (user, stays)) in writers.enumerate() {
-                let name = Conversation::Group(group.key);
-                self.spawn(chat::member(Arc::clone(&stage), 3 * place + number, user.clone(), name, stays));
+            for (number, user) in group.stayers.iter().take(2).enumerate() {
+                self.spawn(chat::stayer(Arc::clone(&stage), 3 * place + number, user.clone(), group.key));
+            }
+            if let Some(user) = group.comers.first() {
+                self.spawn(chat::comer(Arc::clone(&stage), 3 * place + 2, user.clone(), group.key));
             }
             self.spawn(group::change(Arc::clone(&stage), place));
         }

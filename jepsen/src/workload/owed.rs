@@ -1,29 +1,70 @@
-//! Owed: up to where a conversation must be in each user's inbox, from the conversation's own entries.
+//! Owed: who is owed which entries of a conversation, from the conversation's own entries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use seriatim_client::{Entry, Kind};
 use seriatim_proto::ids::{ConversationId, UserId};
 
-/// The last entry that each user is owed. Who never was a member is not in it.
-pub(crate) fn last_owed(conversation: &ConversationId, entries: &[Entry]) -> BTreeMap<UserId, u64> {
-    let mut members = BTreeSet::new();
-    if let ConversationId::Direct(one, other) = conversation {
-        members.extend([one.clone(), other.clone()]);
-    }
-    let mut owed = BTreeMap::new();
+/// Of each user, the seqs of the joining and the leaving entry of each stay, both included.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Stays {
+    stays: BTreeMap<UserId, Vec<(u64, Option<u64>)>>,
+}
+
+/// The stays in a conversation, from all of its entries.
+pub(crate) fn stays(conversation: &ConversationId, entries: &[Entry]) -> Stays {
+    let mut stays = Stays::default();
     for entry in entries {
-        members.extend(entry.added.iter().cloned());
-        if entry.kind == Kind::Create {
-            members.insert(entry.sender.clone());
+        let seq = entry.conversation_seq.get();
+        match conversation {
+            ConversationId::Direct(one, other) => [one, other].into_iter().for_each(|user| stays.join(user, seq)),
+            ConversationId::Group(_) if entry.kind == Kind::Create => stays.join(&entry.sender, seq),
+            ConversationId::Group(_) => {}
         }
-        // Who leaves with an entry is still owed it.
-        owed.extend(members.iter().map(|member| (member.clone(), entry.conversation_seq.get())));
-        for user in &entry.removed {
-            members.remove(user);
+        entry.removed.iter().for_each(|user| stays.leave(user, seq));
+        entry.added.iter().for_each(|user| stays.join(user, seq));
+    }
+    stays
+}
+
+impl Stays {
+    /// Is the user owed the entry at this seq?
+    pub(crate) fn covers(&self, user: &UserId, seq: u64) -> bool {
+        let mut stays = self.stays.get(user).into_iter().flatten();
+        stays.any(|(joined, left)| *joined <= seq && left.is_none_or(|left| seq <= left))
+    }
+
+    /// The last entry that each user is owed, if the conversation ends at `last`. Who never was a member is not in it.
+    pub(crate) fn last_owed(&self, last: u64) -> BTreeMap<UserId, u64> {
+        let end = |stays: &Vec<(u64, Option<u64>)>| stays.last().map(|(_, left)| left.unwrap_or(last));
+        self.stays.iter().filter_map(|(user, stays)| Some((user.clone(), end(stays)?))).collect()
+    }
+
+    /// A user's stays, for people.
+    pub(crate) fn text(&self, user: &UserId) -> String {
+        let stays = self.stays.get(user).into_iter().flatten();
+        let stays = stays.map(|(joined, left)| left.map_or(format!("{joined}.."), |left| format!("{joined}..={left}")));
+        format!("[{}]", stays.collect::<Vec<_>>().join(", "))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(stays: impl IntoIterator<Item = (UserId, Vec<(u64, Option<u64>)>)>) -> Stays {
+        Stays { stays: stays.into_iter().collect() }
+    }
+
+    /// Who is in stays in.
+    fn join(&mut self, user: &UserId, seq: u64) {
+        let stays = self.stays.entry(user.clone()).or_default();
+        if stays.last().is_none_or(|(_, left)| left.is_some()) {
+            stays.push((seq, None));
         }
     }
-    owed
+
+    fn leave(&mut self, user: &UserId, seq: u64) {
+        if let Some((_, left @ None)) = self.stays.get_mut(user).and_then(|stays| stays.last_mut()) {
+            *left = Some(seq);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -68,17 +109,21 @@ mod tests {
             entry(9, Kind::Message, &[], &[]),
             entry(12, Kind::Members, &[], &["carl"]),
             entry(13, Kind::Message, &[], &[]),
+            entry(14, Kind::Members, &["carl"], &[]),
         ];
-        let owed = last_owed(&group, &entries);
-        let expected = [("anna", 13), ("bert", 5), ("carl", 12), ("maker", 13)];
-        assert_eq!(owed, expected.into_iter().map(|(name, seq)| (user(name), seq)).collect());
+        let stays = stays(&group, &entries);
+        let expected = [("anna", 14), ("bert", 5), ("carl", 14), ("maker", 14)];
+        assert_eq!(stays.last_owed(14), expected.into_iter().map(|(name, seq)| (user(name), seq)).collect());
+        assert_eq!(stays.text(&user("carl")), "[5..=12, 14..]");
+        let covered = |name| (1..=14).filter(|seq| stays.covers(&user(name), *seq)).count();
+        assert_eq!((covered("anna"), covered("bert"), covered("carl"), covered("dora")), (14, 5, 9, 0));
     }
 
     #[test]
     fn both_sides_of_a_pair_are_owed_everything() {
         let pair = ConversationId::direct(user("anna"), user("bert"));
-        let owed = last_owed(&pair, &[entry(3, Kind::Message, &[], &[])]);
-        assert_eq!(owed.into_values().collect::<Vec<_>>(), [3, 3]);
-        assert!(last_owed(&pair, &[]).is_empty());
+        let owed = stays(&pair, &[entry(3, Kind::Message, &[], &[]), entry(7, Kind::Message, &[], &[])]).last_owed(7);
+        assert_eq!(owed.into_values().collect::<Vec<_>>(), [7, 7]);
+        assert!(stays(&pair, &[]).last_owed(0).is_empty());
     }
 }

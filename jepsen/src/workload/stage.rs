@@ -15,6 +15,7 @@ use super::clock::Clock;
 use super::notebook::Notebook;
 use super::options::WorkloadOptions;
 use super::pace::Pace;
+use super::peeks::Peek;
 use super::process::{Process, Processes};
 use super::site::Site;
 
@@ -29,6 +30,7 @@ pub(crate) struct Stage {
     pub(crate) pace: Pace,
     pub(crate) processes: Arc<Processes>,
     pub(crate) changes: Mutex<Vec<Change>>,
+    pub(crate) peeks: Mutex<Vec<Peek>>,
     pub(crate) findings: Mutex<Vec<String>>,
     pub(crate) stop: watch::Receiver<bool>,
 }
