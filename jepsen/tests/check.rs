@@ -7,11 +7,11 @@ use seriatim_jepsen::history::{Act, Effect, Ended, Fault, Function, HISTORY_FILE
 use seriatim_jepsen::report::{REPORT_FILE, write_report};
 
 fn write<T: serde::Serialize>(path: &Path, records: &[T]) {
-    let writer = HistoryWriter::create(path).unwrap();
+    let writer = HistoryWriter::create(path).expect("the folder is new");
     for record in records {
-        writer.write(record).unwrap();
+        writer.write(record).expect("the disk has room");
     }
-    writer.sync().unwrap();
+    writer.sync().expect("the disk has room");
 }
 
 fn fault(number: u64, kind: &str, act: Act, began: u64, effect: Effect) -> Fault {
@@ -89,4 +89,15 @@ fn the_report_stands_alone_and_names_what_was_broken() {
     assert!(page.contains("A promise was broken") && page.contains("S4 · I6"), "the verdict is told");
     assert!(page.contains("kill-&lt;leader&gt;") && !page.contains("kill-<leader>"), "names mean themselves");
     assert!(!page.contains("http") && !page.contains("<script"), "nothing is fetched and nothing runs");
+}
+
+/// Not in CI: it is about memory and time, and writes 200 MB. `cargo nextest run --run-ignored all a_million`
+#[test]
+#[ignore = "long"]
+fn a_million_operations_are_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = selftest::judge_long(&folder.path().join("long.jsonl"), 1_000_000, 1).unwrap();
+    println!("{:?}, peak {:?} bytes, {:?}", report.took, report.peak_bytes, report.verdict.ops);
+    assert_eq!(report.verdict.outcome, Outcome::Ok, "{:?}", report.verdict.violations);
+    assert!(report.peak_bytes.is_none_or(|bytes| bytes < 4 << 30), "4 GiB are enough: {:?}", report.peak_bytes);
 }

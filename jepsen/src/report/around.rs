@@ -9,6 +9,8 @@ use crate::history::{Ended, Op};
 
 /// Violations that are shown with what was around them.
 pub(super) const VIOLATIONS_MAX: usize = 30;
+/// Of them: shown with their operations unfolded.
+const UNFOLDED: usize = 3;
 /// Operations around one.
 const OPS_MAX: usize = 16;
 
@@ -59,7 +61,8 @@ impl<'a> Around<'a> {
         let end = near.iter().map(|near| near.op.ret).max().unwrap_or(start).max(start + 1);
         let rows: Vec<Vec<String>> = near.into_iter().map(|near| row(near, start, end)).collect();
         let head = ["line", "client", "what", "", "called", "ms"];
-        format!("<details open><summary>operations around it</summary>{}</details>", table(&head, 4, &rows))
+        let open = if place < UNFOLDED { " open" } else { "" };
+        format!("<details{open}><summary>operations around it</summary>{}</details>", table(&head, 4, &rows))
     }
 }
 

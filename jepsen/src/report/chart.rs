@@ -76,13 +76,14 @@ pub(super) fn curves(axis: Axis, spans: &[Span], curves: &[Curve], scale: Scale,
     let mut svg = open(bottom + BOTTOM);
     shade(&mut svg, axis, spans, TOP, bottom);
     axis.draw(&mut svg, TOP, bottom);
-    let values = curves.iter().flat_map(|curve| &curve.values).flatten();
-    let highest = values.fold(1.0, |highest: f64, value| highest.max(*value));
-    let lines = lines(highest, scale);
-    let top_value = lines.last().copied().unwrap_or(1.0);
+    let values = || curves.iter().flat_map(|curve| &curve.values).flatten();
+    let highest = values().fold(1.0, |highest: f64, value| highest.max(*value));
+    let lowest = values().fold(highest, |lowest: f64, value| lowest.min(*value));
+    let lines = lines(lowest, highest, scale);
+    let (first, last) = (lines[0], lines[lines.len() - 1]);
     let y = |value: f64| match scale {
-        Scale::Linear => bottom - value / top_value * HEIGHT,
-        Scale::Logarithmic => bottom - value.max(1.0).log10() / top_value.log10() * HEIGHT,
+        Scale::Linear => bottom - value / last * HEIGHT,
+        Scale::Logarithmic => bottom - (value.max(first) / first).log10() / (last / first).log10() * HEIGHT,
     };
     for line in &lines {
         let (height, text) = (y(*line), unit(*line));
@@ -97,14 +98,13 @@ pub(super) fn curves(axis: Axis, spans: &[Span], curves: &[Curve], scale: Scale,
     svg + "</svg>"
 }
 
-/// Values with a line of their own: round ones from the bottom to above the highest.
-fn lines(highest: f64, scale: Scale) -> Vec<f64> {
+/// Values with a line of their own, two at least: round ones from the bottom to the highest or above.
+fn lines(lowest: f64, highest: f64, scale: Scale) -> Vec<f64> {
     if scale == Scale::Logarithmic {
-        let top = highest.log10().ceil().max(1.0);
-        return std::iter::successors(Some(0.0), |power| Some(power + 1.0))
-            .take_while(|power| *power <= top)
-            .map(|power| 10f64.powf(power))
-            .collect();
+        let bottom = lowest.max(1.0).log10().floor();
+        let top = highest.log10().ceil().max(bottom + 1.0);
+        let powers = std::iter::successors(Some(bottom), |power| Some(power + 1.0));
+        return powers.take_while(|power| *power <= top).map(|power| 10f64.powf(power)).collect();
     }
     let rough = highest / 4.0;
     let power = 10f64.powf(rough.log10().floor());
@@ -222,9 +222,10 @@ mod tests {
 
     #[test]
     fn lines_are_round_and_reach_the_highest() {
-        assert_eq!(lines(437.0, Scale::Linear), [0.0, 200.0, 400.0, 600.0]);
-        assert_eq!(lines(1.0, Scale::Linear), [0.0, 0.25, 0.5, 0.75, 1.0]);
-        assert_eq!(lines(437.0, Scale::Logarithmic), [1.0, 10.0, 100.0, 1_000.0]);
+        assert_eq!(lines(0.0, 437.0, Scale::Linear), [0.0, 200.0, 400.0, 600.0]);
+        assert_eq!(lines(0.0, 1.0, Scale::Linear), [0.0, 0.25, 0.5, 0.75, 1.0]);
+        assert_eq!(lines(20.0, 437.0, Scale::Logarithmic), [10.0, 100.0, 1_000.0]);
+        assert_eq!(lines(10.0, 10.0, Scale::Logarithmic), [10.0, 100.0]);
     }
 
     #[test]

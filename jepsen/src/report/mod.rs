@@ -48,13 +48,16 @@ pub fn write_report(folder: &Path, verdict: &Verdict) -> anyhow::Result<()> {
     })?;
     series.finish();
     let spans = span::join(&faults, length);
+    // Behind the load there is only the final reading.
+    let load = about.pointer("/options/time_s").and_then(Value::as_u64);
+    let load_end = load.map_or(length, |seconds| length.min(seconds.saturating_mul(SECOND)));
     let parts = [
         page::banner(verdict, &about),
         page::tiles(verdict, &series, length),
         page::doubts(verdict),
         page::violations(verdict, &around),
         page::pictures(&series, &spans, length),
-        page::faults(verdict, &spans, &series),
+        page::faults(verdict, &spans, &series, load_end),
         page::counts(verdict),
         page::about(&about),
     ];

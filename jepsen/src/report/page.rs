@@ -134,11 +134,11 @@ pub(super) fn counts(verdict: &Verdict) -> String {
 }
 
 /// Faults by kind, and each with how the cluster came through.
-pub(super) fn faults(verdict: &Verdict, spans: &[Span], series: &Series) -> String {
+pub(super) fn faults(verdict: &Verdict, spans: &[Span], series: &Series, load_end: u64) -> String {
     if verdict.faults.is_empty() && spans.is_empty() {
         return section("Faults", r#"<p class="note">Nothing was done to the cluster.</p>"#);
     }
-    let recoveries: Vec<_> = spans.iter().map(|span| recovery(span, &series.acked_at)).collect();
+    let recoveries: Vec<_> = spans.iter().map(|span| recovery(span, &series.acked_at, load_end)).collect();
     let mut by_kind: BTreeMap<&str, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
     for (span, recovery) in spans.iter().zip(&recoveries) {
         if let Some(recovery) = recovery.filter(|_| span.effect == Effect::Installed) {
@@ -157,15 +157,14 @@ pub(super) fn faults(verdict: &Verdict, spans: &[Span], series: &Series) -> Stri
         [vec![escape(kind)], numbers.to_vec(), vec![middle(&gaps), most(&gaps), middle(&backs), most(&backs)]].concat()
     });
     let head = ["kind", "took effect", "skipped", "unclear", "silence, median", "worst", "back after, median", "worst"];
-    let note = r#"<p class="note">Silence: the longest time without an answer within 15 s of the injection. Back after: from the injection until half a second has at least 80 % of the median rate of the 10 s before; 0 if it never fell below. Faults overlap, so that a number may speak of a neighbour.</p>"#;
+    let note = r#"<p class="note">Silence: the longest time without an answer within 15 s of the injection. Back after: from the injection until half a second has at least 80 % of the median rate of the 10 s before; 0 if it never fell below, while there was load and for a minute at most. Faults overlap, so that a number may speak of a neighbour.</p>"#;
     let mut out =
         section("Recovery by kind of fault", &format!("{note}{}", table(&head, 1, &rows.collect::<Vec<_>>())));
     let rows = spans.iter().zip(&recoveries).take(FAULTS_MAX).map(|(span, recovery)| {
         let word = effect_word(span.effect);
         let recovery = recovery.filter(|_| span.effect == Effect::Installed);
         let gap = recovery.map_or_else(|| "–".to_owned(), |recovery| millis(recovery.gap));
-        let back =
-            recovery.map(|recovery| recovery.back_after.map_or_else(|| "not within a minute".to_owned(), millis));
+        let back = recovery.map(|recovery| recovery.back_after.map_or_else(|| "not while watched".to_owned(), millis));
         vec![
             span.number.to_string(),
             escape(&span.kind),

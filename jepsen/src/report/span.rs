@@ -75,35 +75,36 @@ fn count(times: &[u64], from: u64, to: u64) -> u64 {
     (times.partition_point(|time| *time < to) - times.partition_point(|time| *time < from)) as u64
 }
 
-/// Measures a recovery from the times of all acks, rising; `None` if nothing ran before.
-pub(super) fn recovery(span: &Span, acked_at: &[u64]) -> Option<Recovery> {
+/// Measures a recovery from the times of all acks, rising, as long as there was load; `None` if nothing ran before.
+pub(super) fn recovery(span: &Span, acked_at: &[u64], load_end: u64) -> Option<Recovery> {
     let before = span.began.saturating_sub(BEFORE);
     let mut rates: Vec<u64> = (0..(span.began - before) / WINDOW)
         .map(|window| count(acked_at, before + window * WINDOW, before + (window + 1) * WINDOW))
         .collect();
     rates.sort_unstable();
     let median = rates.get(rates.len() / 2).copied().filter(|median| *median > 0)?;
+    // What lies behind the end of the load says nothing.
+    let windows = load_end.saturating_sub(span.began) / WINDOW;
     let is_back = |window: u64| {
         let from = span.began + window * WINDOW;
         count(acked_at, from, from + WINDOW) * 10 >= median * 8
     };
-    let dip = (0..DIP_WINDOWS).find(|window| !is_back(*window));
+    let dip = (0..DIP_WINDOWS.min(windows)).find(|window| !is_back(*window));
     let back_after = match dip {
         None => Some(0),
-        Some(dip) => (dip..RECOVERY_WINDOWS).find(|window| is_back(*window)).map(|window| window * WINDOW),
+        Some(dip) => (dip..RECOVERY_WINDOWS.min(windows)).find(|window| is_back(*window)).map(|window| window * WINDOW),
     };
-    Some(Recovery { gap: longest_gap(span.began, acked_at), back_after })
+    Some(Recovery { gap: longest_gap(span.began, acked_at, load_end), back_after })
 }
 
 /// The longest time without an ack that touches the window behind an injection.
-fn longest_gap(began: u64, acked_at: &[u64]) -> u64 {
-    let until = began + GAP_WITHIN;
+fn longest_gap(began: u64, acked_at: &[u64], load_end: u64) -> u64 {
+    let until = (began + GAP_WITHIN).min(load_end).max(began);
     let start = acked_at.partition_point(|time| *time < began);
     let end = acked_at.partition_point(|time| *time < until);
-    let last = acked_at.last().copied().unwrap_or(began).clamp(began, until);
     let mut gap = 0;
     let mut before = began;
-    for time in acked_at[start..end].iter().copied().chain([last]) {
+    for time in acked_at[start..end.max(start)].iter().copied().chain([until]) {
         gap = gap.max(time.saturating_sub(before));
         before = time;
     }
@@ -138,25 +139,32 @@ mod tests {
     #[test]
     fn a_silence_is_measured_and_so_is_its_end() {
         let acked_at = acks(20 * SECOND..22 * SECOND + 200 * MS);
-        let recovery = recovery(&span(20 * SECOND), &acked_at).unwrap();
+        let recovery = recovery(&span(20 * SECOND), &acked_at, 60 * SECOND).unwrap();
         assert_eq!(recovery.gap, 2_200 * MS);
         assert_eq!(recovery.back_after, Some(2_500 * MS), "the first whole window at the old rate");
     }
 
     #[test]
     fn what_nobody_noticed_needs_no_recovery() {
-        let recovery = recovery(&span(20 * SECOND), &acks(0..0)).unwrap();
+        let recovery = recovery(&span(20 * SECOND), &acks(0..0), 60 * SECOND).unwrap();
         assert_eq!(recovery, Recovery { gap: 10 * MS, back_after: Some(0) });
     }
 
     #[test]
     fn without_a_rate_before_there_is_nothing_to_say() {
-        assert_eq!(recovery(&span(20 * SECOND), &[30 * SECOND]), None);
+        assert_eq!(recovery(&span(20 * SECOND), &[30 * SECOND], 60 * SECOND), None);
+    }
+
+    #[test]
+    fn the_end_of_the_load_is_no_silence() {
+        let acked_at = acks(22 * SECOND..u64::MAX);
+        let recovery = recovery(&span(20 * SECOND), &acked_at, 22 * SECOND).unwrap();
+        assert_eq!(recovery, Recovery { gap: 10 * MS, back_after: Some(0) });
     }
 
     #[test]
     fn a_cluster_that_stays_silent_never_recovers() {
-        let recovery = recovery(&span(20 * SECOND), &acks(20 * SECOND..u64::MAX)).unwrap();
+        let recovery = recovery(&span(20 * SECOND), &acks(20 * SECOND..u64::MAX), 60 * SECOND).unwrap();
         assert_eq!(recovery.back_after, None);
     }
 }

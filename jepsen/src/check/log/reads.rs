@@ -19,7 +19,7 @@ pub(super) fn check(log: &Log<'_>, truth: &[(u64, usize)], shown: &[Shown<'_>], 
         let Some(last) = read.last() else { continue };
         let covered = &truth[range(truth, read.from..last.saturating_add(1))];
         if covered.len() > read.items.len() {
-            tell_missing(log, read, covered, findings);
+            tell_missing(log, read, covered, shown, findings);
         }
     }
 }
@@ -46,7 +46,13 @@ fn check_form(log: &Log<'_>, read: &Shown<'_>, findings: &mut Findings) {
     }
 }
 
-fn tell_missing(log: &Log<'_>, read: &Shown<'_>, covered: &[(u64, usize)], findings: &mut Findings) {
+fn tell_missing(
+    log: &Log<'_>,
+    read: &Shown<'_>,
+    covered: &[(u64, usize)],
+    shown: &[Shown<'_>],
+    findings: &mut Findings,
+) {
     let mut given: Vec<u64> = read.items.iter().map(|(seq, _)| *seq).collect();
     given.sort_unstable();
     let missing: Vec<_> = covered.iter().filter(|(seq, _)| given.binary_search(seq).is_err()).collect();
@@ -60,8 +66,15 @@ fn tell_missing(log: &Log<'_>, read: &Shown<'_>, covered: &[(u64, usize)], findi
             Rule::S4 => format!("message {id} was acked at seq {seq} and is missing in a later read"),
             _ => format!("message {id} lies at seq {seq} and is missing in a read that goes beyond"),
         };
-        let others = if missing.len() > 1 { format!(", as are {} others", missing.len() - 1) } else { String::new() };
-        (text + &others, log.attempts(*place).into_iter().chain([read.evidence(*seq)]).collect())
+        let others = match missing.len() - 1 {
+            0 => String::new(),
+            1 => ", as is another".to_owned(),
+            others => format!(", as are {others} others"),
+        };
+        // Without an ack it is known from somebody whom it was shown to.
+        let witness = shown.iter().find(|other| acked.is_none() && other.items.iter().any(|item| item.0 == *seq));
+        let evidence = log.attempts(*place).into_iter().chain(witness.map(|other| other.evidence(*seq)));
+        (text + &others, evidence.chain([read.evidence(*seq)]).collect())
     });
 }
 

@@ -8,6 +8,7 @@
 //! [`selftest`] → `story` → `talk`, `bare` → `mutation`.
 
 mod bare;
+mod long;
 mod mutation;
 mod reader;
 mod story;
@@ -24,6 +25,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use serde::Serialize;
+
+pub use long::{LongReport, judge_long};
 
 use super::Outcome;
 
