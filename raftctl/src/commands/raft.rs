@@ -49,15 +49,6 @@ pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
             eprintln!("warning: group {group}: {why}");
             exit = Exit::Unhealthy;
         }
-        for store in view.missing() {
-            // It answers and has none, or it does not answer.
-            let state = if survey.store(store).is_some() { "missing" } else { "unreachable" };
-            eprintln!("warning: group {group}: the replica of store {store} is {state}");
-            exit = Exit::Unhealthy;
-            let mut row = vec!["-".to_owned(); 12];
-            (row[0], row[1], row[3]) = (group.to_string(), store.to_string(), state.to_owned());
-            list.push(row, json!({"group": group.0, "store": number(store.0), "role": state}));
-        }
         for (store, replica) in &view.replicas {
             let behind = committed.map(|committed| committed.saturating_sub(replica.applied_index));
             let lag = match behind {
@@ -98,6 +89,18 @@ pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
                     "trailsLeaderBy": output::maybe_number(behind),
                 }),
             );
+        }
+        for store in view.missing() {
+            // It answers and has none, or it does not answer.
+            let (state, why) = match survey.store(store) {
+                Some(_) => ("missing", "has no replica of it"),
+                None => ("unreachable", "does not answer, or is not named"),
+            };
+            eprintln!("warning: group {group}: store {store} {why}");
+            exit = Exit::Unhealthy;
+            let mut row = vec!["-".to_owned(); 12];
+            (row[0], row[1], row[3]) = (group.to_string(), store.to_string(), state.to_owned());
+            list.push(row, json!({"group": group.0, "store": number(store.0), "role": state}));
         }
     }
     list.print(target.output)?;
