@@ -9,7 +9,7 @@
 //! nothing else of it.
 //!
 //! # Reading order
-//! [`history`] → [`check`] → [`cluster`] → [`nemesis`] → [`workload`] → [`run`] → [`report`].
+//! [`history`] → [`check`] → [`cluster`] → [`nemesis`] → [`workload`] → [`run`] → [`report`] → [`sabotage`].
 #![forbid(unsafe_code)]
 
 pub mod check;
@@ -18,4 +18,5 @@ pub mod history;
 pub mod nemesis;
 pub mod report;
 pub mod run;
+pub mod sabotage;
 pub mod workload;

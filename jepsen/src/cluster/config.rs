@@ -17,6 +17,10 @@ pub struct ClusterConfig {
     pub folder: PathBuf,
     /// folder with the binaries `seriatim` and `raftctl`
     pub bin: PathBuf,
+    /// name of the binary that all nodes run
+    pub program: String,
+    /// what its environment has besides the harness's own
+    pub env: Vec<(String, String)>,
     /// how nodes reach each other
     pub network: NetworkMode,
     /// of everything that is drawn by lot
@@ -38,6 +42,8 @@ impl Default for ClusterConfig {
             groups: seriatim_proto::limits::GROUPS_DEFAULT,
             folder: PathBuf::from("jepsen-cluster"),
             bin: PathBuf::from("."),
+            program: "seriatim".to_owned(),
+            env: Vec::new(),
             network: NetworkMode::Auto,
             seed: 1,
             monotonic_offsets: true,

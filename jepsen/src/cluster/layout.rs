@@ -39,7 +39,7 @@ pub(crate) fn check(config: &ClusterConfig) -> anyhow::Result<()> {
     for (count, what) in [(config.stores, "stores"), (config.logic, "logic nodes"), (config.gateways, "gateways")] {
         ensure!((1..=9).contains(&count), "start a cluster of {count} {what}: 1 to 9 are possible");
     }
-    for program in ["seriatim", "raftctl"] {
+    for program in [config.program.as_str(), "raftctl"] {
         let path = config.bin.join(program);
         ensure!(path.is_file(), "start a cluster: there is no binary {}", path.display());
     }
@@ -78,7 +78,11 @@ pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes
             "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
         ]);
     }
-    command.extend([config.bin.join("seriatim").display().to_string(), node.role.name().to_owned()]);
+    if !config.env.is_empty() {
+        command.push("env".to_owned());
+        command.extend(config.env.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    command.extend([config.bin.join(&config.program).display().to_string(), node.role.name().to_owned()]);
     let mut flag = |name: &str, value: String| command.extend([format!("--{name}"), value]);
     let addresses = |role: Role| -> String {
         let listed = nodes.iter().filter(|node| node.role == role).map(|node| node.address.to_string());

@@ -1,0 +1,182 @@
+//! Hurt: what a scenario does to the cluster while clients work, step by step, each written down as a fault.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::{join_all, try_join_all};
+
+use super::scenario::Hurt;
+use super::wal;
+use crate::cluster::{Cluster, Role};
+use crate::history::{Act, Effect, Fault, HistoryWriter};
+use crate::workload::Clock;
+
+/// How long clients work before anything is done, and between two rounds.
+const WORK: Duration = Duration::from_secs(3);
+/// Longer than a lease and the time until its slots are taken.
+const PAST_LEASE: Duration = Duration::from_millis(4_500);
+/// While a follower sleeps: shorter than the leader needs to forget it.
+const LAG: Duration = Duration::from_millis(1_500);
+/// Longest wait until the cluster serves again between two rounds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Hurts one cluster.
+pub(crate) struct Hand<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) clock: Clock,
+    pub(crate) faults: &'a HistoryWriter,
+    pub(crate) numbers: AtomicU64,
+}
+
+impl Hand<'_> {
+    /// Does all of it; clients work on for a while behind it.
+    pub(crate) async fn hurt(&self, hurt: Hurt) -> anyhow::Result<()> {
+        tokio::time::sleep(WORK).await;
+        match hurt {
+            Hurt::Nothing { seconds } => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            Hurt::RestartHolders => self.restart_holders().await?,
+            Hurt::ZombieHolder { times } => self.repeat(times, async || self.zombie().await).await?,
+            Hurt::KillAllLeadersLast { times } => self.repeat(times, async || self.kill_all().await).await?,
+            Hurt::PowerCutAll { times } => self.repeat(times, async || self.cut_all().await).await?,
+            Hurt::LaggingFollower { times } => self.repeat(times, async || self.lag().await).await?,
+            Hurt::CutLog => self.cut_log().await?,
+        }
+        tokio::time::sleep(WORK).await;
+        Ok(())
+    }
+
+    async fn repeat(&self, times: u32, round: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        for _ in 0..times {
+            round().await?;
+            self.cluster.wait_until_serving(PATIENCE).await?;
+            tokio::time::sleep(WORK).await;
+        }
+        Ok(())
+    }
+
+    async fn restart_holders(&self) -> anyhow::Result<()> {
+        for name in self.cluster.names(Role::Logic) {
+            self.noted("kill-logic", std::slice::from_ref(&name), self.cluster.kill(&name)).await?;
+            self.cluster.start_node(&name).await?;
+            tokio::time::sleep(WORK).await;
+        }
+        Ok(())
+    }
+
+    async fn zombie(&self) -> anyhow::Result<()> {
+        let name = most(self.cluster.slot_holders().await).context("no logic node says what it holds")?;
+        self.noted("zombie-holder", std::slice::from_ref(&name), self.cluster.pause(&name)).await?;
+        tokio::time::sleep(PAST_LEASE).await;
+        self.cluster.resume(&name).await
+    }
+
+    async fn kill_all(&self) -> anyhow::Result<()> {
+        let stores = self.cluster.names(Role::Store);
+        let leaders = self.leading().await?;
+        self.noted("kill-all-stores", &stores, self.kill(&stores)).await?;
+        let (last, first): (Vec<String>, Vec<String>) = stores.into_iter().partition(|name| leaders[0] == *name);
+        self.start(&first).await?;
+        // Those who did not lead are a majority, and know of no other history than theirs.
+        self.cluster.wait_until_serving(PATIENCE).await.or_else(|_| Ok::<_, anyhow::Error>(()))?;
+        self.start(&last).await
+    }
+
+    async fn cut_all(&self) -> anyhow::Result<()> {
+        let stores = self.cluster.names(Role::Store);
+        let cut = async {
+            self.kill(&stores).await?;
+            try_join_all(stores.iter().map(|name| self.cluster.cut_power(name))).await.map(drop)
+        };
+        self.noted("power-cut-all", &stores, cut).await?;
+        self.start(&stores).await
+    }
+
+    async fn lag(&self) -> anyhow::Result<()> {
+        let leader = self.leading().await?.remove(0);
+        let follower = self.cluster.names(Role::Store).into_iter().find(|name| *name != leader);
+        let follower = follower.context("there is one store only")?;
+        self.noted("pause-store", std::slice::from_ref(&follower), self.cluster.pause(&follower)).await?;
+        tokio::time::sleep(LAG).await;
+        self.noted("kill-leader", std::slice::from_ref(&leader), self.cluster.kill(&leader)).await?;
+        self.cluster.resume(&follower).await?;
+        tokio::time::sleep(WORK).await;
+        self.cluster.start_node(&leader).await
+    }
+
+    async fn cut_log(&self) -> anyhow::Result<()> {
+        let leader = self.leading().await?.remove(0);
+        let mut others = self.cluster.names(Role::Store);
+        others.retain(|name| *name != leader);
+        let [lags, cut] = <[String; 2]>::try_from(others).ok().context("it needs three stores")?;
+        self.noted("pause-store", std::slice::from_ref(&lags), self.cluster.pause(&lags)).await?;
+        // What is written now is on the leader and on the one whose log is cut.
+        tokio::time::sleep(WORK).await;
+        let log = self.cluster.data_dir(&cut).join("log.db");
+        let harm = async {
+            self.cluster.kill(&cut).await?;
+            self.cluster.kill(&leader).await?;
+            wal::cut(&log)
+        };
+        self.noted("damage-truncate", std::slice::from_ref(&cut), harm).await?;
+        self.cluster.resume(&lags).await?;
+        // A refusal to start is what should come of it.
+        self.cluster.allow_end(&cut, true)?;
+        if self.cluster.start_node(&cut).await.is_ok() {
+            let _ = self.cluster.wait_until_serving(PATIENCE / 2).await;
+            tokio::time::sleep(WORK).await;
+        } else {
+            // It did not run with the damage: with its old log it is what it was.
+            wal::mend(&log)?;
+            self.start(std::slice::from_ref(&cut)).await?;
+        }
+        self.cluster.allow_end(&cut, false)?;
+        self.start(std::slice::from_ref(&leader)).await
+    }
+
+    /// Stores that lead, the one that leads most groups first.
+    async fn leading(&self) -> anyhow::Result<Vec<String>> {
+        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+        // The directory's group (0) weighs less than the data's.
+        for (group, store) in self.cluster.leaders().await {
+            *counts.entry(store).or_default() += if group == 0 { 1 } else { 2 };
+        }
+        let mut leading: Vec<(String, u32)> = counts.into_iter().collect();
+        leading.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        anyhow::ensure!(!leading.is_empty(), "no store says that it leads");
+        Ok(leading.into_iter().map(|(name, _)| name).collect())
+    }
+
+    async fn kill(&self, names: &[String]) -> anyhow::Result<()> {
+        join_all(names.iter().map(|name| self.cluster.kill(name))).await.into_iter().collect()
+    }
+
+    async fn start(&self, names: &[String]) -> anyhow::Result<()> {
+        try_join_all(names.iter().map(|name| self.cluster.start_node(name))).await.map(drop)
+    }
+
+    /// Does it, and writes it down.
+    async fn noted(
+        &self,
+        kind: &str,
+        targets: &[String],
+        doing: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let began = self.clock.now();
+        let done = doing.await;
+        let (effect, detail) = match &done {
+            Ok(()) => (Effect::Installed, String::new()),
+            Err(error) => (Effect::Indeterminate, format!("{error:#}")),
+        };
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (kind, targets) = (kind.to_owned(), targets.to_vec());
+        let fault = Fault { number, kind, act: Act::Inject, began, ended: self.clock.now(), targets, effect, detail };
+        self.faults.write(&fault).context("write the fault down")?;
+        done
+    }
+}
+
+fn most(counts: BTreeMap<String, u32>) -> Option<String> {
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name)
+}

@@ -1,0 +1,161 @@
+//! Trial: one scenario played once, with its bug or without it, and judged.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::Context;
+use seriatim_proto::chaos::Sabotage;
+
+use super::hurt::Hand;
+use super::scenario::Scenario;
+use super::{PROGRAM, SabotageOptions, Sighting};
+use crate::check::{CheckOptions, Verdict, check_run};
+use crate::cluster::{Cluster, ClusterConfig, OwnEnd};
+use crate::history::{HistoryWriter, NEMESIS_FILE};
+use crate::run::verify::verify;
+use crate::workload::{Clock, Site, Workload};
+
+/// How long each step of the end may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time of all that is done to the cluster.
+const HURT_PATIENCE: Duration = Duration::from_secs(100);
+/// Fewer acked operations than this prove nothing.
+const ACKED_MIN: u64 = 100;
+
+/// What one trial saw before its files were judged.
+#[derive(Debug, Default)]
+struct Seen {
+    findings: Vec<String>,
+    proofs: Vec<String>,
+    unproved: Vec<String>,
+    ends: Vec<OwnEnd>,
+    /// why the scenario was not played to its end, if it was not
+    unplayed: Option<String>,
+    serves: bool,
+}
+
+/// Plays it, and says what was seen.
+pub(crate) async fn play(options: &SabotageOptions, scenario: &Scenario, planted: bool) -> Sighting {
+    match played(options, scenario, planted).await {
+        Ok(sighting) => sighting,
+        Err(error) => Sighting::Broken(format!("{error:#}")),
+    }
+}
+
+async fn played(options: &SabotageOptions, scenario: &Scenario, planted: bool) -> anyhow::Result<Sighting> {
+    let word = if planted { "planted" } else { "control" };
+    let folder = options.root.join(format!("sabotage-{}-{}-{word}", scenario.sabotage.name(), options.seed));
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let cluster = Cluster::start(config(options, scenario, planted, &folder)).await?;
+    let acted = act(&cluster, scenario, options.seed, &folder).await;
+    cluster.shutdown().await.context("stop the cluster")?;
+    let seen = acted?;
+    let check_options = CheckOptions { acked_min: ACKED_MIN, finals_wanted: seen.serves, ..CheckOptions::default() };
+    let path = folder.clone();
+    let checked = tokio::task::spawn_blocking(move || check_run(&path, &check_options));
+    let mut verdict = checked.await.context("the checkers ended")?.context("check the run")?;
+    doubt(&mut verdict, &seen);
+    let text = serde_json::to_string_pretty(&verdict).context("make JSON of the verdict")?;
+    std::fs::write(folder.join("verdict.json"), text).context("write the verdict down")?;
+    Ok(Sighting::of(&verdict, &seen.proofs, &seen.ends, &seen.findings))
+}
+
+fn config(options: &SabotageOptions, scenario: &Scenario, planted: bool, folder: &Path) -> ClusterConfig {
+    ClusterConfig {
+        stores: 3,
+        logic: scenario.logic,
+        gateways: scenario.gateways,
+        groups: scenario.groups,
+        folder: folder.join("cluster"),
+        bin: options.bin.clone(),
+        program: PROGRAM.to_owned(),
+        env: vec![("SERIATIM_CHAOS".to_owned(), chaos(options.seed, planted.then_some(scenario.sabotage)))],
+        seed: options.seed,
+        disk: scenario.disk,
+        ..ClusterConfig::default()
+    }
+}
+
+/// What the test build is told.
+fn chaos(seed: u64, sabotage: Option<Sabotage>) -> String {
+    let planted = sabotage.map_or(String::new(), |sabotage| format!(";sabotage={}", sabotage.name()));
+    format!("seed={seed}{planted}")
+}
+
+async fn act(cluster: &Cluster, scenario: &Scenario, seed: u64, folder: &Path) -> anyhow::Result<Seen> {
+    let mut seen = Seen::default();
+    let faults = HistoryWriter::create(&folder.join(NEMESIS_FILE)).context("make the file of faults")?;
+    let clock = Clock::start();
+    let mut workload = Workload::new(scenario.workload(seed), Site::of(cluster)?, clock, folder)?;
+    workload.prepare().await.context("prepare the workload")?;
+    workload.begin();
+    let hand = Hand { cluster, clock, faults: &faults, numbers: AtomicU64::new(1) };
+    match tokio::time::timeout(HURT_PATIENCE, hand.hurt(scenario.hurt)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => seen.unplayed = Some(format!("{error:#}")),
+        Err(_) => seen.unplayed = Some(format!("no end in {HURT_PATIENCE:?}")),
+    }
+    faults.sync().context("write the faults down")?;
+    workload.stop().await?;
+    seen.ends = cluster.ended_by_themselves();
+    for node in cluster.nodes() {
+        if cluster.is_paused(&node.name) {
+            cluster.resume(&node.name).await?;
+        }
+        if !cluster.is_running(&node.name)
+            && let Err(error) = cluster.start_node(&node.name).await
+        {
+            tracing::warn!(node = node.name, error = format!("{error:#}"), "does not start again");
+        }
+    }
+    match cluster.wait_until_serving(PATIENCE).await {
+        Ok(()) => seen.serves = true,
+        Err(error) => seen.findings.push(format!("L1: at the end the cluster does not serve: {error:#}")),
+    }
+    if seen.serves {
+        workload.finale(PATIENCE).await?;
+        let verification = verify(cluster, &workload.users(), seed).await;
+        seen.proofs = verification.findings;
+        seen.unproved = verification.unproved;
+    }
+    seen.findings.extend(workload.finish()?);
+    for end in cluster.ended_by_themselves() {
+        if !seen.ends.contains(&end) {
+            seen.ends.push(end);
+        }
+    }
+    Ok(seen)
+}
+
+/// What makes a clean trial doubtful.
+fn doubt(verdict: &mut Verdict, seen: &Seen) {
+    if let Some(why) = &seen.unplayed {
+        verdict.invalidate(format!("the scenario was not played to its end: {why}"));
+    }
+    if !seen.unproved.is_empty() {
+        verdict.invalidate(format!("{} inboxes were not verified: {}", seen.unproved.len(), seen.unproved[0]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_is_the_same_without_the_bug() {
+        assert_eq!(chaos(7, Some(Sabotage::NoFsync)), "seed=7;sabotage=no-fsync");
+        assert_eq!(chaos(7, None), "seed=7");
+    }
+
+    #[test]
+    fn a_scenario_that_was_cut_short_is_not_clean() {
+        let mut verdict = Verdict::default();
+        verdict.settle();
+        doubt(&mut verdict, &Seen { unplayed: Some("no leader".to_owned()), ..Seen::default() });
+        assert!(matches!(Sighting::of(&verdict, &[], &[], &[]), Sighting::Vacuous(why) if why.contains("no leader")));
+    }
+}
