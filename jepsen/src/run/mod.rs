@@ -172,8 +172,7 @@ fn note_acted(folder: &mut RunFolder, acted: &Acted) {
 fn judge(acted: &Acted, verdict: &mut Verdict) {
     let mut findings = Findings::new(CheckOptions::default().examples_max);
     for finding in &acted.findings {
-        let rule = if finding.starts_with("I11") { Rule::I11 } else { Rule::I12 };
-        findings.add(rule, "the harness", 0, || (finding.clone(), evidence(finding)));
+        findings.add(rule_of(finding), "the harness", 0, || (finding.clone(), evidence(finding)));
     }
     for finding in &acted.verification.findings {
         let (user, text) = finding.split_once(": ").unwrap_or(("", finding));
@@ -187,6 +186,13 @@ fn judge(acted: &Acted, verdict: &mut Verdict) {
     for user in &acted.verification.unproved {
         verdict.invalidate(format!("an inbox was not verified: {user}"));
     }
+}
+
+/// The rule that a finding names. Liveness (L1: it serves, L2: every door acks, L5: nobody stays behind) has no rule of
+/// its own: that everybody gets everything is I12.
+fn rule_of(finding: &str) -> Rule {
+    let name = finding.split(':').next().unwrap_or_default();
+    Rule::ALL.into_iter().find(|rule| rule.to_string() == name).unwrap_or(Rule::I12)
 }
 
 fn evidence(finding: &str) -> Vec<Evidence> {
@@ -222,6 +228,13 @@ mod tests {
         let mut verdict = Verdict::default();
         judge(&Acted { verification: unread, ..Acted::default() }, &mut verdict);
         assert_eq!(verdict.outcome, Outcome::Invalid);
+    }
+
+    #[test]
+    fn a_finding_counts_under_the_rule_that_it_names() {
+        assert_eq!(rule_of("A1: shown to a stranger"), Rule::A1);
+        assert_eq!(rule_of("I11: a cursor fell"), Rule::I11);
+        assert_eq!(rule_of("L2: no ack"), Rule::I12);
     }
 
     fn own_end() -> OwnEnd {
