@@ -8,7 +8,8 @@
 //!  SERIATIM_CHAOS = part;part;…      read once by the binary's main ([`arm`])
 //!  part           = seed=NUMBER | POINT=ACT@CHANCE | sabotage=NAME,NAME
 //!  ACT            = kill | sleep:MILLISECONDS
-//!  CHANCE         = 1/N      for each time that the process comes by, drawn from the seed
+//!  CHANCE         = 1/N      for each time that the process comes by, drawn from the seed and the process id,
+//!                            so that a process that is started again does not die at the same place for ever
 //! ```
 //!
 //! # Reading order
@@ -151,13 +152,13 @@ named! {
         AckBeforeQuorum = "ack-before-quorum",
         /// apply does not look at the epoch of a fence
         FenceAtDoorOnly = "fence-at-door-only",
-        /// apply takes a seq of another epoch's segment
+        /// a holder whose lease is over still gives out what is in its buffers
         SegmentNotFenced = "segment-not-fenced",
         /// a snapshot leaves out which message ids are there
         SnapshotWithoutDedupe = "snapshot-without-dedupe",
         /// a reserved segment's end is not stored
         SegmentReused = "segment-reused",
-        /// reads do not ask a quorum
+        /// reads ask neither a quorum nor who leads
         StaleRead = "stale-read",
         /// entries carry what differs from replica to replica
         MapOrder = "map-order",
@@ -247,7 +248,7 @@ mod armed {
         let count = HITS[point as usize].fetch_add(1, Ordering::Relaxed);
         let Some(plan) = PLAN.get() else { return };
         let Some((act, one_in)) = plan.acts.get(&point).copied() else { return };
-        if !is_drawn(plan.seed, point, count, one_in) {
+        if !is_drawn(plan.seed ^ u64::from(std::process::id()), point, count, one_in) {
             return;
         }
         match act {

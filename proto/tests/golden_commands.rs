@@ -1,6 +1,8 @@
 //! Golden bytes of replicated commands and their outcomes: what is in the logs of running clusters. A change here is
 //! a change of format: new variants come behind the old ones, and nothing else ever changes (decision 0003).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use seriatim_proto::codec;
 use seriatim_proto::command::{
@@ -116,7 +118,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         entry: Some(entry()),
         prev_seq: Some(seq(4)),
         segment: None,
-        local: vec![LocalOutcome { written: Some(written.clone()), segment: Some(segment.clone()) }],
+        local: vec![LocalOutcome { written: Some(written), segment: Some(segment) }],
     };
     let delivered = vec![
         DeliveryOutcome::Accepted { last: seq(5), written: vec![written], segment: None },

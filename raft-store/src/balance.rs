@@ -1,6 +1,6 @@
 //! Balance: leaders end up spread over the stores, and only when nothing else is going on.
 //!
-//! Each group prefers one of its stores. A new group's leader stands there from the beginning (`host.rs`); later,
+//! Each group prefers one of its stores. A new group's other stores let it stand first (`host.rs`); later,
 //! after a failure, leadership goes back. That costs the group a moment without a leader, and a new leader counts
 //! all leases from the beginning, so it waits until the group was calm for a while: the preferred store has
 //! answered and followed closely, and no logic node is about to lose a lease.

@@ -192,16 +192,13 @@ impl Host {
                 handle.stop().await;
                 return Err(StartError::Rot("an initialised replica has no log".into()));
             }
-            let mut handle = handle.clone();
-            // Who initialises stands for election at once: the store that should lead does, the others wait for it.
+            // Everybody knows the members from here on, so that any of them can lead. Only standing for election is
+            // left to the store that should lead, for a moment.
             let stores: Vec<StoreId> = members.iter().map(|member| member.store).collect();
             if balance::preferred(group, &stores) != Some(identity.store) {
-                // Late or not, what follows is right: initialising twice changes nothing.
-                let _ = tokio::time::timeout(FIRST_LEADER_TIMEOUT, handle.leader_changed(Some(None))).await;
+                self.groups.spawn(handle.clone().let_another_lead_first(FIRST_LEADER_TIMEOUT));
             }
-            if handle.is_empty().await {
-                handle.initialise(&members).await.map_err(|error| StartError::Failed(error.to_string()))?;
-            }
+            handle.initialise(&members).await.map_err(|error| StartError::Failed(error.to_string()))?;
         }
         if !was_initialised {
             chaos::hit(Point::ReplicaInitialised);
@@ -379,7 +376,7 @@ pub(crate) enum StartError {
     Failed(String),
 }
 
-/// Time for the store that should lead a new group to take the lead.
-const FIRST_LEADER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for the store that should lead a new group to take the lead: it stands after an election timeout.
+const FIRST_LEADER_TIMEOUT: Duration = Duration::from_millis(2 * limits::RAFT_ELECTION_MS_MAX);
 /// Time for leaderships to be taken over when a store stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);

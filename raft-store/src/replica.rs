@@ -127,6 +127,7 @@ impl Replica {
         reads: Vec<Read>,
         answer: mpsc::OwnedPermit<StoreResponse>,
     ) -> Result<(), (StoreRefusal, mpsc::OwnedPermit<StoreResponse>)> {
+        let freshness = if chaos::sabotaged(Sabotage::StaleRead) { Freshness::Stale } else { freshness };
         match freshness {
             Freshness::Stale => {
                 let replica = Arc::clone(self);
@@ -137,9 +138,7 @@ impl Replica {
                 Ok(())
             }
             Freshness::Linearizable => {
-                if !chaos::sabotaged(Sabotage::StaleRead)
-                    && let Err(refusal) = self.check_leader()
-                {
+                if let Err(refusal) = self.check_leader() {
                     return Err((refusal, answer));
                 }
                 match self.visit(Visitor::Read { id, reads, answer }) {
@@ -181,9 +180,6 @@ impl Replica {
 
     /// Waits until everything committed before the call is applied here, which only the leader can.
     pub(crate) async fn read_index(&self) -> Result<(), StoreRefusal> {
-        if chaos::sabotaged(Sabotage::StaleRead) {
-            return Ok(());
-        }
         self.handle.read_index().await
     }
 
@@ -263,7 +259,7 @@ impl Replica {
         }
     }
 
-    /// The stores that the group lives on, in the order of its record.
+    /// The stores that the group lives on.
     pub(crate) fn stores(&self) -> Vec<StoreId> {
         let mut stores = self.status().voters;
         stores.sort_unstable();

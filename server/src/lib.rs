@@ -58,11 +58,6 @@ struct InitOptions {
 
 /// Runs the program that the command line names, to its end.
 pub fn main() -> ExitCode {
-    #[cfg(feature = "chaos")]
-    if let Err(what) = seriatim_proto::chaos::arm(&std::env::var("SERIATIM_CHAOS").unwrap_or_default()) {
-        eprintln!("failed to understand SERIATIM_CHAOS: {what}");
-        return ExitCode::FAILURE;
-    }
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("SERIATIM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));

@@ -21,6 +21,8 @@ const BEFORE_BUCKETS: usize = 50;
 const BEFORE_BUCKETS_MIN: usize = 5;
 /// A kill that is felt is felt within so many buckets.
 const DIP_BUCKETS: usize = 20;
+/// A window ends at the latest so long after the process was back: a rate that stays low counts.
+const WINDOW_US_MAX: u64 = 5_000_000;
 /// The rate is back at this part of the median.
 const BACK: f64 = 0.8;
 
@@ -87,15 +89,18 @@ fn windows(times: &[Times], kills: &[Kill], end: u64) -> Vec<(u64, u64)> {
         let clean = found.last().map_or(0, |(_, to): &(u64, u64)| (*to / BUCKET_US) as usize + 1);
         let mut before = buckets[at.saturating_sub(BEFORE_BUCKETS).max(clean).min(at)..at].to_vec();
         before.sort_unstable();
-        // Too little time between two kills to say what is usual: then it is what was before the one before.
-        let usual = match (before.len() >= BEFORE_BUCKETS_MIN, usual_before) {
-            (false, Some(usual)) => usual,
-            _ => before.get(before.len() / 2).map_or(0.0, |median| *median as f64),
+        let median = before.get(before.len() / 2).map_or(0.0, |median| *median as f64);
+        // Too little time between two kills says nothing, and what was caught up after the first is more than usual.
+        let usual = match usual_before {
+            Some(usual) if before.len() < BEFORE_BUCKETS_MIN => usual,
+            Some(usual) => median.min(usual),
+            None => median,
         };
         usual_before = Some(usual);
         let wanted = usual * BACK;
-        // The next kill has a window of its own.
-        let last = kills.get(place + 1).map_or(buckets.len(), |next| (next.at_us / BUCKET_US) as usize);
+        // The next kill has a window of its own, and what lasts longer than this is no longer this kill's.
+        let next = kills.get(place + 1).map_or(buckets.len(), |next| (next.at_us / BUCKET_US) as usize);
+        let last = next.min(((kill.back_us + WINDOW_US_MAX) / BUCKET_US) as usize).min(buckets.len());
         let dip = (at + 1..(at + 1 + DIP_BUCKETS).min(last)).find(|bucket| rate(*bucket) < wanted);
         let to = match dip {
             None => kill.at_us,
@@ -192,6 +197,18 @@ mod tests {
         assert!((1_600..=2_200).contains(&measures.faults[0].window_ms), "{measures:?}");
         assert!((1_000..=1_500).contains(&measures.faults[1].window_ms), "{measures:?}");
         assert!((measures.msgs_per_s - 1_000.0).abs() < 60.0, "{measures:?}");
+    }
+
+    #[test]
+    fn a_rate_that_stays_low_counts() {
+        let kill = Kill { node: "store-1".to_owned(), at_us: 4_000_000, back_us: 6_000_000 };
+        let halved: Vec<Times> = steady(40, 0, 0)
+            .into_iter()
+            .filter(|times| times.sent_us < 4_000_000 || times.sent_us % 2_000 == 0)
+            .collect();
+        let measures = measure(&halved, &[kill]);
+        assert!(measures.fault_s < 7.2, "{measures:?}");
+        assert!(measures.msgs_per_s < 650.0, "{measures:?}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::transport::{Class, Links};
 /// How long a linearizable read waits for a quorum and for its applied index. All that arrive meanwhile wait for it.
 const READ_DEADLINE: Duration = Duration::from_millis(limits::STORE_TIMEOUT_MS);
 /// A replica that answered a heartbeat this recently is alive.
-const HEARD: Duration = Duration::from_millis(2 * limits::RAFT_HEARTBEAT_MS);
+const HEARD: Duration = Duration::from_millis(3 * limits::RAFT_HEARTBEAT_MS);
 /// How long a snapshot may take to be installed at the receiver.
 const INSTALL_DEADLINE_MS: u64 = 120_000;
 
@@ -250,6 +250,17 @@ where
             // Another member was faster, and has told us.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// From now on does not stand for election, but votes; until somebody leads or the time is over, if the future is
+    /// run.
+    pub(crate) fn let_another_lead_first(mut self, timeout: Duration) -> impl Future<Output = ()> + Send {
+        self.raft.runtime_config().elect(false);
+        async move {
+            // Late or not: from here on anybody may lead.
+            let _ = tokio::time::timeout(timeout, self.leader_changed(Some(None))).await;
+            self.raft.runtime_config().elect(true);
         }
     }
 

@@ -8,5 +8,10 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Only here: no build of the other binary obeys it.
+    if let Err(what) = seriatim_proto::chaos::arm(&std::env::var("SERIATIM_CHAOS").unwrap_or_default()) {
+        eprintln!("failed to understand SERIATIM_CHAOS: {what}");
+        return ExitCode::FAILURE;
+    }
     seriatim_server::main()
 }
