@@ -1,15 +1,16 @@
 //! Hurt: what a scenario does to the cluster while clients work, step by step, each written down as a fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
+use parking_lot::Mutex;
 
 use super::scenario::Hurt;
 use super::wal;
-use crate::cluster::{Cluster, Role};
+use crate::cluster::{Cluster, Flow, Role};
 use crate::history::{Act, Effect, Fault, HistoryWriter};
 use crate::workload::Clock;
 
@@ -17,10 +18,15 @@ use crate::workload::Clock;
 const WORK: Duration = Duration::from_secs(3);
 /// Longer than a lease and the time until its slots are taken.
 const PAST_LEASE: Duration = Duration::from_millis(4_500);
+/// As short as it can be: a kernel that is not answered waits twice as long before each try.
+const JUST_PAST_LEASE: Duration = Duration::from_millis(2_900);
 /// While a follower sleeps: shorter than the leader needs to forget it.
 const LAG: Duration = Duration::from_millis(1_500);
 /// Longest wait until the cluster serves again between two rounds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Pause between two looks.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Hurts one cluster.
 pub(crate) struct Hand<'a> {
@@ -28,6 +34,8 @@ pub(crate) struct Hand<'a> {
     pub(crate) clock: Clock,
     pub(crate) faults: &'a HistoryWriter,
     pub(crate) numbers: AtomicU64,
+    /// nodes whose files were changed behind their backs: that they say so is no finding
+    pub(crate) damaged: Mutex<Vec<String>>,
 }
 
 impl Hand<'_> {
@@ -37,7 +45,8 @@ impl Hand<'_> {
         match hurt {
             Hurt::Nothing { seconds } => tokio::time::sleep(Duration::from_secs(seconds)).await,
             Hurt::RestartHolders => self.restart_holders().await?,
-            Hurt::ZombieHolder { times } => self.repeat(times, async || self.zombie().await).await?,
+            Hurt::LonelyHolder { times } => self.repeat(times, async || self.lonely().await).await?,
+            Hurt::LateCommands { times } => self.repeat(times, async || self.late().await).await?,
             Hurt::KillAllLeadersLast { times } => self.repeat(times, async || self.kill_all().await).await?,
             Hurt::PowerCutAll { times } => self.repeat(times, async || self.cut_all().await).await?,
             Hurt::LaggingFollower { times } => self.repeat(times, async || self.lag().await).await?,
@@ -65,11 +74,42 @@ impl Hand<'_> {
         Ok(())
     }
 
-    async fn zombie(&self) -> anyhow::Result<()> {
-        let name = most(self.cluster.slot_holders().await).context("no logic node says what it holds")?;
-        self.noted("zombie-holder", std::slice::from_ref(&name), self.cluster.pause(&name)).await?;
-        tokio::time::sleep(PAST_LEASE).await;
-        self.cluster.resume(&name).await
+    /// Its gateway knows nobody else, so it is asked on.
+    async fn lonely(&self) -> anyhow::Result<()> {
+        let holder = self.holder().await?;
+        let gateway = self.cluster.names(Role::Gateway).remove(0);
+        let peers: Vec<String> = self.cluster.names(Role::Logic).into_iter().filter(|name| *name != holder).collect();
+        let mut flows = BTreeSet::new();
+        for other in self.cluster.names(Role::Store).iter().chain(&peers) {
+            flows.extend([between(&holder, other), between(other, &holder)]);
+        }
+        for peer in &peers {
+            flows.extend([between(&gateway, peer), between(peer, &gateway)]);
+        }
+        self.cut("cut-logic", &holder, &flows, PAST_LEASE).await
+    }
+
+    /// What it sent is sent again by the kernel once the cut is mended.
+    async fn late(&self) -> anyhow::Result<()> {
+        let holder = self.holder().await?;
+        let flows = self.cluster.names(Role::Store).iter().map(|store| between(&holder, store)).collect();
+        self.cut("cut-logic-one-way", &holder, &flows, JUST_PAST_LEASE).await
+    }
+
+    async fn cut(&self, kind: &str, target: &str, flows: &BTreeSet<Flow>, hold: Duration) -> anyhow::Result<()> {
+        let cutting = async {
+            let cut = self.cluster.cut(flows, 100).await?;
+            tokio::time::sleep(hold).await;
+            let dropped = self.cluster.mend(cut).await?;
+            anyhow::ensure!(dropped > 0, "no packet met the cut");
+            Ok(())
+        };
+        self.noted(kind, &[target.to_owned()], cutting).await
+    }
+
+    /// The logic node that holds most slots.
+    async fn holder(&self) -> anyhow::Result<String> {
+        most(self.cluster.slot_holders().await).context("no logic node says what it holds")
     }
 
     async fn kill_all(&self) -> anyhow::Result<()> {
@@ -79,7 +119,8 @@ impl Hand<'_> {
         let (last, first): (Vec<String>, Vec<String>) = stores.into_iter().partition(|name| leaders[0] == *name);
         self.start(&first).await?;
         // Those who did not lead are a majority, and know of no other history than theirs.
-        self.cluster.wait_until_serving(PATIENCE).await.or_else(|_| Ok::<_, anyhow::Error>(()))?;
+        self.led_by(&first).await?;
+        tokio::time::sleep(WORK).await;
         self.start(&last).await
     }
 
@@ -119,12 +160,13 @@ impl Hand<'_> {
             self.cluster.kill(&leader).await?;
             wal::cut(&log)
         };
+        self.damaged.lock().push(cut.clone());
         self.noted("damage-truncate", std::slice::from_ref(&cut), harm).await?;
         self.cluster.resume(&lags).await?;
         // A refusal to start is what should come of it.
         self.cluster.allow_end(&cut, true)?;
         if self.cluster.start_node(&cut).await.is_ok() {
-            let _ = self.cluster.wait_until_serving(PATIENCE / 2).await;
+            self.led_by(&[lags, cut.clone()]).await?;
             tokio::time::sleep(WORK).await;
         } else {
             // It did not run with the damage: with its old log it is what it was.
@@ -133,6 +175,18 @@ impl Hand<'_> {
         }
         self.cluster.allow_end(&cut, false)?;
         self.start(std::slice::from_ref(&leader)).await
+    }
+
+    /// Waits until some of these lead every group.
+    async fn led_by(&self, stores: &[String]) -> anyhow::Result<()> {
+        let groups = self.cluster.config().groups as usize + 1;
+        let led = async {
+            while self.cluster.leaders().await.values().filter(|store| stores.contains(store)).count() < groups {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, led).await;
+        waited.with_context(|| format!("wait until {} lead every group", stores.join(" and ")))
     }
 
     /// Stores that lead, the one that leads most groups first.
@@ -179,4 +233,8 @@ impl Hand<'_> {
 
 fn most(counts: BTreeMap<String, u32>) -> Option<String> {
     counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name)
+}
+
+fn between(from: &str, to: &str) -> Flow {
+    Flow::Between { from: from.to_owned(), to: to.to_owned() }
 }

@@ -12,8 +12,10 @@ pub(crate) enum Hurt {
     Nothing { seconds: u64 },
     /// each logic node is killed and started again
     RestartHolders,
-    /// the node that holds most slots sleeps past its lease, and wakes up believing
-    ZombieHolder { times: u32 },
+    /// the node that holds most slots is cut from the stores and its peer, and one gateway hears of it alone
+    LonelyHolder { times: u32 },
+    /// commands of a holder are on their way until its lease is over and its slots are somebody else's
+    LateCommands { times: u32 },
     /// all stores are killed at once; those that led come back last
     KillAllLeadersLast { times: u32 },
     /// all stores are killed at once, and what was not fsynced is lost
@@ -61,26 +63,27 @@ impl Scenario {
             Sabotage::NoFsync => Scenario {
                 disk: DiskKind::Fuse,
                 groups: 1,
-                ..of("power cut of all stores", Direct, Hurt::PowerCutAll { times: 2 })
+                ..of("power cut of all stores", Direct, Hurt::PowerCutAll { times: 1 })
             },
             Sabotage::AckBeforeQuorum => Scenario {
                 groups: 1,
                 keys: 16,
                 rate: 400,
-                ..of("all stores killed, leaders back last", Direct, Hurt::KillAllLeadersLast { times: 3 })
+                ..of("all stores killed, leaders back last", Direct, Hurt::KillAllLeadersLast { times: 2 })
             },
-            Sabotage::FenceAtDoorOnly => of("a holder sleeps past its lease", Direct, Hurt::ZombieHolder { times: 3 }),
+            Sabotage::FenceAtDoorOnly => Scenario {
+                keys: 16,
+                ..of("a holder's commands arrive after its lease", Direct, Hurt::LateCommands { times: 3 })
+            },
             Sabotage::SegmentNotFenced => Scenario {
                 keys: 16,
                 rate: 600,
-                ..of("a holder sleeps past its lease", Seq, Hurt::ZombieHolder { times: 3 })
+                ..of("a holder is cut off past its lease, not from its gateway", Seq, Hurt::LonelyHolder { times: 2 })
             },
             Sabotage::SegmentReused => of("holders killed and restarted", Seq, Hurt::RestartHolders),
             Sabotage::StaleRead => Scenario {
-                keys: 12,
-                rate: 500,
                 groups: 1,
-                ..of("a follower lags, the leader dies", Mix, Hurt::LaggingFollower { times: 4 })
+                ..of("a follower lags, the leader dies", Mix, Hurt::LaggingFollower { times: 3 })
             },
             Sabotage::MapOrder => of("no fault", Direct, Hurt::Nothing { seconds: 6 }),
             Sabotage::WalCut => Scenario {

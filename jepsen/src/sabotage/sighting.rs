@@ -7,6 +7,8 @@ use crate::cluster::OwnEnd;
 
 /// Words by which a node that ended says that it found its own state wrong.
 const DIAGNOSES: [&str; 4] = ["corrupt", "checksum", "does not verify", "promised"];
+/// How a store says that one of its replicas is not what it promised to be.
+const ROT: &str = "ALARM: rot";
 /// The invariants of `docs/invariants.md`, as an assertion names them: `I9: `.
 static INVARIANTS: LazyLock<Vec<String>> = LazyLock::new(|| (1..=15).map(|number| format!("I{number}: ")).collect());
 
@@ -34,9 +36,15 @@ impl Sighting {
         matches!(self, Sighting::Caught { .. })
     }
 
-    /// The strongest of what was seen: a broken rule, then `raftctl user verify`, then a node that stopped itself
-    /// because it found its own state wrong, then what clients found by themselves.
-    pub(crate) fn of(verdict: &Verdict, proofs: &[String], ends: &[OwnEnd], findings: &[String]) -> Sighting {
+    /// The strongest of what was seen: a broken rule, then `raftctl user verify`, then a replica or a node that
+    /// stopped itself because it found its own state wrong, then what clients found by themselves.
+    pub(crate) fn of(
+        verdict: &Verdict,
+        proofs: &[String],
+        alarms: &[String],
+        ends: &[OwnEnd],
+        findings: &[String],
+    ) -> Sighting {
         let rules: Vec<String> =
             verdict.violations_by_rule.iter().map(|(rule, count)| format!("{rule} ×{count}")).collect();
         if let (Some(first), false) = (verdict.violations.first(), rules.is_empty()) {
@@ -45,6 +53,9 @@ impl Sighting {
         }
         if let Some(proof) = proofs.first() {
             return Sighting::Caught { by: "user verify".to_owned(), what: proof.clone() };
+        }
+        if let Some(alarm) = alarms.first() {
+            return Sighting::Caught { by: "alarm of rot".to_owned(), what: alarm.clone() };
         }
         if let Some((end, diagnosis)) = ends.iter().find_map(|end| Some((end, diagnosis(end)?))) {
             return Sighting::Caught { by: format!("{} stopped itself", end.node), what: diagnosis };
@@ -61,6 +72,11 @@ impl Sighting {
             _ => Sighting::Vacuous(verdict.vacuous.join("; ")),
         }
     }
+}
+
+/// What a node's log says of replicas that are rotten.
+pub(crate) fn alarm(node: &str, log: &str) -> Option<String> {
+    log.lines().find(|line| line.contains(ROT)).map(|line| format!("{node}: {line}"))
 }
 
 /// The line of its log in which a node says that its own state is wrong.
@@ -93,22 +109,31 @@ mod tests {
         findings.add(Rule::S1, "counter-1", 0, || ("twice".to_owned(), Vec::new()));
         findings.finish(&mut verdict);
         verdict.settle();
-        let seen = Sighting::of(&verdict, &["u1: a hole".to_owned()], &[end("I9: twice", false)], &[]);
+        let seen = Sighting::of(&verdict, &["u1: a hole".to_owned()], &[], &[end("I9: twice", false)], &[]);
         assert_eq!(seen, Sighting::Caught { by: "S1 ×1".to_owned(), what: "S1 of counter-1: twice".to_owned() });
     }
 
     #[test]
     fn an_end_counts_only_if_it_names_what_is_wrong() {
-        let named = Sighting::of(&ok(), &[], &[end("panicked\nI9: 7 is in the inbox already", false)], &[]);
+        let named = Sighting::of(&ok(), &[], &[], &[end("panicked\nI9: 7 is in the inbox already", false)], &[]);
         assert!(matches!(named, Sighting::Caught { by, .. } if by == "store-1 stopped itself"));
-        assert!(matches!(Sighting::of(&ok(), &[], &[end("out of memory", false)], &[]), Sighting::Vacuous(_)));
-        assert_eq!(Sighting::of(&ok(), &[], &[end("I9: it was told to", true)], &[]), Sighting::Clean);
+        assert!(matches!(Sighting::of(&ok(), &[], &[], &[end("out of memory", false)], &[]), Sighting::Vacuous(_)));
+        assert_eq!(Sighting::of(&ok(), &[], &[], &[end("I9: it was told to", true)], &[]), Sighting::Clean);
+    }
+
+    #[test]
+    fn a_replica_that_found_itself_rotten_counts() {
+        let log = "all is well\nERROR ALARM: rot: the replica is not started and does not vote group=0\n";
+        let alarms: Vec<String> = alarm("store-1", log).into_iter().collect();
+        let seen = Sighting::of(&ok(), &[], &alarms, &[], &[]);
+        assert!(matches!(seen, Sighting::Caught { by, .. } if by == "alarm of rot"));
+        assert_eq!(alarm("store-1", "all is well"), None);
     }
 
     #[test]
     fn a_run_that_proves_too_little_is_not_clean() {
         let mut verdict = Verdict::default();
         verdict.invalidate("no acks".to_owned());
-        assert_eq!(Sighting::of(&verdict, &[], &[], &[]), Sighting::Vacuous("no acks".to_owned()));
+        assert_eq!(Sighting::of(&verdict, &[], &[], &[], &[]), Sighting::Vacuous("no acks".to_owned()));
     }
 }

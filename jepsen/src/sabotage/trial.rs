@@ -5,11 +5,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use seriatim_proto::chaos::Sabotage;
 
 use super::hurt::Hand;
 use super::scenario::Scenario;
-use super::{PROGRAM, SabotageOptions, Sighting};
+use super::{PROGRAM, SabotageOptions, Sighting, sighting};
 use crate::check::{CheckOptions, Verdict, check_run};
 use crate::cluster::{Cluster, ClusterConfig, OwnEnd};
 use crate::history::{HistoryWriter, NEMESIS_FILE};
@@ -28,6 +29,7 @@ const ACKED_MIN: u64 = 100;
 struct Seen {
     findings: Vec<String>,
     proofs: Vec<String>,
+    alarms: Vec<String>,
     unproved: Vec<String>,
     ends: Vec<OwnEnd>,
     /// why the scenario was not played to its end, if it was not
@@ -61,7 +63,7 @@ async fn played(options: &SabotageOptions, scenario: &Scenario, planted: bool) -
     doubt(&mut verdict, &seen);
     let text = serde_json::to_string_pretty(&verdict).context("make JSON of the verdict")?;
     std::fs::write(folder.join("verdict.json"), text).context("write the verdict down")?;
-    Ok(Sighting::of(&verdict, &seen.proofs, &seen.ends, &seen.findings))
+    Ok(Sighting::of(&verdict, &seen.proofs, &seen.alarms, &seen.ends, &seen.findings))
 }
 
 fn config(options: &SabotageOptions, scenario: &Scenario, planted: bool, folder: &Path) -> ClusterConfig {
@@ -93,12 +95,13 @@ async fn act(cluster: &Cluster, scenario: &Scenario, seed: u64, folder: &Path) -
     let mut workload = Workload::new(scenario.workload(seed), Site::of(cluster)?, clock, folder)?;
     workload.prepare().await.context("prepare the workload")?;
     workload.begin();
-    let hand = Hand { cluster, clock, faults: &faults, numbers: AtomicU64::new(1) };
+    let hand = Hand { cluster, clock, faults: &faults, numbers: AtomicU64::new(1), damaged: Mutex::default() };
     match tokio::time::timeout(HURT_PATIENCE, hand.hurt(scenario.hurt)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => seen.unplayed = Some(format!("{error:#}")),
         Err(_) => seen.unplayed = Some(format!("no end in {HURT_PATIENCE:?}")),
     }
+    let damaged = hand.damaged.into_inner();
     faults.sync().context("write the faults down")?;
     workload.stop().await?;
     seen.ends = cluster.ended_by_themselves();
@@ -123,6 +126,11 @@ async fn act(cluster: &Cluster, scenario: &Scenario, seed: u64, folder: &Path) -
         seen.unproved = verification.unproved;
     }
     seen.findings.extend(workload.finish()?);
+    for node in cluster.nodes().iter().filter(|node| !damaged.contains(&node.name)) {
+        let path = cluster.log_path(&node.name);
+        let log = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        seen.alarms.extend(sighting::alarm(&node.name, &String::from_utf8_lossy(&log)));
+    }
     for end in cluster.ended_by_themselves() {
         if !seen.ends.contains(&end) {
             seen.ends.push(end);
@@ -156,6 +164,8 @@ mod tests {
         let mut verdict = Verdict::default();
         verdict.settle();
         doubt(&mut verdict, &Seen { unplayed: Some("no leader".to_owned()), ..Seen::default() });
-        assert!(matches!(Sighting::of(&verdict, &[], &[], &[]), Sighting::Vacuous(why) if why.contains("no leader")));
+        assert!(
+            matches!(Sighting::of(&verdict, &[], &[], &[], &[]), Sighting::Vacuous(why) if why.contains("no leader"))
+        );
     }
 }

@@ -1,0 +1,59 @@
+//! Planted bugs, caught by the real program on real clusters of the test build.
+//!
+//! The binaries are looked for in `$SERIATIM_BIN`, else beside the test's own target folder; without them the tests
+//! that need a cluster are skipped, and say so.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn binaries() -> Option<PathBuf> {
+    let told = std::env::var_os("SERIATIM_BIN").map(PathBuf::from);
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned());
+    let folder = told.or_else(beside)?;
+    let found = ["seriatim-chaos", "raftctl"].iter().all(|name| folder.join(name).is_file());
+    if !found {
+        eprintln!(
+            "skipped: there are no binaries seriatim-chaos (cargo build --features chaos) and raftctl in {}; set \
+             SERIATIM_BIN",
+            folder.display()
+        );
+    }
+    found.then_some(folder)
+}
+
+/// Runs the program in a folder of its own.
+fn sabotage(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_jepsen"))
+        .arg("sabotage")
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the program was built for this test")
+}
+
+#[test]
+fn planted_bugs_are_caught_and_their_controls_are_clean() {
+    let Some(bin) = binaries() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let only = "audience-unchecked,segment-reused";
+    let output = sabotage(folder.path(), &["--only", only, "--json", "--bin", bin.to_str().unwrap()]);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stdout.lines().last(), Some(r#"{"caught":2,"total":2}"#), "{stderr}");
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(stderr.matches("control: clean").count(), 2, "{stderr}");
+}
+
+#[test]
+fn unknown_bugs_and_missing_builds_are_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, said) in [
+        (vec!["--only", "no-fsnyc"], "`no-fsnyc` is no sabotage"),
+        (vec!["--bin", "/nowhere"], "there is no seriatim-chaos in /nowhere"),
+    ] {
+        let output = sabotage(folder.path(), &arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+}
