@@ -34,6 +34,12 @@ impl Stays {
         stays.any(|(joined, left)| *joined <= seq && left.is_none_or(|left| seq <= left))
     }
 
+    /// Does the user's newest stay of those that began below `upto` have the entry at this seq?
+    pub(crate) fn newest_covers(&self, user: &UserId, upto: u64, seq: u64) -> bool {
+        let began = self.stays.get(user).into_iter().flatten().rfind(|(joined, _)| *joined < upto);
+        began.is_some_and(|(joined, left)| *joined <= seq && left.is_none_or(|left| seq <= left))
+    }
+
     /// The last entry that each user is owed, if the conversation ends at `last`. Who never was a member is not in it.
     pub(crate) fn last_owed(&self, last: u64) -> BTreeMap<UserId, u64> {
         let end = |stays: &Vec<(u64, Option<u64>)>| stays.last().map(|(_, left)| left.unwrap_or(last));
@@ -116,6 +122,8 @@ mod tests {
         assert_eq!(stays.last_owed(14), expected.into_iter().map(|(name, seq)| (user(name), seq)).collect());
         assert_eq!(stays.text(&user("carl")), "[5..=12, 14..]");
         let covered = |name| (1..=14).filter(|seq| stays.covers(&user(name), *seq)).count();
+        let newest = |upto, seq| stays.newest_covers(&user("carl"), upto, seq);
+        assert!(newest(14, 9) && newest(15, 14) && !newest(15, 9) && !newest(5, 5));
         assert_eq!((covered("anna"), covered("bert"), covered("carl"), covered("dora")), (14, 5, 9, 0));
     }
 
