@@ -18,8 +18,8 @@ use crate::workload::Clock;
 const WORK: Duration = Duration::from_secs(3);
 /// Longer than a lease and the time until its slots are taken.
 const PAST_LEASE: Duration = Duration::from_millis(4_500);
-/// As short as it can be: a kernel that is not answered waits twice as long before each try.
-const JUST_PAST_LEASE: Duration = Duration::from_millis(2_900);
+/// Others hold its slots for some seconds, and it ends just before the kernel's fifth try (0.2, 0.6, 1.4, 3.0 and 6.2 s).
+const UNTIL_FIFTH_TRY: Duration = Duration::from_millis(5_600);
 /// While a follower sleeps: shorter than the leader needs to forget it.
 const LAG: Duration = Duration::from_millis(1_500);
 /// Longest wait until the cluster serves again between two rounds.
@@ -93,7 +93,7 @@ impl Hand<'_> {
     async fn late(&self) -> anyhow::Result<()> {
         let holder = self.holder().await?;
         let flows = self.cluster.names(Role::Store).iter().map(|store| between(&holder, store)).collect();
-        self.cut("cut-logic-one-way", &holder, &flows, JUST_PAST_LEASE).await
+        self.cut("cut-logic-one-way", &holder, &flows, UNTIL_FIFTH_TRY).await
     }
 
     async fn cut(&self, kind: &str, target: &str, flows: &BTreeSet<Flow>, hold: Duration) -> anyhow::Result<()> {
@@ -163,15 +163,14 @@ impl Hand<'_> {
         self.damaged.lock().push(cut.clone());
         self.noted("damage-truncate", std::slice::from_ref(&cut), harm).await?;
         self.cluster.resume(&lags).await?;
-        // A refusal to start is what should come of it.
+        // A refusal to start is what should come of it, or to vote.
         self.cluster.allow_end(&cut, true)?;
-        if self.cluster.start_node(&cut).await.is_ok() {
-            self.led_by(&[lags, cut.clone()]).await?;
-            tokio::time::sleep(WORK).await;
-        } else {
+        if self.cluster.start_node(&cut).await.is_err() {
             // It did not run with the damage: with its old log it is what it was.
             wal::mend(&log)?;
             self.start(std::slice::from_ref(&cut)).await?;
+        } else if self.led_by(&[lags, cut.clone()]).await.is_ok() {
+            tokio::time::sleep(WORK).await;
         }
         self.cluster.allow_end(&cut, false)?;
         self.start(std::slice::from_ref(&leader)).await

@@ -43,7 +43,7 @@ impl std::fmt::Display for Line {
             Sighting::Caught { by, .. } => by.clone(),
             other => short(other),
         };
-        let control = self.control.as_ref().map_or("not played".to_owned(), short);
+        let control = self.control.as_ref().map_or_else(|| "not played".to_owned(), short);
         write!(
             f,
             "{:<24} {word}  by {by:<34} {:>4.0} s  control: {control} {:>4.0} s  ({})",

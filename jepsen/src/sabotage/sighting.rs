@@ -6,7 +6,8 @@ use crate::check::{Outcome, Verdict};
 use crate::cluster::OwnEnd;
 
 /// Words by which a node that ended says that it found its own state wrong.
-const DIAGNOSES: [&str; 4] = ["corrupt", "checksum", "does not verify", "promised"];
+const DIAGNOSES: [&str; 6] =
+    ["corrupt", "checksum", "does not verify", "promised", "cannot follow", "Failed to get log entries"];
 /// How a store says that one of its replicas is not what it promised to be.
 const ROT: &str = "ALARM: rot";
 /// The invariants of `docs/invariants.md`, as an assertion names them: `I9: `.
@@ -55,7 +56,7 @@ impl Sighting {
             return Sighting::Caught { by: "user verify".to_owned(), what: proof.clone() };
         }
         if let Some(alarm) = alarms.first() {
-            return Sighting::Caught { by: "alarm of rot".to_owned(), what: alarm.clone() };
+            return Sighting::Caught { by: "a store's own alarm".to_owned(), what: alarm.clone() };
         }
         if let Some((end, diagnosis)) = ends.iter().find_map(|end| Some((end, diagnosis(end)?))) {
             return Sighting::Caught { by: format!("{} stopped itself", end.node), what: diagnosis };
@@ -74,9 +75,10 @@ impl Sighting {
     }
 }
 
-/// What a node's log says of replicas that are rotten.
+/// What a node's log says of replicas that are rotten, or of an invariant that was about to be broken.
 pub(crate) fn alarm(node: &str, log: &str) -> Option<String> {
-    log.lines().find(|line| line.contains(ROT)).map(|line| format!("{node}: {line}"))
+    let tells = |line: &&str| line.contains(ROT) || INVARIANTS.iter().any(|name| line.starts_with(name));
+    log.lines().find(tells).map(|line| format!("{node}: {line}"))
 }
 
 /// The line of its log in which a node says that its own state is wrong.
@@ -126,8 +128,9 @@ mod tests {
         let log = "all is well\nERROR ALARM: rot: the replica is not started and does not vote group=0\n";
         let alarms: Vec<String> = alarm("store-1", log).into_iter().collect();
         let seen = Sighting::of(&ok(), &[], &alarms, &[], &[]);
-        assert!(matches!(seen, Sighting::Caught { by, .. } if by == "alarm of rot"));
+        assert!(matches!(seen, Sighting::Caught { by, .. } if by == "a store's own alarm"));
         assert_eq!(alarm("store-1", "all is well"), None);
+        assert!(alarm("store-1", "thread panicked at fence.rs\nI3: reserved under an epoch").is_some());
     }
 
     #[test]
