@@ -67,6 +67,19 @@ fn a_mix_under_kills_and_pauses_keeps_every_promise() {
     assert_eq!(again.status.code(), Some(0));
 }
 
+/// Stays and messages were read at two moments: who left was shown what came after, who joined missed his own entry.
+#[test]
+fn seed_31_history_is_of_one_moment_while_members_come_and_go() {
+    let Some(bin) = binaries() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["run", "--workload", "group", "--nemesis", "none", "--time", "15", "--seed", "31"];
+    arguments.extend(["--rate", "1500", "--json", "--bin", bin.to_str().unwrap()]);
+    arguments.extend(SMALL);
+    let output = jepsen(folder.path(), &arguments);
+    let line = last_line(&output);
+    assert_eq!((&line["verdict"], &line["violations"]), (&"ok".into(), &0.into()), "{line}");
+}
+
 #[test]
 fn a_run_in_which_hardly_anything_was_done_is_invalid() {
     let Some(bin) = binaries() else { return };

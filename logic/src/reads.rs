@@ -13,7 +13,7 @@ use seriatim_proto::hash;
 use seriatim_proto::ids::{Chain, ConversationId, GroupId, MessageId, Namespace, Seq, SlotId, TenantId, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::logic::{Body, Call, HistoryEntry, Identity, Reply, SendState, SyncEntry, SyncPage};
-use seriatim_proto::store::{ConversationState, InboxEntry, Read, ReadOutcome, StoredMessage};
+use seriatim_proto::store::{InboxEntry, Read, ReadOutcome, StoredMessage};
 use tokio::time::Instant;
 
 use crate::store_client::StoreClient;
@@ -160,21 +160,8 @@ async fn with_bodies(
     page
 }
 
-/// The caller's conversation with its stays, or the one refusal for "no such thing" and "not yours".
-async fn conversation_of(
-    stores: &StoreClient,
-    who: &Identity,
-    conversation: &ConversationId,
-) -> Result<ConversationState, Refusal> {
-    let slot = hash::conversation_slot(who.tenant, conversation);
-    let read = Read::Conversation { tenant: who.tenant, conversation: conversation.clone() };
-    match read_one(stores, slot, read).await? {
-        ReadOutcome::Conversation(Some(state)) if state.stays.iter().any(|stay| stay.user == who.user) => Ok(state),
-        ReadOutcome::Conversation(_) => Err(Refusal::new(ErrorCode::NotFound, "no such conversation, or not yours")),
-        _ => Err(odd()),
-    }
-}
-
+/// A page of what the caller was a member for. Stays and messages are read at one moment: between two reads he could
+/// leave, and be shown what was said afterwards, or join, and miss the entry that lets him in.
 async fn history(
     stores: &Arc<StoreClient>,
     who: &Identity,
@@ -182,12 +169,28 @@ async fn history(
     from: Option<Seq>,
     limit: u32,
 ) -> Result<Reply, Refusal> {
-    let state = conversation_of(stores, who, &conversation).await?;
     let limit = if limit == 0 { limits::SYNC_ENTRIES_MAX } else { limit.min(limits::SYNC_ENTRIES_MAX) };
+    let tenant = who.tenant;
+    let group = group_of(stores, hash::conversation_slot(tenant, &conversation))?;
+    let first = from.unwrap_or(Seq::FIRST);
+    let bytes_max = limits::SYNC_BYTES_MAX;
+    let reads = vec![
+        Read::Conversation { tenant, conversation: conversation.clone() },
+        Read::Messages { tenant, conversation, from: first, limit, bytes_max },
+    ];
+    let (state, messages) = match <[ReadOutcome; 2]>::try_from(stores.read(group, reads).await?) {
+        Ok([ReadOutcome::Conversation(Some(state)), ReadOutcome::Messages(messages)])
+            if state.stays.iter().any(|stay| stay.user == who.user) =>
+        {
+            (state, messages)
+        }
+        // "No such thing" and "not yours" look the same.
+        Ok([ReadOutcome::Conversation(_), _]) => {
+            return Err(Refusal::new(ErrorCode::NotFound, "no such conversation, or not yours"));
+        }
+        _ => return Err(odd()),
+    };
     let from = from.unwrap_or(state.namespace.trim);
-    let slot = hash::conversation_slot(who.tenant, &conversation);
-    let read = Read::Messages { tenant: who.tenant, conversation, from, limit, bytes_max: limits::SYNC_BYTES_MAX };
-    let ReadOutcome::Messages(messages) = read_one(stores, slot, read).await? else { return Err(odd()) };
     let upto = messages.last().map_or(from, |message| message.entry.seq.next());
     let inside = |seq: Seq| {
         state
