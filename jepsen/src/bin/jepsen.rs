@@ -130,7 +130,7 @@ struct Shape {
     /// auto, namespaces, loopback
     #[arg(long, default_value = "auto")]
     network: String,
-    /// what the stores' data lies on: plain, fuse, tmpfs:<MiB>
+    /// what the stores' data lies on: plain, fuse, tmpfs:MIB
     #[arg(long, default_value = "plain")]
     disk: String,
 }
