@@ -193,7 +193,8 @@ impl Host {
                 return Err(StartError::Rot("an initialised replica has no log".into()));
             }
             // Everybody knows the members from here on, so that any of them can lead. Only standing for election is
-            // left to the store that should lead, for a moment.
+            // left to the store that should lead, for a moment. (The lowest replica id cannot win: the first entry
+            // carries the id of its replica, so its log sorts below the others'. It gets its groups by balance.rs.)
             let stores: Vec<StoreId> = members.iter().map(|member| member.store).collect();
             if balance::preferred(group, &stores) != Some(identity.store) {
                 self.groups.spawn(handle.clone().let_another_lead_first(FIRST_LEADER_TIMEOUT));
