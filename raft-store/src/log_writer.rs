@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,9 @@ const PAUSE_PER_LATE: u32 = 10;
 const TIMER_SLACK: Duration = Duration::from_micros(60);
 /// Wake-ups that the mean of the lateness looks back on.
 const LATE_MEAN_OF: u32 = 32;
+
+/// How long a writer that is dropped waits for a disk that does not answer.
+const DROP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hears when an append is on disk.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -186,10 +190,19 @@ impl LogSender {
 }
 
 /// The running writer.
+///
+/// Dropped without [`LogWriter::stop`], it writes what came before, and its thread and hold of log.db are gone at return:
+/// C++ destroys what RocksDB's threads use when the process ends, and aborts it if they are still there.
 pub(crate) struct LogWriter {
     sender: LogSender,
     stats: LogStats,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
+}
+
+struct Thread {
+    handle: JoinHandle<()>,
+    /// disconnected when the thread has let go of everything
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl LogWriter {
@@ -210,8 +223,12 @@ impl LogWriter {
             scratch: Vec::new(),
             failed: false,
         };
-        let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || writer.run(receiver))?;
-        Ok(Self { sender: LogSender(sender), stats, thread: Mutex::new(Some(thread)) })
+        let (ending, ended) = std::sync::mpsc::channel();
+        let handle = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+            writer.run(receiver);
+            drop(ending);
+        })?;
+        Ok(Self { sender: LogSender(sender), stats, thread: Mutex::new(Some(Thread { handle, ended })) })
     }
 
     /// The door.
@@ -229,9 +246,27 @@ impl LogWriter {
         let Some(thread) = self.thread.lock().take() else { return };
         // An error means that the thread has ended already.
         let _ = self.sender.send(LogCommand::Stop).await;
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        let joined = tokio::task::spawn_blocking(move || thread.handle.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the log writer ended with a panic");
+        }
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.get_mut().take() else { return };
+        // Replicas may still hold the door, so that its end alone does not end the thread.
+        let deadline = Instant::now() + DROP_PATIENCE;
+        while let Err(mpsc::error::TrySendError::Full(_)) = self.sender.0.try_send(LogCommand::Stop) {
+            if Instant::now() >= deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Err(RecvTimeoutError::Timeout) = thread.ended.recv_timeout(left) {
+            tracing::error!("the log writer does not end: its disk does not answer");
         }
     }
 }
@@ -483,6 +518,35 @@ mod tests {
         after(&mut pause, Duration::from_micros(30));
         pause.woken(Duration::from_secs(9));
         assert!(pause.length() < PAUSE_MAX / 2, "{pause:?}");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_writer_has_written_what_came_and_let_go_of_the_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(LogDb::open(&folder.path().join("log.db"), |_| None).unwrap());
+        let fatal = FatalSignal::new();
+        let mark = Arc::new(Watermark::open(&folder.path().join("watermark"), true, fatal.clone()).unwrap());
+        let writer = LogWriter::start(Arc::clone(&db), mark, fatal).unwrap();
+        // As a replica that outlives the writer.
+        let door = writer.sender();
+        let (told, hears) = std::sync::mpsc::channel();
+        for index in 0..200 {
+            let told = told.clone();
+            let done: Done = Box::new(move |result| told.send((index, result)).unwrap());
+            let append = LogCommand::Append {
+                key: test_key(1, 1),
+                records: vec![record(index, 10)],
+                sent: Instant::now(),
+                done,
+            };
+            door.send(append).await.unwrap();
+        }
+        drop(writer);
+        assert_eq!(Arc::strong_count(&db), 1, "the thread holds the database no more");
+        let done: Vec<u64> = hears.try_iter().map(|(index, result)| result.map(|()| index).unwrap()).collect();
+        assert_eq!(done, (0..200).collect::<Vec<_>>());
+        let late = LogCommand::Committed { key: test_key(1, 1), row: Vec::new() };
+        assert!(door.send(late).await.is_err());
     }
 
     #[tokio::test]

@@ -188,7 +188,8 @@ impl StateDb {
         let (tx, blocks) = SnapshotBlocks::channel();
         let (at_tx, at_rx) = oneshot::channel::<io::Result<_>>();
         let state = Arc::clone(self);
-        std::thread::Builder::new().name("snapshot".into()).spawn(move || {
+        // A thread of the runtime, so that a store that stops waits for it.
+        tokio::task::spawn_blocking(move || {
             let header = || -> io::Result<_> {
                 let view = state.view(group).map_err(fatal_io)?;
                 let Some(position) = view.get_bytes(&keys::position_key(group)).map_err(fatal_io)? else {
@@ -206,7 +207,7 @@ impl StateDb {
                     }
                 }
             }
-        })?;
+        });
         let position = at_rx.await.map_err(|_| io::Error::other("the snapshot thread ended"))??;
         Ok(position.map(|position| (position, blocks)))
     }
