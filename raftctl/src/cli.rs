@@ -49,6 +49,16 @@ pub(crate) struct Globals {
     pub(crate) timeout: Duration,
 }
 
+/// Whether a command line asks for JSON, also one that cannot be understood otherwise.
+pub(crate) fn wants_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let mut is_value = false;
+    arguments.take_while(|argument| argument != "--").any(|argument| {
+        let asked = ["-ojson", "-o=json", "--output=json"].iter().any(|&form| argument == form);
+        let value = std::mem::replace(&mut is_value, argument == "-o" || argument == "--output");
+        asked || (value && argument == "json")
+    })
+}
+
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {

@@ -20,12 +20,16 @@ mod target;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     let format = cli.globals.output;
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -39,4 +43,18 @@ fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Help goes to stdout as it is; a command line that is none is an error like any other.
+fn misused(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    if cli::wants_json(std::env::args_os().skip(1)) {
+        let text = error.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        failure::Failure::usage(message).hint("raftctl --help").print(cli::Format::Json);
+        return failure::Exit::Usage.into();
+    }
+    error.exit()
 }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use seriatim_gateway::GatewayConfig;
+use seriatim_gateway::dev_ca::ensure_dev_ca;
 use seriatim_logic::LogicConfig;
 use seriatim_proto::limits;
 use seriatim_proto::meta::Limit;
@@ -99,6 +100,9 @@ pub(crate) struct GatewayOptions {
     /// host:port of logic nodes, comma-separated; one that answers is enough
     #[arg(long, value_delimiter = ',')]
     logic: Vec<String>,
+    /// development only: folder of a CA with this gateway's certificate and the tokens' keys, made on first start
+    #[arg(long)]
+    development_ca: Option<PathBuf>,
     /// PEM file of this gateway's certificate chain
     #[arg(long)]
     certificate_chain: Option<PathBuf>,
@@ -149,12 +153,29 @@ impl GatewayOptions {
     /// Flags over file over defaults.
     pub(crate) fn checked(self) -> anyhow::Result<GatewayConfig> {
         let file: GatewayOptions = read_file(self.common.config.as_deref())?;
+        // Nothing is made for a start that fails on something else.
+        let listen = wanted("listen", self.listen.or(file.listen))?;
+        let logic = wanted_list("logic", self.logic, file.logic)?;
+        let mut chain = self.certificate_chain.or(file.certificate_chain);
+        let mut key = self.private_key.or(file.private_key);
+        let mut token_key = self.token_public_key.or(file.token_public_key);
+        if let Some(folder) = self.development_ca.or(file.development_ca) {
+            anyhow::ensure!(
+                chain.is_none() && key.is_none(),
+                "start: --development-ca has a certificate and key of its own: leave out --certificate-chain and \
+                 --private-key, or it"
+            );
+            let files = ensure_dev_ca(&folder).context("make the development CA")?;
+            tracing::warn!(ca = %files.ca.display(), token_key = %files.token_key.display(), "a CA for development only");
+            token_key = token_key.or(Some(files.token_public));
+            (chain, key) = (Some(files.gateway), Some(files.gateway_key));
+        }
         Ok(GatewayConfig {
-            listen: wanted("listen", self.listen.or(file.listen))?,
-            logic: wanted_list("logic", self.logic, file.logic)?,
-            certificate_chain_pem: read_pem("certificate-chain", self.certificate_chain.or(file.certificate_chain))?,
-            private_key_pem: read_pem("private-key", self.private_key.or(file.private_key))?,
-            token_public_key_pem: read_pem("token-public-key", self.token_public_key.or(file.token_public_key))?,
+            listen,
+            logic,
+            certificate_chain_pem: read_pem("certificate-chain", chain)?,
+            private_key_pem: read_pem("private-key", key)?,
+            token_public_key_pem: read_pem("token-public-key", token_key)?,
             insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
         })
     }

@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use bytes::Bytes;
-use common::{Cluster, SERIATIM, run, sibling};
+use common::{Cluster, SERIATIM, run, sibling, wait_until_async};
 use seriatim_client::{Client, ConnectError, Conversation, RequestError, SendRequest};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{ConversationKey, MessageId, Seq, UserId};
@@ -67,7 +67,7 @@ async fn a_refused_request_has_its_code_and_leaves_no_trace() {
     assert_eq!(code(bob.sync(Some(tail.plus(1_000_000)), 0).await), ErrorCode::CursorAhead);
 
     // Nothing was lost, and nothing of it left a trace.
-    common::wait_until_async("all inboxes have it", async || entries(&alice).await + entries(&bob).await >= 8).await;
+    wait_until_async("all inboxes have it", async || entries(&alice).await + entries(&bob).await >= 8).await;
     assert_eq!((entries(&alice).await, entries(&bob).await, entries(&eve).await), (4, 4, 0));
     let page = bob.sync(None, 0).await.unwrap();
     assert!(page.entries.iter().any(|entry| entry.conversation_seq == first.seq && entry.body_matches()));
@@ -77,6 +77,9 @@ async fn a_refused_request_has_its_code_and_leaves_no_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_or_expired_token_does_not_enter() {
     let cluster = Cluster::start();
+    let to_bob = || Conversation::peer("bob").unwrap();
+    let alice = cluster.device("alice", "laptop").await;
+    let first = alice.send(to_bob(), "before").await.unwrap();
     let good = cluster.token("alice", 3600);
     let forged = Cluster::start().token("alice", 3600);
     let mut cut = good.clone();
@@ -93,11 +96,21 @@ async fn a_wrong_or_expired_token_does_not_enter() {
             other => panic!("expected {expected}, got {other:?}"),
         }
     }
-    cluster.builder("phone").token(good).connect().await.unwrap();
+    // Who was in stays in, the same device enters with a good token, and both have everything.
+    let second = alice.send(to_bob(), "after").await.unwrap();
+    assert_eq!(alice.connections(), 1);
+    let phone = cluster.builder("phone").token(good).connect().await.unwrap();
+    let bob = cluster.device("bob", "phone").await;
+    for device in [&alice, &phone, &bob] {
+        wait_until_async("both entries are there", async || entries(device).await == 2).await;
+        let page = device.sync(None, 0).await.unwrap();
+        let seqs: Vec<_> = page.entries.iter().map(|entry| entry.conversation_seq).collect();
+        assert_eq!(seqs, [first.seq, second.seq]);
+    }
 }
 
-#[test]
-fn a_port_in_use_is_named() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
@@ -106,10 +119,13 @@ fn a_port_in_use_is_named() {
     let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
     assert_eq!(exit, Some(1));
     assert!(stdout.is_empty() && stderr.contains(&address) && stderr.contains("ADDRESS_IN_USE"), "{stderr}");
+    assert!(!Path::new(&data).exists(), "a start that fails makes nothing");
 
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let cluster = Cluster::start();
+    let alice = cluster.device("alice", "phone").await;
+    alice.send(Conversation::peer("bob").unwrap(), "before").await.unwrap();
     let keys = cluster.data().join("keys");
     let path = |name: &str| keys.join(name).display().to_string();
     let (chain, key, public) = (path("gateway.pem"), path("gateway-key.pem"), path("token-public.pem"));
@@ -131,6 +147,57 @@ fn a_port_in_use_is_named() {
     let (exit, stdout, stderr) = run(Path::new(SERIATIM), &arguments);
     assert_eq!(exit, Some(1));
     assert!(stdout.is_empty() && stderr.contains(&address) && stderr.contains("ADDRESS_IN_USE"), "{stderr}");
+
+    // A running store's port: who has it keeps it, with everything.
+    let store = cluster.nodes(PlaygroundRole::Store)[0].clone();
+    let arguments = ["store", "--data-dir", &data, "--listen", &store, "--insecure-plaintext"];
+    let (exit, _, stderr) = run(Path::new(SERIATIM), &arguments);
+    assert!(exit == Some(1) && stderr.contains(&store) && stderr.contains("ADDRESS_IN_USE"), "{stderr}");
+    alice.send(Conversation::peer("bob").unwrap(), "after").await.unwrap();
+    let bob = cluster.device("bob", "phone").await;
+    wait_until_async("bob has both", async || entries(&bob).await == 2).await;
+    assert_eq!(alice.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_of_its_own_makes_a_development_ca_on_first_start() {
+    let cluster = Cluster::start();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca").display().to_string();
+    let logic = cluster.nodes(PlaygroundRole::Logic).join(",");
+    let public = cluster.data().join("keys/token-public.pem").display().to_string();
+    let arguments =
+        ["gateway", "--logic", &logic, "--development-ca", &ca, "--insecure-plaintext", "--exit-with-parent"];
+    let start = |more: &[&str]| common::Process::start(&[&arguments, more].concat());
+
+    // With a certificate of one's own it would be a contradiction, and a start without an address makes nothing.
+    let refused = [&arguments[..], &["--listen", "127.0.0.1:0", "--private-key", &public]].concat();
+    for arguments in [&refused[..], &arguments[..]] {
+        let (exit, _, stderr) = run(Path::new(SERIATIM), arguments);
+        assert!(exit == Some(1) && stderr.contains("failed to start: --"), "{stderr}");
+    }
+    assert!(!Path::new(&ca).exists());
+
+    // The cluster's tokens, the gateway's own certificate; the second start finds what the first one made.
+    let pem = || std::fs::read(Path::new(&ca).join("ca.pem")).unwrap();
+    let mut made = None;
+    for device in ["phone", "laptop"] {
+        let gateway = start(&["--listen", "127.0.0.1:0", "--token-public-key", &public]);
+        let builder = Client::builder(gateway.address().parse().unwrap(), "localhost").ca_pem(&pem()).device(device);
+        let alice = builder.token(cluster.token("alice", 3600)).connect_timeout(common::PATIENCE);
+        let alice = alice.connect().await.unwrap();
+        alice.send(Conversation::peer("bob").unwrap(), device).await.unwrap();
+        assert_eq!(*made.get_or_insert_with(pem), pem());
+    }
+    // Its own tokens' key, where none is named: the cluster's tokens do not enter.
+    let gateway = start(&["--listen", "127.0.0.1:0"]);
+    let builder = Client::builder(gateway.address().parse().unwrap(), "localhost").ca_pem(&pem()).device("phone");
+    match builder.token(cluster.token("alice", 3600)).connect_timeout(common::PATIENCE).connect().await {
+        Err(ConnectError::Refused(refusal)) => assert_eq!(refusal.code, ErrorCode::AuthFailed),
+        other => panic!("{other:?}"),
+    }
+    let bob = cluster.device("bob", "phone").await;
+    wait_until_async("bob has both", async || entries(&bob).await == 2).await;
 }
 
 #[test]
@@ -186,7 +253,7 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
         exit == Some(10) && stderr.contains("not of one cluster")
     });
     let bob = ours.device("bob", "phone").await;
-    common::wait_until_async("bob has it", async || entries(&bob).await == 1).await;
+    wait_until_async("bob has it", async || entries(&bob).await == 1).await;
     bob.send(Conversation::peer("alice").unwrap(), "still here").await.unwrap();
     drop(bob);
 
@@ -196,6 +263,5 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     std::fs::rename(&kept, &mine).unwrap();
     ours.restart();
     let bob = ours.device("bob", "phone").await;
-    common::wait_until_async("bob has both", async || bob.sync(Some(Seq::FIRST), 0).await.unwrap().entries.len() == 2)
-        .await;
+    wait_until_async("bob has both", async || bob.sync(Some(Seq::FIRST), 0).await.unwrap().entries.len() == 2).await;
 }

@@ -4,28 +4,37 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use common::Cluster;
-use seriatim_client::{Client, Conversation, RequestError};
+use seriatim_client::{Client, Conversation, RequestError, SendRequest};
 use seriatim_proto::error::ErrorCode;
+use seriatim_proto::ids::MessageId;
+use seriatim_proto::playground::PlaygroundRole;
 
-/// Size of the file system under the test.
-const DISK: &str = "1500m";
+/// Size of the file system under all stores of a test.
+const SHARED: &str = "1500m";
+/// Size of one store's own.
+const OWN: &str = "300m";
 
 /// A small file system of its own; gone with the test.
 struct Disk(PathBuf);
 
 impl Disk {
     /// `None` where mounting is not allowed.
-    fn mount(folder: &Path) -> Option<Disk> {
+    fn mount(folder: &Path, size: &str) -> Option<Disk> {
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "seriatim-test"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "seriatim-test"])
             .arg(folder)
             .status();
-        mounted.is_ok_and(|status| status.success()).then(|| Disk(folder.to_owned()))
+        let mounted = mounted.is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: mounting a small file system is not allowed here (root is needed)");
+        }
+        mounted.then(|| Disk(folder.to_owned()))
     }
 
     /// Leaves `free_bytes` to the others.
@@ -65,10 +74,7 @@ async fn everything(device: &Client) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_writes_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(disk) = Disk::mount(folder.path()) else {
-        eprintln!("skipped: mounting a small file system is not allowed here (root is needed)");
-        return;
-    };
+    let Some(disk) = Disk::mount(folder.path(), SHARED) else { return };
     let cluster = Cluster::start_in(folder.path().to_owned());
     let alice = cluster.device("alice", "phone").await;
     let to_bob = || Conversation::peer("bob").unwrap();
@@ -115,4 +121,101 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     common::wait_until_async("bob has everything", async || everything(&bob).await > acked).await;
     assert_eq!(everything(&bob).await, acked + 1);
     drop(cluster);
+}
+
+/// Stores that run.
+fn running(cluster: &Cluster) -> Vec<String> {
+    let nodes = cluster.status().into_iter();
+    nodes.filter(|node| node.role == PlaygroundRole::Store && node.pid.is_some()).map(|node| node.name).collect()
+}
+
+/// Sends large messages one after another until `enough`; those that are acked go to `acked`, those of which nobody
+/// knows to `unknown`.
+async fn send_until(
+    sender: &Client,
+    acked: &mut Vec<SendRequest>,
+    unknown: &mut Vec<SendRequest>,
+    mut enough: impl FnMut(usize) -> bool,
+) {
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    let begun = acked.len();
+    while !enough(acked.len() - begun) {
+        assert!(std::time::Instant::now() < deadline, "waited too long; {} acked", acked.len() - begun);
+        let request = sender.prepare(Conversation::peer("bob").unwrap(), vec![b'x'; 60_000]);
+        match sender.send_request(request.clone()).await {
+            Ok(_) => acked.push(request),
+            Err(RequestError::Rejected(refusal)) => assert!(
+                [ErrorCode::Busy, ErrorCode::Unavailable, ErrorCode::Backlogged].contains(&refusal.code),
+                "{refusal}"
+            ),
+            Err(RequestError::Unknown(_)) => unknown.push(request),
+        }
+    }
+}
+
+/// Nothing holds the writes back before the disk does: what the reserve is there to prevent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_a_byte_left_stops_and_nothing_acked_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut disks = Vec::new();
+    for store in ["store-1", "store-2", "store-3"] {
+        std::fs::create_dir(folder.path().join(store)).unwrap();
+        let Some(disk) = Disk::mount(&folder.path().join(store), OWN) else { return };
+        disks.push(disk);
+    }
+    let cluster = Cluster::start_with(folder.path().to_owned(), &["--disk-reserve-bytes", "0"]);
+    let sender = cluster.builder("phone").token(cluster.token("alice", 3600)).request_timeout(Duration::from_secs(2));
+    let sender = sender.connect().await.unwrap();
+    let (mut acked, mut unknown) = (Vec::new(), Vec::new());
+    send_until(&sender, &mut acked, &mut unknown, |count| count >= 20).await;
+
+    // One of three: it stops at the first write that fails, and says why. The others go on.
+    disks[0].fill(0);
+    send_until(&sender, &mut acked, &mut unknown, |_| running(&cluster) == ["store-2", "store-3"]).await;
+    send_until(&sender, &mut acked, &mut unknown, |count| count >= 20).await;
+    let said = std::fs::read_to_string(folder.path().join("logs/store-1.log")).unwrap();
+    assert!(said.contains("No space left on device") && said.contains("failed to go on as a store"), "{said}");
+
+    // A second: no majority, no acks.
+    disks[1].fill(0);
+    send_until(&sender, &mut acked, &mut unknown, |_| running(&cluster) == ["store-3"]).await;
+    let had = acked.len();
+    let lost = sender.send(Conversation::peer("bob").unwrap(), "to nobody").await;
+    assert!(lost.is_err() && acked.len() == had, "{lost:?}");
+
+    // With room they come back by themselves, with everything that was acked, once.
+    for (disk, store) in disks.iter().zip(["store-1", "store-2"]) {
+        disk.empty();
+        cluster.start_node(store);
+    }
+    let patient = cluster.device("alice", "laptop").await;
+    for request in unknown.drain(..) {
+        patient.send_request(request.clone()).await.unwrap();
+        acked.push(request);
+    }
+    let bob = cluster.device("bob", "phone").await;
+    let ids: HashSet<_> = acked.iter().map(|request| request.message_id).collect();
+    let mut seen: Vec<_> = Vec::new();
+    common::wait_until_async("bob has everything", async || {
+        seen = messages(&bob).await;
+        ids.iter().all(|id| seen.contains(id))
+    })
+    .await;
+    // The one to nobody may have come, or not.
+    assert!(seen.len() <= ids.len() + 1, "{} for {}", seen.len(), ids.len());
+    assert_eq!(seen.iter().collect::<HashSet<_>>().len(), seen.len(), "each once");
+    drop(cluster);
+}
+
+/// Ids of all messages of an inbox, in its order.
+async fn messages(device: &Client) -> Vec<MessageId> {
+    let (mut ids, mut from) = (Vec::new(), None);
+    loop {
+        let page = device.sync(from, 0).await.unwrap();
+        ids.extend(page.entries.iter().map(|entry| entry.message_id));
+        from = Some(page.upto);
+        if !page.more {
+            return ids;
+        }
+    }
 }

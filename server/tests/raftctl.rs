@@ -57,6 +57,22 @@ fn a_message_sent_again_under_its_id_is_the_same_message() {
 }
 
 #[test]
+fn a_command_line_that_is_none_is_an_error_like_any_other() {
+    let raftctl = common::sibling("raftctl");
+    for json in [&["-o", "json"][..], &["--output=json"], &["-ojson"]] {
+        let (exit, out, error) = common::run(&raftctl, &[&["user", "shwo", "alice"], json].concat());
+        let error: Value = serde_json::from_str(&error).unwrap();
+        assert_eq!((exit, out.as_str()), (Some(2), ""));
+        assert_eq!((&error["kind"], &error["exit"]), (&Value::from("Error"), &Value::from(2)));
+        assert!(error["message"].as_str().unwrap().contains("shwo"), "{error}");
+    }
+    let (exit, out, error) = common::run(&raftctl, &["user", "shwo", "alice"]);
+    assert!(exit == Some(2) && out.is_empty() && error.starts_with("error: unrecognized subcommand"), "{error}");
+    let (exit, out, _) = common::run(&raftctl, &["-o", "json", "user", "--help"]);
+    assert!(exit == Some(0) && out.contains("Usage"), "{out}");
+}
+
+#[test]
 fn a_user_to_whom_nothing_came_is_not_found_by_any_verb() {
     let cluster = Cluster::start();
     let show = raftctl(&cluster, &["user", "show", "nobody"]);

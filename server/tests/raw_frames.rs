@@ -141,6 +141,8 @@ async fn bytes_that_are_no_protocol_end_that_connection_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_frame_is_refused_and_an_optional_one_ignored() {
     let cluster = Cluster::start();
+    let alice = cluster.device("alice", "phone").await;
+    alice.send(Conversation::peer("bob").unwrap(), "before").await.unwrap();
     let mut raw = Raw::enter(&cluster, "alice").await;
     // Field 99 of the envelope: a body that only a later version knows. request_id 7.
     raw.write(&[6, 0x08, 7, 0x9a, 0x06, 0x01, 0x00]).await;
@@ -155,6 +157,11 @@ async fn an_unknown_frame_is_refused_and_an_optional_one_ignored() {
     raw.ask(9, Asked::Ping(v1::Ping { nonce: 42 })).await;
     let pong = raw.answer().await;
     assert_eq!((pong.request_id, pong.body), (9, Some(Said::Pong(v1::Pong { nonce: 42 }))));
+    // Nobody lost anything.
+    alice.send(Conversation::peer("bob").unwrap(), "after").await.unwrap();
+    assert_eq!(alice.connections(), 1);
+    let bob = cluster.device("bob", "phone").await;
+    wait_until_async("bob has both", async || bob.sync(None, 0).await.unwrap().entries.len() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,6 +22,8 @@ pub(crate) struct Layout {
     pub(crate) file: Playground,
     /// certificate chain and private key of the gateways
     pub(crate) gateway_certificate: (PathBuf, PathBuf),
+    /// what stores keep free
+    pub(crate) disk_reserve_bytes: u64,
 }
 
 impl Layout {
@@ -60,7 +62,12 @@ impl Layout {
             file.groups
         );
         file.pid = std::process::id();
-        let layout = Layout { data, file, gateway_certificate: (keys.gateway, keys.gateway_key) };
+        let layout = Layout {
+            data,
+            file,
+            gateway_certificate: (keys.gateway, keys.gateway_key),
+            disk_reserve_bytes: options.disk_reserve_bytes,
+        };
         layout.save()?;
         Ok(layout)
     }

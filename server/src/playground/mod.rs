@@ -47,6 +47,9 @@ pub(crate) struct PlaygroundOptions {
     /// data groups
     #[arg(long, default_value_t = limits::GROUPS_DEFAULT)]
     pub(crate) groups: u32,
+    /// free bytes of a store's file system below which it refuses writes; for this start only
+    #[arg(long, default_value_t = limits::DISK_RESERVE_BYTES)]
+    pub(crate) disk_reserve_bytes: u64,
     /// end when stdin ends
     #[arg(long)]
     pub(crate) exit_with_parent: bool,

@@ -209,6 +209,7 @@ fn arguments(layout: &Layout, node: &PlaygroundNode) -> Vec<String> {
     let role = match node.role {
         PlaygroundRole::Store => {
             flag("data-dir", layout.data.join(&node.name).display().to_string());
+            flag("disk-reserve-bytes", layout.disk_reserve_bytes.to_string());
             "store"
         }
         PlaygroundRole::Logic => {

@@ -31,6 +31,8 @@ pub const SERIATIM: &str = env!("CARGO_BIN_EXE_seriatim");
 /// A running playground; ends with the test.
 pub struct Cluster {
     folder: PathBuf,
+    /// of the playground, beside its folder
+    arguments: Vec<String>,
     /// `None`: the folder is somebody else's
     _own: Option<tempfile::TempDir>,
     child: Child,
@@ -50,17 +52,23 @@ impl Cluster {
 
     /// In this folder.
     pub fn start_in(folder: PathBuf) -> Cluster {
-        let (child, stdin) = spawn(&folder);
+        Cluster::start_with(folder, &[])
+    }
+
+    /// In this folder, with arguments of the playground.
+    pub fn start_with(folder: PathBuf, arguments: &[&str]) -> Cluster {
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let (child, stdin) = spawn(&folder, &arguments);
         let about: Playground = serde_json::from_slice(&std::fs::read(folder.join(FILE)).unwrap()).unwrap();
         let minter = Minter::from_private_pem(&std::fs::read(&about.token_private_key).unwrap()).unwrap();
-        Cluster { folder, _own: None, child, stdin: Some(stdin), about, minter }
+        Cluster { folder, arguments, _own: None, child, stdin: Some(stdin), about, minter }
     }
 
     /// Stops everything in order and starts it again on the same data.
     pub fn restart(&mut self) {
         drop(self.stdin.take());
         wait_until("the playground ends", || self.child.try_wait().unwrap().is_some());
-        let (child, stdin) = spawn(&self.folder);
+        let (child, stdin) = spawn(&self.folder, &self.arguments);
         (self.child, self.stdin) = (child, Some(stdin));
     }
 
@@ -168,10 +176,40 @@ impl Drop for Cluster {
     }
 }
 
-fn spawn(folder: &Path) -> (Child, ChildStdin) {
+/// One process of the program under test, ready; ends with the test.
+pub struct Process {
+    child: Child,
+    ready: serde_json::Value,
+}
+
+impl Process {
+    pub fn start(arguments: &[&str]) -> Process {
+        let mut command = Command::new(SERIATIM);
+        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{arguments:?} is ready: {line:?}"));
+        Process { child, ready }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        self.ready["address"].as_str().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &Path, arguments: &[String]) -> (Child, ChildStdin) {
     let mut child = Command::new(SERIATIM)
         .args(["playground", "--exit-with-parent", "--data"])
         .arg(folder)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
