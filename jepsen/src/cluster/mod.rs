@@ -14,6 +14,7 @@
 //! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`] → `process` → `namespaces` → `firewall`.
 
 mod bad_disk;
+mod build;
 mod config;
 mod disk;
 mod firewall;
@@ -40,6 +41,7 @@ use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 
 pub use bad_disk::Mood;
+pub use build::{Build, CHAOS_PROGRAM, CHAOS_VARIABLE, low_limits};
 pub use config::{ClusterConfig, DiskKind, NetworkKind, NetworkMode};
 pub use firewall::{Cut, Flow};
 pub use keys::TokenClaims;
@@ -175,6 +177,11 @@ impl Cluster {
         self.process(name)?.start().await
     }
 
+    /// The same, with other values of some variables of its environment, for this one process.
+    pub async fn start_node_with(&self, name: &str, env: &[(String, String)]) -> anyhow::Result<()> {
+        self.process(name)?.start_with(env).await
+    }
+
     /// SIGTERM; returns when the process is gone. One that does not go in time is killed, and that is an error.
     pub async fn stop(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.stop().await
@@ -213,6 +220,12 @@ impl Cluster {
     /// While a fault is under way that may end the node: its end is no finding then.
     pub fn allow_end(&self, name: &str, allowed: bool) -> anyhow::Result<()> {
         self.process(name)?.allow_end(allowed);
+        Ok(())
+    }
+
+    /// The end that was seen last of this node had another cause than the one that it was allowed for.
+    pub fn blame_end(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.blame_end();
         Ok(())
     }
 
