@@ -2,6 +2,7 @@
 
 use super::acts::{Act, Acting};
 use super::clock::{Bend, Clock};
+use super::crash::Crash;
 use super::damage::{Damage, Harm};
 use super::disk::{Disk, Illness, PowerCut};
 use super::kill::Kill;
@@ -12,7 +13,7 @@ use super::pause::Pause;
 use super::shape::Shape;
 use super::targets::Target;
 use super::{Hold, Nemesis};
-use crate::cluster::{Cluster, DiskKind, NetworkKind, Role, clocks_can_be_bent};
+use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, NetworkKind, Role, clocks_can_be_bent};
 
 /// What a cluster must have for a kind to be possible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,8 @@ pub enum Needs {
     BadDisk,
     /// wall clocks that can be bent
     BentClocks,
+    /// nodes of the test build
+    ChaosBuild,
 }
 
 /// A kind of fault.
@@ -88,6 +91,10 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => Kill::boxed(Target::Holder);
         "kill-gateway" Needs::Nothing, Hold::ms(0, 5_000), "SIGKILL of one gateway"
             => Kill::boxed(Target::One(Role::Gateway));
+    }
+    "crash" {
+        "crash-point" Needs::ChaosBuild, Hold::ms(0, 5_000), "a node crashes by itself at a named point of its program"
+            => Box::new(Crash::default());
     }
     "pause" {
         "pause-store" Needs::Nothing, Hold::ms(100, 15_000), "SIGSTOP of one store for a while"
@@ -252,6 +259,8 @@ fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
         Needs::BadDisk => {
             (config.disk != DiskKind::Fuse).then(|| "the stores have no disks that can fail (--disk fuse)".to_owned())
         }
+        Needs::ChaosBuild => (config.program != CHAOS_PROGRAM)
+            .then(|| "the nodes are no test build: they have no named points (--build chaos)".to_owned()),
         Needs::BentClocks if config.bendable_clocks => None,
         Needs::BentClocks if clocks_can_be_bent() => Some("the cluster was started with true clocks".to_owned()),
         Needs::BentClocks => Some("libfaketime is not installed (package faketime)".to_owned()),

@@ -13,6 +13,7 @@
 mod acts;
 mod catalogue;
 mod clock;
+mod crash;
 mod damage;
 mod disk;
 mod done;
