@@ -240,7 +240,7 @@ impl Catalogue {
 
 fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
     let (stores, config) = (cluster.names(Role::Store).len(), cluster.config());
-    let no_namespaces = (cluster.network() != NetworkKind::Namespaces)
+    let no_namespaces = (cluster.network() == NetworkKind::Loopback)
         .then(|| "the nodes share the loopback: no fault of the network can be made".to_owned());
     match needs {
         Needs::Nothing => None,
