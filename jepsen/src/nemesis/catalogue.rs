@@ -138,15 +138,15 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => Box::new(Rate::default());
         "flap" Needs::Namespaces, Hold::ms(100, 3_000), "the link of one node goes down and up and down"
             => Box::new(Flap::default());
-        "delay" Needs::Switch, WHILE, "packets of one node, or of one direction of its link, come 5 to 200 ms late"
+        "delay" Needs::Switch, WHILE, "what one node sends, is sent, or both comes 5 to 200 ms late"
             => Packet::boxed(Mishap::Delay);
-        "jitter" Needs::Switch, WHILE, "the same by up to 100 ms, each by another time, in their order"
+        "jitter" Needs::Switch, WHILE, "packets of one node come up to 100 ms late, each by another time, in order"
             => Packet::boxed(Mishap::Jitter);
-        "duplicate" Needs::Switch, WHILE, "5 to 30 % of these packets come twice"
+        "duplicate" Needs::Switch, WHILE, "5 to 30 % of the packets of one node come twice"
             => Packet::boxed(Mishap::Duplicate);
-        "reorder" Needs::Switch, WHILE, "5 to 30 % of these packets are held back so that others overtake them"
+        "reorder" Needs::Switch, WHILE, "5 to 30 % of the packets of one node are overtaken by others"
             => Packet::boxed(Mishap::Reorder);
-        "corrupt" Needs::Switch, WHILE, "0.1 to 5 % of these packets come with flipped bits"
+        "corrupt" Needs::Switch, WHILE, "0.1 to 5 % of the packets of one node come with flipped bits"
             => Packet::boxed(Mishap::Corrupt);
     }
     "clock" {

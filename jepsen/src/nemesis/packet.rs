@@ -1,4 +1,4 @@
-//! Packet: packets of one node come late, twice, in another order, or spoiled, and are seen to by the switch's counters.
+//! Packet: packets of one node come late, twice, in another order, or spoiled, as the switch's counters tell.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, Direction, Disturbance, Trouble, Troubled};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Pause between two looks at the counters.
 const POLL: Duration = Duration::from_millis(20);
-/// From what is hardly felt to what no election survives.
+/// From what is hardly felt to what a heartbeat hardly survives.
 const DELAY_MS: std::ops::RangeInclusive<u64> = 5..=200;
 /// Below it nothing is felt.
 const JITTER_MS: std::ops::RangeInclusive<u64> = 5..=100;
