@@ -127,7 +127,7 @@ struct Shape {
     /// data groups
     #[arg(long, default_value_t = 4)]
     groups: u32,
-    /// auto, namespaces, loopback
+    /// auto, namespaces, switch, loopback
     #[arg(long, default_value = "auto")]
     network: String,
     /// what the stores' data lies on: plain, fuse, tmpfs:MIB

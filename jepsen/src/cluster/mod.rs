@@ -11,7 +11,7 @@
 //! takes its nodes with it, by the pipe that they hold; the rest goes when the next cluster starts.
 //!
 //! # Reading order
-//! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`] → `process` → `namespaces` → `firewall`.
+//! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`] → `process` → `namespaces` → `firewall` → `switch`.
 
 mod bad_disk;
 mod build;
@@ -20,6 +20,7 @@ mod disk;
 mod firewall;
 mod keys;
 mod layout;
+mod link;
 mod metrics;
 mod namespaces;
 mod netns;
@@ -29,7 +30,9 @@ mod process;
 mod raftctl;
 mod ready;
 mod reserve;
+mod switch;
 mod tool;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -50,6 +53,8 @@ pub use namespaces::leftovers;
 pub use node::{NodeInfo, OwnEnd, Role};
 pub use raftctl::RaftctlAnswer;
 pub use reserve::Reservation;
+pub use switch::{Direction, Trouble, Troubled};
+pub use trouble::Disturbance;
 
 pub(crate) use tool::must;
 
@@ -118,7 +123,7 @@ impl Cluster {
         for path in [&mut config.folder, &mut config.bin] {
             *path = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
         }
-        let network = Network::make(config.network, layout::short_names(&config))?;
+        let network = Network::make(config.network, config.seed, layout::short_names(&config))?;
         let keys = Keys::make(&config.folder.join("keys"))?;
         let nodes = layout::nodes(&config, &network);
         let disks = disk::mount_all(&config, &network, &nodes)?;
@@ -233,11 +238,6 @@ impl Cluster {
     pub async fn connects(&self, from: &str, to: &str, patience: Duration) -> anyhow::Result<bool> {
         let namespace = self.inner.network.namespace_file(self.index(from)?);
         netns::connects(namespace, self.nodes()[self.index(to)?].address, patience).await
-    }
-
-    /// Name of a node's link on the bridge; an error on the loopback.
-    pub fn link(&self, name: &str) -> anyhow::Result<String> {
-        Ok(self.inner.network.namespaces()?.link(self.index(name)?))
     }
 
     /// Names and addresses of all gateways, whether they run or not.

@@ -8,6 +8,7 @@ use super::disk::{Disk, Illness, PowerCut};
 use super::kill::Kill;
 use super::lease::ZombieHolder;
 use super::link::{Flap, Rate};
+use super::packet::{Mishap, Packet};
 use super::partition::Partition;
 use super::pause::Pause;
 use super::shape::Shape;
@@ -24,6 +25,8 @@ pub enum Needs {
     Namespaces,
     /// so many stores and namespaces
     Stores(usize),
+    /// the nodes on a switch of our own
+    Switch,
     /// stores on a disk of their own that can be filled: [`DiskKind::Tmpfs`]
     SmallDisk,
     /// stores on a disk that can fail: [`DiskKind::Fuse`]
@@ -142,6 +145,16 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => Box::new(Rate::default());
         "flap" Needs::Namespaces, Hold::ms(100, 3_000), "the link of one node goes down and up and down"
             => Box::new(Flap::default());
+        "delay" Needs::Switch, WHILE, "what one node sends, is sent, or both comes 5 to 200 ms late"
+            => Packet::boxed(Mishap::Delay);
+        "jitter" Needs::Switch, WHILE, "packets of one node come up to 100 ms late, each by another time, in order"
+            => Packet::boxed(Mishap::Jitter);
+        "duplicate" Needs::Switch, WHILE, "5 to 30 % of the packets of one node come twice"
+            => Packet::boxed(Mishap::Duplicate);
+        "reorder" Needs::Switch, WHILE, "5 to 30 % of the packets of one node are overtaken by others"
+            => Packet::boxed(Mishap::Reorder);
+        "corrupt" Needs::Switch, WHILE, "0.1 to 5 % of the packets of one node come with flipped bits"
+            => Packet::boxed(Mishap::Corrupt);
     }
     "clock" {
         "clock-jump" Needs::BentClocks, Hold::ms(2_000, 10_000), "one node's wall clock jumps by seconds to minutes"
@@ -247,13 +260,15 @@ impl Catalogue {
 
 fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
     let (stores, config) = (cluster.names(Role::Store).len(), cluster.config());
-    let no_namespaces = (cluster.network() != NetworkKind::Namespaces)
+    let no_namespaces = (cluster.network() == NetworkKind::Loopback)
         .then(|| "the nodes share the loopback: no fault of the network can be made".to_owned());
     match needs {
         Needs::Nothing => None,
         Needs::Namespaces => no_namespaces,
         Needs::Stores(wanted) if stores < wanted => Some(format!("it needs {wanted} stores, and there are {stores}")),
         Needs::Stores(_) => no_namespaces,
+        Needs::Switch => (cluster.network() != NetworkKind::Switch)
+            .then(|| "the nodes are not on a switch of our own (--network switch)".to_owned()),
         Needs::SmallDisk => (!matches!(config.disk, DiskKind::Tmpfs { .. }))
             .then(|| "the stores have no small disks of their own (--disk tmpfs)".to_owned()),
         Needs::BadDisk => {

@@ -22,6 +22,7 @@ mod fill;
 mod kill;
 mod lease;
 mod link;
+mod packet;
 mod partition;
 mod pause;
 mod schedule;

@@ -42,7 +42,7 @@ pub struct RunOptions {
     pub gateways: u32,
     /// data groups
     pub groups: u32,
-    /// `auto`, `namespaces`, `loopback`
+    /// `auto`, `namespaces`, `switch`, `loopback`
     pub network: String,
     /// what the stores' data lies on: `plain`, `fuse`, or `tmpfs:<MiB>`
     pub disk: String,
@@ -148,8 +148,9 @@ fn network(text: &str) -> Result<NetworkMode, String> {
     match text {
         "auto" => Ok(NetworkMode::Auto),
         "namespaces" => Ok(NetworkMode::Namespaces),
+        "switch" => Ok(NetworkMode::Switch),
         "loopback" => Ok(NetworkMode::Loopback),
-        other => Err(format!("--network {other}: must be auto, namespaces or loopback")),
+        other => Err(format!("--network {other}: must be auto, namespaces, switch or loopback")),
     }
 }
 
