@@ -138,10 +138,11 @@ async fn run_link(hub: &Hub, address: &str) -> Result<std::convert::Infallible, 
         if !frames.is_empty() {
             hub.with_router(|router| {
                 for frame in frames.drain(..) {
-                    chaos::hit(match &frame {
-                        GatewayResponse::Push { .. } => Point::GatewayPush,
-                        _ => Point::GatewayReply,
-                    });
+                    match &frame {
+                        GatewayResponse::Push { .. } => chaos::hit(Point::GatewayPush),
+                        GatewayResponse::Reply { .. } => chaos::hit(Point::GatewayReply),
+                        _ => {}
+                    }
                     router.handle_response(now, link, frame);
                 }
             });

@@ -6,14 +6,18 @@
 //!
 //! ```text
 //!  SERIATIM_CHAOS = part;part;…      read once by the binary's main ([`arm`])
-//!  part           = seed=NUMBER | POINT=ACT@CHANCE | sabotage=NAME,NAME
-//!  ACT            = kill | sleep:MILLISECONDS
+//!  part           = seed=NUMBER | POINT=ACT@CHANCE | sabotage=NAME,NAME | limit.LIMIT=NUMBER
+//!  ACT            = kill (SIGKILL to itself) | sleep:MILLISECONDS
 //!  CHANCE         = 1/N      for each time that the process comes by, drawn from the seed and the process id,
 //!                            so that a process that is started again does not die at the same place for ever
+//!  LIMIT          = keep     log entries of a group that stay after a purge
+//!                 | flush    log bytes of a store after which state.db is flushed and logs are purged
 //! ```
+//! Limits are lowered so that what takes hours of load (purges, snapshots) happens in a run of seconds.
 //!
 //! # Reading order
-//! [`Point`] and [`Sabotage`] (the lists), then [`hit`] and [`sabotaged`] (what the product calls).
+//! [`Point`], [`Sabotage`] and [`Limit`] (the lists), then [`hit`], [`sabotaged`] and [`limit`] (what the product
+//! calls).
 
 /// Defines an enum with a name for people and a list of all.
 macro_rules! named {
@@ -48,11 +52,11 @@ named! {
         LogTruncate = "log.truncate",
         /// a purge is noted in memory and not sent to the writer
         LogPurge = "log.purge",
-        /// a vote is to be written
+        /// a vote, or a lowered mark, is to be written
         VoteWriteBefore = "vote.write.before",
-        /// a vote is in one region of the watermark file and not in the other
+        /// a vote, or a lowered mark, is in one region of the watermark file and not in the other
         VoteWriteBetween = "vote.write.between",
-        /// a vote is written and nobody was told
+        /// a vote, or a lowered mark, is written and nobody was told
         VoteWriteAfter = "vote.write.after",
         /// a raised mark is to be written
         MarkWriteBefore = "mark.write.before",
@@ -152,7 +156,7 @@ named! {
         AckBeforeQuorum = "ack-before-quorum",
         /// apply does not look at the epoch of a fence
         FenceAtDoorOnly = "fence-at-door-only",
-        /// a holder whose lease is over still gives out what is in its buffers
+        /// a holder answers from its buffers after its lease
         SegmentNotFenced = "segment-not-fenced",
         /// a snapshot leaves out which message ids are there
         SnapshotWithoutDedupe = "snapshot-without-dedupe",
@@ -160,7 +164,7 @@ named! {
         SegmentReused = "segment-reused",
         /// reads ask neither a quorum nor who leads
         StaleRead = "stale-read",
-        /// entries carry what differs from replica to replica
+        /// what an entry holds differs from replica to replica
         MapOrder = "map-order",
         /// the log is purged up to what is applied, on disk or not
         PurgeTooFar = "purge-too-far",
@@ -173,6 +177,16 @@ named! {
     }
 }
 
+named! {
+    /// A bound of the product that a test build can be told to lower. None is part of a promise.
+    Limit {
+        /// log entries of a group that stay after a purge
+        Keep = "keep",
+        /// log bytes of a store after which state.db is flushed and logs are purged
+        Flush = "flush",
+    }
+}
+
 #[cfg(feature = "chaos")]
 mod armed {
     use std::collections::BTreeMap;
@@ -180,7 +194,7 @@ mod armed {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
-    use super::{Point, Sabotage};
+    use super::{Limit, Point, Sabotage};
 
     /// What happens at a point.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,6 +209,7 @@ mod armed {
         /// act and one in how many
         acts: BTreeMap<Point, (Act, u64)>,
         sabotages: Vec<Sabotage>,
+        limits: BTreeMap<Limit, u64>,
     }
 
     static PLAN: OnceLock<Plan> = OnceLock::new();
@@ -217,6 +232,12 @@ mod armed {
                         let sabotage = Sabotage::parse(name).ok_or_else(|| format!("no sabotage `{name}`"))?;
                         plan.sabotages.push(sabotage);
                     }
+                }
+                name if name.starts_with("limit.") => {
+                    let limit = name.strip_prefix("limit.").and_then(Limit::parse);
+                    let limit = limit.ok_or_else(|| format!("no limit `{name}`"))?;
+                    let number = value.parse().ok().filter(|number| *number > 0);
+                    plan.limits.insert(limit, number.ok_or_else(|| format!("`{value}` is no bound"))?);
                 }
                 point => {
                     let point = Point::parse(point).ok_or_else(|| format!("no point `{point}`"))?;
@@ -253,9 +274,10 @@ mod armed {
         }
         match act {
             Act::Kill => {
-                // As SIGKILL: nothing is flushed, nobody is told.
+                // Nothing is flushed, nobody is told, no core file is written.
                 eprintln!("chaos: killed at {}", point.name());
-                std::process::abort();
+                let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                unreachable!("a process may kill itself: {killed:?}");
             }
             Act::Sleep(time) => std::thread::sleep(time),
         }
@@ -273,6 +295,11 @@ mod armed {
     /// Is this bug to be there?
     pub fn sabotaged(sabotage: Sabotage) -> bool {
         PLAN.get().is_some_and(|plan| plan.sabotages.contains(&sabotage))
+    }
+
+    /// What this bound is to be, if it is to be another one.
+    pub fn limit(limit: Limit) -> Option<u64> {
+        PLAN.get()?.limits.get(&limit).copied()
     }
 
     /// What is another number in each process, as the order of a hash map is.
@@ -303,6 +330,13 @@ mod armed {
         }
 
         #[test]
+        fn a_plan_lowers_limits() {
+            let plan = parse("seed=7;limit.keep=50;limit.flush=65536").unwrap();
+            assert_eq!(plan.limits, BTreeMap::from([(Limit::Keep, 50), (Limit::Flush, 65_536)]));
+            assert_eq!(limit(Limit::Keep), None, "a process without a plan has the product's own bounds");
+        }
+
+        #[test]
         fn a_wrong_plan_is_refused_with_what_is_wrong() {
             for (text, wrong) in [
                 ("log.write.after", "no `=`"),
@@ -312,6 +346,9 @@ mod armed {
                 ("log.write.after=kill@1/0", "no chance"),
                 ("sabotage=no-fsnyc", "no sabotage"),
                 ("seed=x", "no seed"),
+                ("limit.patience=1", "no limit"),
+                ("limit.keep=0", "no bound"),
+                ("limit.flush=1MiB", "no bound"),
             ] {
                 let error = parse(text).unwrap_err();
                 assert!(error.contains(wrong), "{text}: {error}");
@@ -321,7 +358,7 @@ mod armed {
 }
 
 #[cfg(feature = "chaos")]
-pub use armed::{arm, hit, hits, of_this_process, sabotaged};
+pub use armed::{arm, hit, hits, limit, of_this_process, sabotaged};
 
 /// The process came by. Nothing in builds without the feature.
 #[cfg(not(feature = "chaos"))]
@@ -333,6 +370,13 @@ pub fn hit(_: Point) {}
 #[inline(always)]
 pub fn sabotaged(_: Sabotage) -> bool {
     false
+}
+
+/// What this bound is to be, if it is to be another one. Never in builds without the feature.
+#[cfg(not(feature = "chaos"))]
+#[inline(always)]
+pub fn limit(_: Limit) -> Option<u64> {
+    None
 }
 
 /// The same in every process: nothing differs from replica to replica.
@@ -353,6 +397,9 @@ mod tests {
         }
         for sabotage in Sabotage::ALL {
             assert_eq!(Sabotage::parse(sabotage.name()), Some(*sabotage));
+        }
+        for limit in Limit::ALL {
+            assert_eq!(Limit::parse(limit.name()), Some(*limit));
         }
         assert!(Point::ALL.len() >= 40, "issue 6 asks for forty");
         assert_eq!(Sabotage::ALL.len(), 12);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use seriatim_proto::chaos::{self, Limit};
 use seriatim_proto::limits;
 
 /// One store process.
@@ -53,8 +54,9 @@ impl Default for Tuning {
         Self {
             memtable_bytes: 64 << 20,
             block_cache_bytes: 64 << 20,
-            flush_log_bytes: limits::FLUSH_LOG_BYTES,
-            log_keep_entries: limits::LOG_KEEP_ENTRIES,
+            // A test build can be told to purge early (`seriatim_proto::chaos`).
+            flush_log_bytes: chaos::limit(Limit::Flush).unwrap_or(limits::FLUSH_LOG_BYTES),
+            log_keep_entries: chaos::limit(Limit::Keep).unwrap_or(limits::LOG_KEEP_ENTRIES),
             group_threads: std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4)),
         }
     }

@@ -74,7 +74,9 @@ impl Door {
                 biased;
                 result = async { round.as_mut().expect("guarded").await }, if round.is_some() => {
                     round = None;
-                    chaos::hit(Point::ReadConfirmed);
+                    if result.is_ok() {
+                        chaos::hit(Point::ReadConfirmed);
+                    }
                     self.finish(std::mem::take(&mut waiting), result).await;
                 }
                 _ = tick.tick() => self.tick().await,

@@ -97,10 +97,10 @@ impl Replica {
         let metrics = self.metrics.clone();
         chaos::hit(Point::ProposeBefore);
         let callback = move |result: Result<Vec<Outcome>, StoreRefusal>| {
-            chaos::hit(Point::ProposeAnswered);
             drop((of_node, of_group));
-            if let Err(refusal) = &result {
-                metrics.refused(code_of(refusal));
+            match &result {
+                Ok(_) => chaos::hit(Point::ProposeAnswered),
+                Err(refusal) => metrics.refused(code_of(refusal)),
             }
             answer.send(StoreResponse::Proposed { id, result });
         };

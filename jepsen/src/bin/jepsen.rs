@@ -127,12 +127,15 @@ struct Shape {
     /// data groups
     #[arg(long, default_value_t = 4)]
     groups: u32,
-    /// auto, namespaces, loopback
+    /// auto, namespaces, switch, loopback
     #[arg(long, default_value = "auto")]
     network: String,
     /// what the stores' data lies on: plain, fuse, tmpfs:MIB
     #[arg(long, default_value = "plain")]
     disk: String,
+    /// product; chaos: the test build; chaos-low: the same with short logs, so that snapshots are installed
+    #[arg(long, default_value = "product")]
+    build: String,
 }
 
 /// Where to, and how it is said.
@@ -202,6 +205,7 @@ impl Shape {
             groups: self.groups,
             network: self.network.clone(),
             disk: self.disk.clone(),
+            build: self.build.clone(),
         }
     }
 }

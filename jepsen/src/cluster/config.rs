@@ -56,8 +56,10 @@ impl Default for ClusterConfig {
 /// How nodes should reach each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum NetworkMode {
-    /// each node in a network namespace of its own; fails where these cannot be made
+    /// each node in a network namespace of its own, on one bridge; fails where these cannot be made
     Namespaces,
+    /// the same on a switch of our own, which can also delay, double, reorder and spoil packets
+    Switch,
     /// ports of 127.0.0.1: no fault of the network can be injected
     Loopback,
     /// namespaces where they can be made, else loopback
@@ -70,6 +72,8 @@ pub enum NetworkMode {
 pub enum NetworkKind {
     /// each in its own namespace, on one bridge
     Namespaces,
+    /// each in its own namespace, on a switch of our own
+    Switch,
     /// ports of 127.0.0.1
     Loopback,
 }
@@ -78,6 +82,7 @@ impl std::fmt::Display for NetworkKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             NetworkKind::Namespaces => "namespaces",
+            NetworkKind::Switch => "switch",
             NetworkKind::Loopback => "loopback",
         })
     }

@@ -1,7 +1,8 @@
-//! Firewall: packets between nodes dropped on the bridge, outside the nodes.
+//! Firewall: packets between nodes dropped on the bridge or in the switch, outside the nodes.
 //!
-//! Every cut is an nft table of its own, so cuts come and go atomically and overlap without knowing of each other: a
-//! packet that any of them drops is dropped. The tables' counters say whether a cut met any packet.
+//! On a bridge every cut is an nft table of its own, so cuts come and go atomically and overlap without knowing of each
+//! other: a packet that any of them drops is dropped. The tables' counters say whether a cut met any packet. On a switch
+//! a cut is a rule of it, and the same holds.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,6 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, ensure};
 
+use super::namespaces::{HARNESS_PORT, node_port};
+use super::switch::{CutId, Port};
 use super::{Cluster, tool};
 
 /// Packets in one direction.
@@ -30,8 +33,13 @@ pub enum Flow {
 /// Dropped packets, until it is mended.
 #[derive(Debug)]
 #[must_use = "a cut that nobody mends stays until the cluster is shut down"]
-pub struct Cut {
-    table: String,
+pub struct Cut(Place);
+
+#[derive(Debug)]
+enum Place {
+    /// name of an nft table
+    Table(String),
+    Switch(CutId),
 }
 
 impl Cluster {
@@ -39,23 +47,47 @@ impl Cluster {
     pub async fn cut(&self, flows: &BTreeSet<Flow>, percent: u8) -> anyhow::Result<Cut> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         ensure!((1..=100).contains(&percent), "drop {percent} percent of packets");
+        if let Ok(switch) = self.inner.network.switch() {
+            switch.check()?;
+            let pairs = flows.iter().map(|flow| self.ports(flow)).collect::<anyhow::Result<_>>()?;
+            return Ok(Cut(Place::Switch(switch.cut(pairs, percent))));
+        }
         let table = format!("{}_{}", self.inner.network.namespaces()?.prefix(), NEXT.fetch_add(1, Ordering::Relaxed));
         let text = self.table(&table, flows, percent)?;
         nft(&["-f", "-"], text).await.context("cut the network")?;
-        Ok(Cut { table })
+        Ok(Cut(Place::Table(table)))
     }
 
     /// Packets that a cut has dropped so far.
     pub async fn packets_dropped(&self, cut: &Cut) -> anyhow::Result<u64> {
-        let listed = nft(&["list", "table", "bridge", &cut.table], String::new()).await.context("read the counters")?;
-        Ok(counted(&listed))
+        match &cut.0 {
+            Place::Table(table) => {
+                let listed = nft(&["list", "table", "bridge", table], String::new()).await;
+                Ok(counted(&listed.context("read the counters")?))
+            }
+            Place::Switch(id) => self.inner.network.switch()?.dropped(*id),
+        }
     }
 
     /// Ends a cut; answers how many packets it dropped.
     pub async fn mend(&self, cut: Cut) -> anyhow::Result<u64> {
         let dropped = self.packets_dropped(&cut).await;
-        nft(&["delete", "table", "bridge", &cut.table], String::new()).await.context("mend the network")?;
+        match cut.0 {
+            Place::Table(table) => {
+                nft(&["delete", "table", "bridge", &table], String::new()).await.context("mend the network")?;
+            }
+            Place::Switch(id) => self.inner.network.switch()?.mend(id),
+        }
         dropped
+    }
+
+    fn ports(&self, flow: &Flow) -> anyhow::Result<(Port, Port)> {
+        let port = |name: &str| Ok::<_, anyhow::Error>(node_port(self.index(name)?));
+        Ok(match flow {
+            Flow::Between { from, to } => (port(from)?, port(to)?),
+            Flow::ToNode(to) => (HARNESS_PORT, port(to)?),
+            Flow::FromNode(from) => (port(from)?, HARNESS_PORT),
+        })
     }
 
     fn table(&self, table: &str, flows: &BTreeSet<Flow>, percent: u8) -> anyhow::Result<String> {

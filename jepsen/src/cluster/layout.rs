@@ -78,10 +78,6 @@ pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes
             "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
         ]);
     }
-    if !config.env.is_empty() {
-        command.push("env".to_owned());
-        command.extend(config.env.iter().map(|(name, value)| format!("{name}={value}")));
-    }
     command.extend([config.bin.join(&config.program).display().to_string(), node.role.name().to_owned()]);
     let mut flag = |name: &str, value: String| command.extend([format!("--{name}"), value]);
     let addresses = |role: Role| -> String {
@@ -112,7 +108,8 @@ pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes
         }
     }
     command.extend(["--insecure-plaintext".to_owned(), "--exit-with-parent".to_owned()]);
-    Spec { name: node.name.clone(), command, log: super::log_path(&config.folder, &node.name) }
+    let log = super::log_path(&config.folder, &node.name);
+    Spec { name: node.name.clone(), command, env: config.env.clone(), log }
 }
 
 /// Makes the folders of a run.

@@ -11,14 +11,16 @@
 //! takes its nodes with it, by the pipe that they hold; the rest goes when the next cluster starts.
 //!
 //! # Reading order
-//! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`] → `process` → `namespaces` → `firewall`.
+//! [`ClusterConfig`] → [`Cluster::start`] → [`NodeInfo`] → `process` → `namespaces` → `firewall` → `switch`.
 
 mod bad_disk;
+mod build;
 mod config;
 mod disk;
 mod firewall;
 mod keys;
 mod layout;
+mod link;
 mod metrics;
 mod namespaces;
 mod netns;
@@ -28,7 +30,9 @@ mod process;
 mod raftctl;
 mod ready;
 mod reserve;
+mod switch;
 mod tool;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,6 +44,7 @@ use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 
 pub use bad_disk::Mood;
+pub use build::{Build, CHAOS_PROGRAM, CHAOS_VARIABLE, low_limits};
 pub use config::{ClusterConfig, DiskKind, NetworkKind, NetworkMode};
 pub use firewall::{Cut, Flow};
 pub use keys::TokenClaims;
@@ -48,6 +53,8 @@ pub use namespaces::leftovers;
 pub use node::{NodeInfo, OwnEnd, Role};
 pub use raftctl::RaftctlAnswer;
 pub use reserve::Reservation;
+pub use switch::{Direction, Trouble, Troubled};
+pub use trouble::Disturbance;
 
 pub(crate) use tool::must;
 
@@ -116,7 +123,7 @@ impl Cluster {
         for path in [&mut config.folder, &mut config.bin] {
             *path = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
         }
-        let network = Network::make(config.network, layout::short_names(&config))?;
+        let network = Network::make(config.network, config.seed, layout::short_names(&config))?;
         let keys = Keys::make(&config.folder.join("keys"))?;
         let nodes = layout::nodes(&config, &network);
         let disks = disk::mount_all(&config, &network, &nodes)?;
@@ -175,6 +182,11 @@ impl Cluster {
         self.process(name)?.start().await
     }
 
+    /// The same, with other values of some variables of its environment, for this one process.
+    pub async fn start_node_with(&self, name: &str, env: &[(String, String)]) -> anyhow::Result<()> {
+        self.process(name)?.start_with(env).await
+    }
+
     /// SIGTERM; returns when the process is gone. One that does not go in time is killed, and that is an error.
     pub async fn stop(&self, name: &str) -> anyhow::Result<()> {
         self.process(name)?.stop().await
@@ -216,15 +228,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// The end that was seen last of this node had another cause than the one that it was allowed for.
+    pub fn blame_end(&self, name: &str) -> anyhow::Result<()> {
+        self.process(name)?.blame_end();
+        Ok(())
+    }
+
     /// Does a TCP connection from one node to the address of another come about within `patience`?
     pub async fn connects(&self, from: &str, to: &str, patience: Duration) -> anyhow::Result<bool> {
         let namespace = self.inner.network.namespace_file(self.index(from)?);
         netns::connects(namespace, self.nodes()[self.index(to)?].address, patience).await
-    }
-
-    /// Name of a node's link on the bridge; an error on the loopback.
-    pub fn link(&self, name: &str) -> anyhow::Result<String> {
-        Ok(self.inner.network.namespaces()?.link(self.index(name)?))
     }
 
     /// Names and addresses of all gateways, whether they run or not.

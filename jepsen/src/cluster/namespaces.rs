@@ -1,9 +1,12 @@
-//! Namespaces: one network namespace per node, all on one bridge; the harness and its clients reach them over it.
+//! Namespaces: one network namespace per node, joined by a bridge or by our own [`Switch`]; the harness and its clients
+//! reach them over it.
 //!
 //! ```text
 //!  harness, clients, raftctl ── 10.a.b.1 [bridge sj<pid>xb] ┬─ sj<pid>xs1 ══ eth0 10.a.b.11  (netns sj<pid>xs1: store-1)
 //!                                                           ├─ sj<pid>xs2 ══ eth0 10.a.b.12
 //!                                                           └─ sj<pid>xg1 ══ eth0 10.a.b.19  …
+//!
+//!  harness, clients, raftctl ── 10.a.b.1 [TAP sj<pid>xh] ══ switch ══ [TAP] eth0 10.a.b.11  (netns sj<pid>xs1: store-1)  …
 //! ```
 //! Every name begins with `sj`, the harness's process id and a letter, so that what a dead harness left is known by
 //! its names alone.
@@ -17,11 +20,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, bail};
 
+use super::switch::{Port, Switch, Tap};
 use super::tool::must_now;
 
 /// Where `ip netns` keeps its files.
 const NETNS_FOLDER: &str = "/run/netns";
-/// Last byte of the first node's address; the bridge has 1.
+/// Last byte of the first node's address; the harness has 1.
 const FIRST_NODE: u8 = 11;
 /// Most nodes of a cluster.
 pub(crate) const NODES_MAX: usize = 200;
@@ -34,14 +38,23 @@ pub(crate) struct Namespaces {
     prefix: String,
     subnet: [u8; 3],
     nodes: Vec<String>,
+    /// `None`: a bridge
+    switch: Option<Switch>,
+}
+
+/// Port of the harness and its clients on a switch.
+pub(crate) const HARNESS_PORT: Port = Port(0);
+
+/// Port of a node, by its place in the list.
+pub(crate) fn node_port(index: usize) -> Port {
+    Port(1 + index)
 }
 
 impl Namespaces {
-    /// Makes namespaces for nodes of these short names (`s1`, `l2`, `g1`).
-    pub(crate) fn make(short_names: Vec<String>) -> anyhow::Result<Namespaces> {
-        anyhow::ensure!(short_names.len() <= NODES_MAX, "make {} namespaces: too many", short_names.len());
-        let made = Namespaces { prefix: next_prefix()?, subnet: free_subnet()?, nodes: short_names };
+    /// Makes namespaces for nodes of these short names (`s1`, `l2`, `g1`) on a bridge.
+    pub(crate) fn bridged(short_names: Vec<String>) -> anyhow::Result<Namespaces> {
         // From here on a failure drops `made`, which removes the half that exists.
+        let made = Namespaces::named(short_names)?;
         let bridge = made.bridge();
         let mut batch = vec![
             format!("link add {bridge} type bridge"),
@@ -54,13 +67,46 @@ impl Namespaces {
             batch.push(format!("link add {name} type veth peer name eth0 netns {name}"));
             batch.push(format!("link set {name} master {bridge} up"));
         }
-        must_now("ip", &["-batch", "-"], &(batch.join("\n") + "\n"))?;
-        for index in 0..made.nodes.len() {
-            let (name, address) = (made.link(index), made.node_address(index));
-            let inside = format!("addr add {address}/24 dev eth0\nlink set eth0 up\nlink set lo up\n");
-            must_now("ip", &["-n", &name, "-batch", "-"], &inside)?;
-        }
+        ip(&[], &batch)?;
+        made.set_up_nodes()?;
         Ok(made)
+    }
+
+    /// The same on a switch of our own.
+    pub(crate) fn switched(short_names: Vec<String>, seed: u64) -> anyhow::Result<Namespaces> {
+        let mut made = Namespaces::named(short_names)?;
+        let own = format!("{}h", made.prefix);
+        let mut taps = vec![Tap::make(&own)?];
+        let mut batch = vec![format!("addr add {}/24 dev {own}", made.address(0, 1)), format!("link set {own} up")];
+        for index in 0..made.nodes.len() {
+            let name = made.link(index);
+            taps.push(Tap::make(&name)?);
+            batch.push(format!("netns add {name}"));
+            batch.push(format!("link set {name} netns {name} name eth0"));
+        }
+        ip(&[], &batch)?;
+        made.set_up_nodes()?;
+        made.switch = Some(Switch::start(taps, seed)?);
+        Ok(made)
+    }
+
+    fn named(short_names: Vec<String>) -> anyhow::Result<Namespaces> {
+        anyhow::ensure!(short_names.len() <= NODES_MAX, "make {} namespaces: too many", short_names.len());
+        Ok(Namespaces { prefix: next_prefix()?, subnet: free_subnet()?, nodes: short_names, switch: None })
+    }
+
+    fn set_up_nodes(&self) -> anyhow::Result<()> {
+        for index in 0..self.nodes.len() {
+            let address = format!("addr add {}/24 dev eth0", self.node_address(index));
+            let inside = [address, "link set eth0 up".to_owned(), "link set lo up".to_owned()];
+            ip(&["-n", &self.link(index)], &inside)?;
+        }
+        Ok(())
+    }
+
+    /// What joins the nodes, unless it is a bridge.
+    pub(crate) fn switch(&self) -> Option<&Switch> {
+        self.switch.as_ref()
     }
 
     /// What all names of this cluster begin with.
@@ -73,7 +119,7 @@ impl Namespaces {
         self.address(index, FIRST_NODE)
     }
 
-    /// Name of a node's namespace, and of its link on the bridge's side.
+    /// Name of a node's namespace, and of its link on a bridge's side.
     pub(crate) fn link(&self, index: usize) -> String {
         format!("{}{}", self.prefix, self.nodes[index])
     }
@@ -95,10 +141,17 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
+        // Its TAPs go with it.
+        self.switch = None;
         if let Err(error) = remove(&self.prefix) {
             tracing::warn!(prefix = self.prefix, error = format!("{error:#}"), "network not removed");
         }
     }
+}
+
+fn ip(options: &[&str], batch: &[String]) -> anyhow::Result<()> {
+    let words = [options, &["-batch", "-"]].concat();
+    must_now("ip", &words, &(batch.join("\n") + "\n")).map(|_| ())
 }
 
 /// Removes what harnesses left that are gone: processes, namespaces, links, bridges, tables, mounts.

@@ -16,7 +16,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const METRICS_BYTES_MAX: u64 = 4 << 20;
 
 /// Runs `work` in the network namespace of this file, or here if there is none.
-async fn within<T: Send + 'static>(
+pub(crate) async fn within<T: Send + 'static>(
     namespace: Option<PathBuf>,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::namespaces::{self, Namespaces};
+use super::switch::Switch;
 use super::{NetworkKind, NetworkMode};
 
 /// Port of every node in its own namespace.
@@ -26,14 +27,15 @@ pub(crate) enum Network {
 }
 
 impl Network {
-    /// Makes the network for nodes of these short names.
-    pub(crate) fn make(mode: NetworkMode, short_names: Vec<String>) -> anyhow::Result<Network> {
+    /// Makes the network for nodes of these short names; what a switch draws by lot comes from the seed.
+    pub(crate) fn make(mode: NetworkMode, seed: u64, short_names: Vec<String>) -> anyhow::Result<Network> {
         namespaces::sweep();
         let count = short_names.len();
         match mode {
             NetworkMode::Loopback => Network::loopback(count),
-            NetworkMode::Namespaces => Ok(Network::Namespaces(Namespaces::make(short_names)?)),
-            NetworkMode::Auto => match Namespaces::make(short_names) {
+            NetworkMode::Namespaces => Ok(Network::Namespaces(Namespaces::bridged(short_names)?)),
+            NetworkMode::Switch => Ok(Network::Namespaces(Namespaces::switched(short_names, seed)?)),
+            NetworkMode::Auto => match Namespaces::bridged(short_names) {
                 Ok(made) => Ok(Network::Namespaces(made)),
                 Err(error) => {
                     tracing::warn!(
@@ -55,6 +57,7 @@ impl Network {
     /// Which it became.
     pub(crate) fn kind(&self) -> NetworkKind {
         match self {
+            Network::Namespaces(made) if made.switch().is_some() => NetworkKind::Switch,
             Network::Namespaces(_) => NetworkKind::Namespaces,
             Network::Loopback(_) => NetworkKind::Loopback,
         }
@@ -85,6 +88,11 @@ impl Network {
             Network::Namespaces(made) => Ok(made),
             Network::Loopback(_) => bail!("the nodes share the loopback: no fault of the network can be made"),
         }
+    }
+
+    /// The switch, where packets can be delayed and spoiled.
+    pub(crate) fn switch(&self) -> anyhow::Result<&Switch> {
+        self.namespaces()?.switch().context("the nodes are on a bridge, which can only drop packets")
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     /// program and arguments
     pub(crate) command: Vec<String>,
+    /// what its environment has besides the harness's own
+    pub(crate) env: Vec<(String, String)>,
     /// where its stderr goes
     pub(crate) log: PathBuf,
 }
@@ -81,12 +83,17 @@ impl Process {
 
     /// Starts it; returns when it is ready.
     pub(crate) async fn start(self: &Arc<Self>) -> anyhow::Result<()> {
+        self.start_with(&[]).await
+    }
+
+    /// The same, with other values of some variables of its environment, this once.
+    pub(crate) async fn start_with(self: &Arc<Self>, env: &[(String, String)]) -> anyhow::Result<()> {
         let name = self.spec.name.as_str();
         let ordered = self.order.lock().await;
         if let Some(live) = &self.state.borrow().live {
             bail!("start {name}: it runs already as process {}", live.pid);
         }
-        self.spawn().with_context(|| format!("start {name}"))?;
+        self.spawn(env).with_context(|| format!("start {name}"))?;
         // Not held while it gets ready: a node that cannot get ready must still be killable.
         drop(ordered);
         let mut seen = self.state.subscribe();
@@ -99,11 +106,13 @@ impl Process {
         }
     }
 
-    fn spawn(self: &Arc<Self>) -> anyhow::Result<()> {
+    fn spawn(self: &Arc<Self>, env: &[(String, String)]) -> anyhow::Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.spec.log);
         let log = log.with_context(|| format!("open {}", self.spec.log.display()))?;
         let mut child = Command::new(&self.spec.command[0])
             .args(&self.spec.command[1..])
+            .envs(self.spec.env.iter().map(|(name, value)| (name, value)))
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -221,6 +230,12 @@ impl Process {
         });
     }
 
+    /// Its newest end was not the one that it was allowed.
+    pub(crate) fn blame_end(&self) {
+        self.state
+            .send_modify(|state| state.ends.iter_mut().next_back().into_iter().for_each(|end| end.allowed = false));
+    }
+
     /// Waits until there is no process.
     pub(crate) async fn gone(&self, patience: Duration) -> anyhow::Result<()> {
         let mut seen = self.state.subscribe();
@@ -283,7 +298,7 @@ mod tests {
     fn shell(script: &str) -> (tempfile::TempDir, Arc<Process>) {
         let folder = tempfile::tempdir().unwrap();
         let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let spec = Spec { name: "sh".to_owned(), command, log: folder.path().join("log") };
+        let spec = Spec { name: "sh".to_owned(), command, env: Vec::new(), log: folder.path().join("log") };
         let process = Process::new(spec);
         (folder, process)
     }

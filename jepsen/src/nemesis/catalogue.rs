@@ -2,17 +2,19 @@
 
 use super::acts::{Act, Acting};
 use super::clock::{Bend, Clock};
+use super::crash::Crash;
 use super::damage::{Damage, Harm};
 use super::disk::{Disk, Illness, PowerCut};
 use super::kill::Kill;
 use super::lease::ZombieHolder;
 use super::link::{Flap, Rate};
+use super::packet::{Mishap, Packet};
 use super::partition::Partition;
 use super::pause::Pause;
 use super::shape::Shape;
 use super::targets::Target;
 use super::{Hold, Nemesis};
-use crate::cluster::{Cluster, DiskKind, NetworkKind, Role, clocks_can_be_bent};
+use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, NetworkKind, Role, clocks_can_be_bent};
 
 /// What a cluster must have for a kind to be possible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,12 +25,16 @@ pub enum Needs {
     Namespaces,
     /// so many stores and namespaces
     Stores(usize),
+    /// the nodes on a switch of our own
+    Switch,
     /// stores on a disk of their own that can be filled: [`DiskKind::Tmpfs`]
     SmallDisk,
     /// stores on a disk that can fail: [`DiskKind::Fuse`]
     BadDisk,
     /// wall clocks that can be bent
     BentClocks,
+    /// nodes of the test build
+    ChaosBuild,
 }
 
 /// A kind of fault.
@@ -89,6 +95,10 @@ static SURVIVABLE: &[Kind] = kinds! { true
         "kill-gateway" Needs::Nothing, Hold::ms(0, 5_000), "SIGKILL of one gateway"
             => Kill::boxed(Target::One(Role::Gateway));
     }
+    "crash" {
+        "crash-point" Needs::ChaosBuild, Hold::ms(0, 5_000), "a node crashes by itself at a named point of its program"
+            => Box::new(Crash::default());
+    }
     "pause" {
         "pause-store" Needs::Nothing, Hold::ms(100, 15_000), "SIGSTOP of one store for a while"
             => Pause::boxed(Target::One(Role::Store));
@@ -135,6 +145,16 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => Box::new(Rate::default());
         "flap" Needs::Namespaces, Hold::ms(100, 3_000), "the link of one node goes down and up and down"
             => Box::new(Flap::default());
+        "delay" Needs::Switch, WHILE, "what one node sends, is sent, or both comes 5 to 200 ms late"
+            => Packet::boxed(Mishap::Delay);
+        "jitter" Needs::Switch, WHILE, "packets of one node come up to 100 ms late, each by another time, in order"
+            => Packet::boxed(Mishap::Jitter);
+        "duplicate" Needs::Switch, WHILE, "5 to 30 % of the packets of one node come twice"
+            => Packet::boxed(Mishap::Duplicate);
+        "reorder" Needs::Switch, WHILE, "5 to 30 % of the packets of one node are overtaken by others"
+            => Packet::boxed(Mishap::Reorder);
+        "corrupt" Needs::Switch, WHILE, "0.1 to 5 % of the packets of one node come with flipped bits"
+            => Packet::boxed(Mishap::Corrupt);
     }
     "clock" {
         "clock-jump" Needs::BentClocks, Hold::ms(2_000, 10_000), "one node's wall clock jumps by seconds to minutes"
@@ -240,18 +260,22 @@ impl Catalogue {
 
 fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
     let (stores, config) = (cluster.names(Role::Store).len(), cluster.config());
-    let no_namespaces = (cluster.network() != NetworkKind::Namespaces)
+    let no_namespaces = (cluster.network() == NetworkKind::Loopback)
         .then(|| "the nodes share the loopback: no fault of the network can be made".to_owned());
     match needs {
         Needs::Nothing => None,
         Needs::Namespaces => no_namespaces,
         Needs::Stores(wanted) if stores < wanted => Some(format!("it needs {wanted} stores, and there are {stores}")),
         Needs::Stores(_) => no_namespaces,
+        Needs::Switch => (cluster.network() != NetworkKind::Switch)
+            .then(|| "the nodes are not on a switch of our own (--network switch)".to_owned()),
         Needs::SmallDisk => (!matches!(config.disk, DiskKind::Tmpfs { .. }))
             .then(|| "the stores have no small disks of their own (--disk tmpfs)".to_owned()),
         Needs::BadDisk => {
             (config.disk != DiskKind::Fuse).then(|| "the stores have no disks that can fail (--disk fuse)".to_owned())
         }
+        Needs::ChaosBuild => (config.program != CHAOS_PROGRAM)
+            .then(|| "the nodes are no test build: they have no named points (--build chaos)".to_owned()),
         Needs::BentClocks if config.bendable_clocks => None,
         Needs::BentClocks if clocks_can_be_bent() => Some("the cluster was started with true clocks".to_owned()),
         Needs::BentClocks => Some("libfaketime is not installed (package faketime)".to_owned()),

@@ -13,6 +13,7 @@
 mod acts;
 mod catalogue;
 mod clock;
+mod crash;
 mod damage;
 mod disk;
 mod done;
@@ -21,6 +22,7 @@ mod fill;
 mod kill;
 mod lease;
 mod link;
+mod packet;
 mod partition;
 mod pause;
 mod schedule;

@@ -53,7 +53,7 @@ pub fn write_report(folder: &Path, verdict: &Verdict) -> anyhow::Result<()> {
     let load_end = load.map_or(length, |seconds| length.min(seconds.saturating_mul(SECOND)));
     let parts = [
         page::banner(verdict, &about),
-        page::tiles(verdict, &series, length),
+        page::tiles(verdict, &about, &series, length),
         page::doubts(verdict),
         page::violations(verdict, &around),
         page::pictures(&series, &spans, length),

@@ -36,11 +36,12 @@ pub(super) fn banner(verdict: &Verdict, about: &Value) -> String {
 }
 
 /// The numbers that one looks for first.
-pub(super) fn tiles(verdict: &Verdict, series: &Series, length: u64) -> String {
+pub(super) fn tiles(verdict: &Verdict, about: &Value, series: &Series, length: u64) -> String {
     let quantile = |quantile| micros(series.latency.value_at_quantile(quantile) as f64);
     let installed: u64 = verdict.faults.values().map(|counts| counts.installed).sum();
     let all: u64 = series.acked_at.len() as u64;
     let seconds = (length / SECOND).max(1);
+    let snapshots = about.pointer("/counters/snapshots installed").and_then(Value::as_f64);
     let tiles = [
         tile(grouped(verdict.acked), "acked operations"),
         tile(grouped(verdict.seen.entries), "entries given to devices"),
@@ -49,6 +50,7 @@ pub(super) fn tiles(verdict: &Verdict, series: &Series, length: u64) -> String {
         tile(quantile(0.99), "latency p99"),
         tile(grouped(installed), "faults that took effect"),
         tile(verdict.fault_kinds_effective(), "kinds of them"),
+        tile(snapshots.map_or_else(|| "–".to_owned(), |count| grouped(count as u64)), "snapshots installed"),
         tile(clock(length), "min:s"),
     ];
     format!(r#"<div class="tiles">{}</div>"#, tiles.concat())

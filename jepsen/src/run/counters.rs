@@ -13,8 +13,9 @@ use crate::cluster::Cluster;
 /// Between two looks. What a node counts between the last look and its death is lost.
 const PERIOD: Duration = Duration::from_secs(2);
 /// What is added up: a name, and how `/metrics` names it.
-const COUNTED: [(&str, &str); 8] = [
+const COUNTED: [(&str, &str); 9] = [
     (ALARMS, "seriatim_logic_alarms_total"),
+    ("snapshots sent", "seriatim_store_snapshots_built_total"),
     ("leases expired", "seriatim_store_lease_expiries_total"),
     ("leases lost", "seriatim_logic_leases_lost_total"),
     ("holders fenced or released", "seriatim_logic_holders_ended_total"),
@@ -65,6 +66,15 @@ impl Counters {
 
     pub(crate) fn to_json(&self) -> Value {
         json!(self.sums.lock().sums)
+    }
+}
+
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sums = &self.sums.lock().sums;
+        let told: Vec<String> =
+            sums.iter().filter(|(_, sum)| **sum > 0.0).map(|(name, sum)| format!("{sum} {name}")).collect();
+        if told.is_empty() { f.write_str("nothing") } else { f.write_str(&told.join(", ")) }
     }
 }
 

@@ -69,8 +69,9 @@ pub async fn run(options: &RunOptions, plan: &Plan, places: &Places) -> RunOutco
         Err(error) => return RunOutcome::broken(&error, &places.root),
     };
     match play(options, plan, places, &mut folder).await {
-        Ok(verdict) => {
+        Ok((verdict, counted)) => {
             let mut outcome = RunOutcome::of(&verdict, folder.path());
+            outcome.text.push_str(&format!("  nodes counted: {counted}\n"));
             if verdict.outcome == Outcome::Ok
                 && let Err(error) = folder.thin_out(places.keep)
             {
@@ -88,8 +89,14 @@ pub async fn run(options: &RunOptions, plan: &Plan, places: &Places) -> RunOutco
     }
 }
 
-async fn play(options: &RunOptions, plan: &Plan, places: &Places, folder: &mut RunFolder) -> anyhow::Result<Verdict> {
-    folder.note("made_with", Value::Object(machine::about(&places.bin).await));
+/// The verdict, and what the nodes counted of themselves, for people.
+async fn play(
+    options: &RunOptions,
+    plan: &Plan,
+    places: &Places,
+    folder: &mut RunFolder,
+) -> anyhow::Result<(Verdict, String)> {
+    folder.note("made_with", Value::Object(machine::about(&places.bin, plan.build.program()).await));
     let cluster = tokio::select! {
         started = Cluster::start(config(options, plan, places, folder)) => started?,
         interrupted = interrupted() => return Err(interrupted.into()),
@@ -123,7 +130,7 @@ async fn play(options: &RunOptions, plan: &Plan, places: &Places, folder: &mut R
     folder.save()?;
     folder.keep_verdict(&verdict)?;
     report::write_report(folder.path(), &verdict).context("write the report")?;
-    Ok(verdict)
+    Ok((verdict, acted.counters.to_string()))
 }
 
 fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder) -> ClusterConfig {
@@ -134,6 +141,8 @@ fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder
         groups: options.groups,
         folder: folder.cluster(),
         bin: places.bin.clone(),
+        program: plan.build.program().to_owned(),
+        env: plan.build.env(options.seed),
         network: plan.network,
         seed: options.seed,
         disk: plan.disk,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{DiskKind, NetworkMode};
+use crate::cluster::{Build, DiskKind, NetworkMode};
 use crate::nemesis::{Catalogue, Kind};
 use crate::workload::{WorkloadKind, WorkloadOptions};
 
@@ -42,10 +42,13 @@ pub struct RunOptions {
     pub gateways: u32,
     /// data groups
     pub groups: u32,
-    /// `auto`, `namespaces`, `loopback`
+    /// `auto`, `namespaces`, `switch`, `loopback`
     pub network: String,
     /// what the stores' data lies on: `plain`, `fuse`, or `tmpfs:<MiB>`
     pub disk: String,
+    /// which build of the product: `product`, `chaos`, `chaos-low`
+    #[serde(default = "product")]
+    pub build: String,
 }
 
 impl Default for RunOptions {
@@ -65,8 +68,14 @@ impl Default for RunOptions {
             groups: seriatim_proto::limits::GROUPS_DEFAULT,
             network: "auto".to_owned(),
             disk: "plain".to_owned(),
+            build: product(),
         }
     }
+}
+
+/// What runs were made with before there was a choice.
+fn product() -> String {
+    Build::Product.name().to_owned()
 }
 
 /// Options that were understood.
@@ -80,6 +89,8 @@ pub struct Plan {
     pub network: NetworkMode,
     /// what the stores' data lies on
     pub disk: DiskKind,
+    /// which build of the product
+    pub build: Build,
 }
 
 impl RunOptions {
@@ -103,7 +114,8 @@ impl RunOptions {
                 return Err(format!("{name} {value}: must be between {min} and {max}"));
             }
         }
-        for program in ["seriatim", "raftctl"] {
+        let build = build(&self.build)?;
+        for program in [build.program(), "raftctl"] {
             if !bin.join(program).is_file() {
                 return Err(format!(
                     "there is no {program} in {}: build it, or name its folder by --bin",
@@ -111,7 +123,7 @@ impl RunOptions {
                 ));
             }
         }
-        Ok(Plan { workload, kinds, network: network(&self.network)?, disk: disk(&self.disk)? })
+        Ok(Plan { workload, kinds, network: network(&self.network)?, disk: disk(&self.disk)?, build })
     }
 
     /// How long clients work.
@@ -136,8 +148,9 @@ fn network(text: &str) -> Result<NetworkMode, String> {
     match text {
         "auto" => Ok(NetworkMode::Auto),
         "namespaces" => Ok(NetworkMode::Namespaces),
+        "switch" => Ok(NetworkMode::Switch),
         "loopback" => Ok(NetworkMode::Loopback),
-        other => Err(format!("--network {other}: must be auto, namespaces or loopback")),
+        other => Err(format!("--network {other}: must be auto, namespaces, switch or loopback")),
     }
 }
 
@@ -149,6 +162,10 @@ fn disk(text: &str) -> Result<DiskKind, String> {
         (_, Some(mib)) => Ok(DiskKind::Tmpfs { mib }),
         (other, None) => Err(format!("--disk {other}: must be plain, fuse, or tmpfs:<MiB>")),
     }
+}
+
+fn build(text: &str) -> Result<Build, String> {
+    Build::parse(text).ok_or_else(|| format!("--build {text}: must be product, chaos or chaos-low"))
 }
 
 #[cfg(test)]
@@ -183,6 +200,8 @@ mod tests {
             (RunOptions { rate: 0, ..good.clone() }, "--rate"),
             (RunOptions { network: "carrier-pigeon".to_owned(), ..good.clone() }, "--network"),
             (RunOptions { disk: "tmpfs:0".to_owned(), ..good.clone() }, "--disk"),
+            (RunOptions { build: "debug".to_owned(), ..good.clone() }, "--build"),
+            (RunOptions { build: "chaos".to_owned(), ..good.clone() }, "seriatim-chaos"),
         ] {
             let refusal = bad.plan(bin.path()).unwrap_err();
             assert!(refusal.contains(said), "{refusal}");
@@ -196,5 +215,8 @@ mod tests {
         let options = RunOptions { seed: u64::MAX, disk: "tmpfs:64".to_owned(), ..RunOptions::default() };
         let text = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<RunOptions>(&text).unwrap(), options);
+        let old = text.replace(r#","build":"product""#, "");
+        assert_ne!(old, text);
+        assert_eq!(serde_json::from_str::<RunOptions>(&old).unwrap(), options, "of a run before there was a choice");
     }
 }

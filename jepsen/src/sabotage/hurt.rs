@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 
 use super::scenario::Hurt;
-use super::wal;
+use super::{sighting, wal};
 use crate::cluster::{Cluster, Flow, Role};
 use crate::history::{Act, Effect, Fault, HistoryWriter};
 use crate::workload::Clock;
@@ -18,12 +18,19 @@ use crate::workload::Clock;
 const WORK: Duration = Duration::from_secs(3);
 /// Longer than a lease and the time until its slots are taken.
 const PAST_LEASE: Duration = Duration::from_millis(4_500);
-/// Others hold its slots for some seconds, and it ends just before the kernel's fifth try (0.2, 0.6, 1.4, 3.0 and 6.2 s).
-const UNTIL_FIFTH_TRY: Duration = Duration::from_millis(5_600);
+/// A store is away for so long that a short log has left it behind.
+const PAST_LOG: Duration = Duration::from_secs(4);
+/// Leaders that are killed at most until a certain store leads.
+const LEADERS_KILLED_MAX: u32 = 6;
+/// How a store counts the snapshots that it installed.
+const SNAPSHOTS: &str = "seriatim_store_snapshots_installed_total";
 /// While a follower sleeps: shorter than the leader needs to forget it.
 const LAG: Duration = Duration::from_millis(1_500);
 /// Longest wait until the cluster serves again between two rounds.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Longest time in which a store that starts finds out what is wrong with its logs.
+const REPLAY: Duration = Duration::from_secs(3);
 
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(200);
@@ -46,10 +53,11 @@ impl Hand<'_> {
             Hurt::Nothing { seconds } => tokio::time::sleep(Duration::from_secs(seconds)).await,
             Hurt::RestartHolders => self.restart_holders().await?,
             Hurt::LonelyHolder { times } => self.repeat(times, async || self.lonely().await).await?,
-            Hurt::LateCommands { times } => self.repeat(times, async || self.late().await).await?,
             Hurt::KillAllLeadersLast { times } => self.repeat(times, async || self.kill_all().await).await?,
+            Hurt::KillAll { seconds, times } => self.repeat(times, async || self.kill_at(seconds).await).await?,
             Hurt::PowerCutAll { times } => self.repeat(times, async || self.cut_all().await).await?,
             Hurt::LaggingFollower { times } => self.repeat(times, async || self.lag().await).await?,
+            Hurt::LeadFromSnapshot { times } => self.repeat(times, async || self.lead_from_snapshot().await).await?,
             Hurt::CutLog => self.cut_log().await?,
         }
         tokio::time::sleep(WORK).await;
@@ -89,13 +97,6 @@ impl Hand<'_> {
         self.cut("cut-logic", &holder, &flows, PAST_LEASE).await
     }
 
-    /// What it sent is sent again by the kernel once the cut is mended.
-    async fn late(&self) -> anyhow::Result<()> {
-        let holder = self.holder().await?;
-        let flows = self.cluster.names(Role::Store).iter().map(|store| between(&holder, store)).collect();
-        self.cut("cut-logic-one-way", &holder, &flows, UNTIL_FIFTH_TRY).await
-    }
-
     async fn cut(&self, kind: &str, target: &str, flows: &BTreeSet<Flow>, hold: Duration) -> anyhow::Result<()> {
         let cutting = async {
             let cut = self.cluster.cut(flows, 100).await?;
@@ -124,6 +125,13 @@ impl Hand<'_> {
         self.start(&last).await
     }
 
+    async fn kill_at(&self, seconds: u64) -> anyhow::Result<()> {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let stores = self.cluster.names(Role::Store);
+        self.noted("kill-all-stores", &stores, self.kill(&stores)).await?;
+        self.start(&stores).await
+    }
+
     async fn cut_all(&self) -> anyhow::Result<()> {
         let stores = self.cluster.names(Role::Store);
         let cut = async {
@@ -146,34 +154,93 @@ impl Hand<'_> {
         self.cluster.start_node(&leader).await
     }
 
+    async fn lead_from_snapshot(&self) -> anyhow::Result<()> {
+        let leader = self.leading().await?.remove(0);
+        let follower = self.cluster.names(Role::Store).into_iter().find(|name| *name != leader);
+        let follower = follower.context("there is one store only")?;
+        self.noted("kill-store", std::slice::from_ref(&follower), self.cluster.kill(&follower)).await?;
+        tokio::time::sleep(PAST_LOG).await;
+        self.cluster.start_node(&follower).await?;
+        let installed = async {
+            // It was started anew, and counts from 0.
+            while !self.cluster.metrics(&follower).await.is_ok_and(|metrics| metrics.get(SNAPSHOTS) > Some(&0.0)) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let installed = tokio::time::timeout(PATIENCE, installed).await;
+        installed.with_context(|| format!("wait until {follower} has installed a snapshot"))?;
+        tokio::time::sleep(WORK).await;
+        for _ in 0..LEADERS_KILLED_MAX {
+            let leader = self.leading().await?.remove(0);
+            if leader == follower {
+                tokio::time::sleep(WORK).await;
+                return Ok(());
+            }
+            self.noted("kill-leader", std::slice::from_ref(&leader), self.cluster.kill(&leader)).await?;
+            let others: Vec<String> =
+                self.cluster.names(Role::Store).into_iter().filter(|name| *name != leader).collect();
+            let led = self.led_by(&others).await;
+            self.cluster.start_node(&leader).await?;
+            led?;
+        }
+        anyhow::bail!("{follower} did not come to lead")
+    }
+
     async fn cut_log(&self) -> anyhow::Result<()> {
         let leader = self.leading().await?.remove(0);
         let mut others = self.cluster.names(Role::Store);
         others.retain(|name| *name != leader);
         let [lags, cut] = <[String; 2]>::try_from(others).ok().context("it needs three stores")?;
-        self.noted("pause-store", std::slice::from_ref(&lags), self.cluster.pause(&lags)).await?;
+        // Not only asleep: what it was sent would wait for it in its sockets.
+        self.noted("kill-store", std::slice::from_ref(&lags), self.cluster.kill(&lags)).await?;
         // What is written now is on the leader and on the one whose log is cut.
         tokio::time::sleep(WORK).await;
-        let log = self.cluster.data_dir(&cut).join("log.db");
+        let data = self.cluster.data_dir(&cut);
         let harm = async {
             self.cluster.kill(&cut).await?;
             self.cluster.kill(&leader).await?;
-            wal::cut(&log)
+            wal::cut(&data)
         };
         self.damaged.lock().push(cut.clone());
         self.noted("damage-truncate", std::slice::from_ref(&cut), harm).await?;
-        self.cluster.resume(&lags).await?;
-        // A refusal to start is what should come of it, or to vote.
         self.cluster.allow_end(&cut, true)?;
-        if self.cluster.start_node(&cut).await.is_err() {
-            // It did not run with the damage: with its old log it is what it was.
-            wal::mend(&log)?;
-            self.start(std::slice::from_ref(&cut)).await?;
-        } else if self.led_by(&[lags, cut.clone()]).await.is_ok() {
-            tokio::time::sleep(WORK).await;
-        }
+        let sees_it = self.sees_its_damage(&cut).await;
         self.cluster.allow_end(&cut, false)?;
+        if sees_it? {
+            // As it should. It told nobody anything: with its old files it is what it was.
+            wal::mend(&data)?;
+            self.cluster.start_node(&cut).await?;
+        }
+        self.cluster.start_node(&lags).await?;
+        self.led_by(&[lags, cut]).await?;
+        tokio::time::sleep(WORK).await;
         self.start(std::slice::from_ref(&leader)).await
+    }
+
+    /// Starts a store whose files were changed where nobody hears it: does it refuse to start, or one of its replicas?
+    async fn sees_its_damage(&self, store: &str) -> anyhow::Result<bool> {
+        let mut flows = BTreeSet::new();
+        for other in self.cluster.nodes().iter().filter(|node| node.name != store) {
+            flows.extend([between(store, &other.name), between(&other.name, store)]);
+        }
+        let path = self.cluster.log_path(store);
+        let read = || std::fs::read(&path).with_context(|| format!("read {}", path.display()));
+        let before = read()?.len();
+        let hidden = self.cluster.cut(&flows, 100).await?;
+        let mut sees_it = self.cluster.start_node(store).await.is_err();
+        // Of some of its groups it knows only when it has replayed another's log.
+        let deadline = Instant::now() + REPLAY;
+        while !sees_it && Instant::now() < deadline {
+            let log = read()?;
+            let said = String::from_utf8_lossy(log.get(before..).unwrap_or_default()).into_owned();
+            sees_it = sighting::alarm(store, &said).is_some();
+            tokio::time::sleep(POLL).await;
+        }
+        if sees_it && self.cluster.is_running(store) {
+            self.cluster.kill(store).await?;
+        }
+        self.cluster.mend(hidden).await?;
+        Ok(sees_it)
     }
 
     /// Waits until some of these lead every group.

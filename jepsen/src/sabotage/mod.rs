@@ -23,12 +23,11 @@ use std::time::Instant;
 
 use seriatim_proto::chaos::Sabotage;
 
+use crate::cluster::CHAOS_PROGRAM;
+
 pub use report::{Line, Report};
 pub use scenario::Scenario;
 pub use sighting::Sighting;
-
-/// Name of the test build.
-pub const PROGRAM: &str = "seriatim-chaos";
 
 /// What to plant, and where.
 #[derive(Clone, Debug)]
@@ -48,7 +47,7 @@ pub struct SabotageOptions {
 impl SabotageOptions {
     /// Refuses what cannot be run, in a sentence for people, before anything is started.
     pub fn check(&self) -> Result<(), String> {
-        for program in [PROGRAM, "raftctl"] {
+        for program in [CHAOS_PROGRAM, "raftctl"] {
             if !self.bin.join(program).is_file() {
                 let folder = self.bin.display();
                 return Err(format!(
@@ -122,6 +121,6 @@ mod tests {
             root: bin.path().to_owned(),
             bin: bin.path().to_owned(),
         };
-        assert!(options.check().unwrap_err().contains(PROGRAM));
+        assert!(options.check().unwrap_err().contains(CHAOS_PROGRAM));
     }
 }

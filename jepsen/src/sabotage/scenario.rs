@@ -14,15 +14,17 @@ pub(crate) enum Hurt {
     RestartHolders,
     /// the node that holds most slots is cut from the stores and its peer, and one gateway hears of it alone
     LonelyHolder { times: u32 },
-    /// commands of a holder are on their way until its lease is over and its slots are somebody else's
-    LateCommands { times: u32 },
     /// all stores are killed at once; those that led come back last
     KillAllLeadersLast { times: u32 },
+    /// all stores are killed at once and started, each time after so many seconds
+    KillAll { seconds: u64, times: u32 },
     /// all stores are killed at once, and what was not fsynced is lost
     PowerCutAll { times: u32 },
     /// a follower is made to lag, and is there again when the leader dies
     LaggingFollower { times: u32 },
-    /// of three stores one lags, one loses the end of its log, and the third, which has all, is away
+    /// a follower is away until the log has left it behind, gets a snapshot, and is made the leader
+    LeadFromSnapshot { times: u32 },
+    /// of three stores one was away, one loses the end of its log, and the third, which has all, is killed
     CutLog,
 }
 
@@ -36,6 +38,8 @@ pub struct Scenario {
     pub(crate) kind: WorkloadKind,
     pub(crate) hurt: Hurt,
     pub(crate) disk: DiskKind,
+    /// what else the test build is told, with the bug and without it
+    pub(crate) chaos: &'static str,
     pub(crate) logic: u32,
     pub(crate) gateways: u32,
     pub(crate) groups: u32,
@@ -53,6 +57,7 @@ impl Scenario {
             kind,
             hurt,
             disk: DiskKind::Plain,
+            chaos: "",
             logic: 2,
             gateways: 2,
             groups: 2,
@@ -71,12 +76,14 @@ impl Scenario {
                 rate: 400,
                 ..of("all stores killed, leaders back last", Direct, Hurt::KillAllLeadersLast { times: 2 })
             },
-            // Many conversations, seldom used: what is late must be the first of its conversation under this holder,
-            // since only that asks for seqs without naming one.
+            // A logic node falls asleep with commands of its slots ready to be sent. When it wakes up, others hold
+            // the slots and have reserved numbers in them. Counters, because nothing but their fence stops a
+            // reservation that is late; many, so that each is in the buffers of some holder only.
             Sabotage::FenceAtDoorOnly => Scenario {
-                keys: 120,
-                rate: 40,
-                ..of("a holder's commands arrive after its lease", Direct, Hurt::LateCommands { times: 3 })
+                keys: 48,
+                rate: 300,
+                chaos: "commands.send=sleep:3500@1/20",
+                ..of("holders fall asleep with commands ready to be sent", Seq, Hurt::Nothing { seconds: 16 })
             },
             Sabotage::SegmentNotFenced => Scenario {
                 keys: 16,
@@ -91,18 +98,25 @@ impl Scenario {
             Sabotage::MapOrder => of("no fault", Direct, Hurt::Nothing { seconds: 6 }),
             Sabotage::WalCut => Scenario {
                 groups: 1,
-                ..of("a log loses its end, a follower lags, the leader is away", Direct, Hurt::CutLog)
+                ..of("a log loses its end, a follower was away, the leader is killed", Direct, Hurt::CutLog)
             },
             Sabotage::AudienceUnchecked | Sabotage::UserFromFrame => {
                 of("intruders, no fault", Authz, Hurt::Nothing { seconds: 10 })
             }
-            // A log is purged only 10,000 entries behind 256 MiB: no short run gets there (docs/jepsen.md).
-            Sabotage::SnapshotWithoutDedupe => {
-                of("a follower lags, the leader dies", Direct, Hurt::LaggingFollower { times: 2 })
-            }
-            Sabotage::PurgeTooFar => {
-                of("all stores killed, leaders back last", Direct, Hurt::KillAllLeadersLast { times: 2 })
-            }
+            // So slow that senders, who remember their last messages, send some again that only the snapshot knows.
+            Sabotage::SnapshotWithoutDedupe => Scenario {
+                groups: 1,
+                rate: 120,
+                chaos: "limit.keep=20;limit.flush=16384",
+                ..of("a follower leads from a snapshot", Direct, Hurt::LeadFromSnapshot { times: 2 })
+            },
+            // Between a flush and its purge much is applied, and until the next flush much time passes: a store that
+            // is killed then has neither the rows nor the log of it.
+            Sabotage::PurgeTooFar => Scenario {
+                groups: 1,
+                chaos: "limit.keep=20;limit.flush=65536;flush.after=sleep:1000@1/1;flush.before=sleep:6000@1/1",
+                ..of("all stores killed long after a purge", Direct, Hurt::KillAll { seconds: 10, times: 2 })
+            },
         }
     }
 

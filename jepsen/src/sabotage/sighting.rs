@@ -6,8 +6,15 @@ use crate::check::{Outcome, Verdict};
 use crate::cluster::OwnEnd;
 
 /// Words by which a node that ended says that it found its own state wrong.
-const DIAGNOSES: [&str; 6] =
-    ["corrupt", "checksum", "does not verify", "promised", "cannot follow", "Failed to get log entries"];
+const DIAGNOSES: [&str; 7] = [
+    "corrupt",
+    "checksum",
+    "does not verify",
+    "promised",
+    "cannot follow",
+    "Failed to get log entries",
+    "Cannot re-apply logs",
+];
 /// How a store says that one of its replicas is not what it promised to be.
 const ROT: &str = "ALARM: rot";
 /// The invariants of `docs/invariants.md`, as an assertion names them: `I9: `.

@@ -10,9 +10,9 @@ use seriatim_proto::chaos::Sabotage;
 
 use super::hurt::Hand;
 use super::scenario::Scenario;
-use super::{PROGRAM, SabotageOptions, Sighting, sighting};
+use super::{SabotageOptions, Sighting, sighting};
 use crate::check::{CheckOptions, Verdict, check_run};
-use crate::cluster::{Cluster, ClusterConfig, OwnEnd};
+use crate::cluster::{CHAOS_PROGRAM, CHAOS_VARIABLE, Cluster, ClusterConfig, OwnEnd};
 use crate::history::{HistoryWriter, NEMESIS_FILE};
 use crate::run::verify::verify;
 use crate::workload::{Clock, Site, Workload};
@@ -76,8 +76,11 @@ fn config(options: &SabotageOptions, scenario: &Scenario, planted: bool, folder:
         groups: scenario.groups,
         folder: folder.join("cluster"),
         bin: options.bin.clone(),
-        program: PROGRAM.to_owned(),
-        env: vec![("SERIATIM_CHAOS".to_owned(), chaos(options.seed, planted.then_some(scenario.sabotage)))],
+        program: CHAOS_PROGRAM.to_owned(),
+        env: vec![(
+            CHAOS_VARIABLE.to_owned(),
+            chaos(options.seed, scenario.chaos, planted.then_some(scenario.sabotage)),
+        )],
         seed: options.seed,
         disk: scenario.disk,
         ..ClusterConfig::default()
@@ -85,9 +88,9 @@ fn config(options: &SabotageOptions, scenario: &Scenario, planted: bool, folder:
 }
 
 /// What the test build is told.
-fn chaos(seed: u64, sabotage: Option<Sabotage>) -> String {
+fn chaos(seed: u64, parts: &str, sabotage: Option<Sabotage>) -> String {
     let planted = sabotage.map_or(String::new(), |sabotage| format!(";sabotage={}", sabotage.name()));
-    format!("seed={seed}{planted}")
+    format!("seed={seed};{parts}{planted}")
 }
 
 async fn act(cluster: &Cluster, scenario: &Scenario, seed: u64, folder: &Path) -> anyhow::Result<Seen> {
@@ -157,8 +160,8 @@ mod tests {
 
     #[test]
     fn a_control_is_the_same_without_the_bug() {
-        assert_eq!(chaos(7, Some(Sabotage::NoFsync)), "seed=7;sabotage=no-fsync");
-        assert_eq!(chaos(7, None), "seed=7");
+        assert_eq!(chaos(7, "limit.keep=9", Some(Sabotage::NoFsync)), "seed=7;limit.keep=9;sabotage=no-fsync");
+        assert_eq!(chaos(7, "limit.keep=9", None), "seed=7;limit.keep=9");
     }
 
     #[test]

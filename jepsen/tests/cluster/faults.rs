@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use seriatim_jepsen::cluster::{Cluster, ClusterConfig, DiskKind, Flow, NetworkMode, clocks_can_be_bent, leftovers};
+use seriatim_jepsen::cluster::{
+    Cluster, ClusterConfig, DiskKind, Flow, NetworkKind, NetworkMode, clocks_can_be_bent, leftovers,
+};
 use seriatim_jepsen::history::{Act, Effect, Fault};
 use seriatim_jepsen::nemesis::{Catalogue, Done, Schedule, run_schedule};
 
@@ -62,14 +64,45 @@ async fn every_kill_and_pause_takes_effect_and_heals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_of_the_network_takes_effect_and_heals() {
     let Some((_folder, cluster)) = small(NetworkMode::Namespaces).await else { return };
-    // Packets that a fault of the clients' side can meet.
-    let probing = tokio::spawn({
-        let cluster = cluster.clone();
-        async move { while cluster.wait_until_serving(PATIENCE).await.is_ok() {} }
-    });
+    let probing = probe(&cluster);
     inject_each(&cluster, &["partition", "loss", "loss-clients", "flap"]).await;
     probing.abort();
     cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_of_the_network_takes_effect_and_heals_on_a_switch() {
+    let Some((_folder, cluster)) = small(NetworkMode::Switch).await else { return };
+    assert_eq!(cluster.network(), NetworkKind::Switch);
+    let prefix = cluster.prefix().unwrap().to_owned();
+    let probing = probe(&cluster);
+    inject_each(&cluster, &["partition", "loss", "loss-clients", "flap"]).await;
+    inject_each(&cluster, &["delay", "jitter", "duplicate", "reorder", "corrupt"]).await;
+    probing.abort();
+    let _ = probing.await;
+    cluster.shutdown().await.unwrap();
+    assert_eq!(leftovers(&prefix), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_bridge_packets_are_not_spoiled_and_it_is_said_why() {
+    let Some((_folder, cluster)) = small(NetworkMode::Namespaces).await else { return };
+    let kinds = Catalogue::select(&["packet"]).unwrap();
+    let (possible, impossible) = Catalogue::possible(&kinds, &cluster);
+    assert_eq!(possible.iter().map(|kind| kind.name).collect::<Vec<_>>(), ["loss", "loss-clients", "rate", "flap"]);
+    assert_eq!(impossible.len(), 5);
+    assert!(impossible.iter().all(|(_, why)| why.contains("--network switch")), "{impossible:?}");
+    cluster.shutdown().await.unwrap();
+}
+
+/// Packets that a fault of the network can meet, also on the clients' side.
+fn probe(cluster: &Cluster) -> tokio::task::JoinHandle<()> {
+    let cluster = cluster.clone();
+    tokio::spawn(async move {
+        loop {
+            let _ = cluster.wait_until_serving(PATIENCE).await;
+        }
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,14 +133,7 @@ async fn bad_disks_are_felt_and_power_cuts_are_survived() {
     let prefix = cluster.prefix().unwrap().to_owned();
     assert_eq!(leftovers(&prefix).iter().filter(|left| left.starts_with("mount")).count(), 3);
     // Something to write for a store whose disk is sick.
-    let probing = tokio::spawn({
-        let cluster = cluster.clone();
-        async move {
-            loop {
-                let _ = cluster.wait_until_serving(PATIENCE).await;
-            }
-        }
-    });
+    let probing = probe(&cluster);
     inject_each(&cluster, &["disk", "power"]).await;
     probing.abort();
     let _ = probing.await;

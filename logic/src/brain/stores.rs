@@ -238,7 +238,9 @@ impl Brain {
             |result: Result<Vec<Outcome>, StoreRefusal>| result.ok().and_then(|outcomes| outcomes.into_iter().next());
         match asked.what {
             What::Commands(of) => {
-                chaos::hit(Point::CommandsOutcome);
+                if result.is_ok() {
+                    chaos::hit(Point::CommandsOutcome);
+                }
                 self.metrics
                     .proposal_seconds
                     .observe(Duration::from_millis(clock::boot_ms() - asked.sent_ms).as_secs_f64());

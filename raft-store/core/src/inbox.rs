@@ -59,10 +59,10 @@ impl<'a> Inbox<'a> {
             conversation: self.conversation.clone(),
             entry: entry.clone(),
         };
-        stored.chain = stored.link_from(self.row.chain);
         if chaos::sabotaged(Sabotage::MapOrder) {
-            stored.chain.0[0] ^= chaos::of_this_process();
+            stored.entry.at_ms += u64::from(chaos::of_this_process());
         }
+        stored.chain = stored.link_from(self.row.chain);
         let written =
             InboxWritten { seq, prev_seq: stored.prev_seq, ordinal: stored.ordinal, conversation_seq: entry.seq };
         self.row.enter(seq, counted, stored.chain);

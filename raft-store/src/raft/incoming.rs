@@ -237,12 +237,14 @@ async fn serve_appends<M>(
 {
     let mut results = pin!(raft.stream_append(ReceiverStream::new(input)));
     while let Some(result) = results.next().await {
-        chaos::hit(Point::AppendAnswer);
         let response = match result {
             Ok(result) => appended(result),
             Err(fatal) => Response::Refused(fatal.to_string()),
         };
         let goes_on = matches!(response, Response::Appended(_));
+        if goes_on {
+            chaos::hit(Point::AppendAnswer);
+        }
         if !answer.send(response).await || !goes_on {
             return;
         }
@@ -322,9 +324,9 @@ async fn receive_snapshot<M>(
                     answer.send(Response::BlockTaken).await;
                 }
                 Some(SnapshotStep::End) => {
-                    let finished = file.finish().map(Some);
+                    let finished = file.finish()?;
                     chaos::hit(Point::SnapshotReceived);
-                    return finished;
+                    return Ok(Some(finished));
                 }
                 None => return Ok(None), // the sender is gone
             }

@@ -302,7 +302,9 @@ impl Pump {
                 false => Request::Append { first, append },
             };
             first = false;
-            chaos::hit(Point::AppendSend);
+            if !self.heartbeat {
+                chaos::hit(Point::AppendSend);
+            }
             let frame = codec::encode_bytes(&self.route.envelope(self.session, body));
             let kib = u32::try_from(frame.len() >> 10).unwrap_or(u32::MAX).clamp(1, SESSION_KIB_MAX);
             let Ok(bytes) = Arc::clone(&self.bytes).acquire_many_owned(kib).await else { return };

@@ -263,15 +263,24 @@ pub(crate) struct LogicalSnapshot {
     state: Arc<StateDb>,
 }
 
+impl LogicalSnapshot {
+    /// What is applied, though a crash would take it away: for [`Sabotage::PurgeTooFar`].
+    fn applied(&self) -> io::Result<Option<Vec<u8>>> {
+        // Whoever looks has what was applied before.
+        drop(self.state.view(self.group).map_err(io::Error::other)?);
+        self.state.position(self.group).map_err(io::Error::other)
+    }
+}
+
 impl RaftSnapshotBuilder<TypeConfig> for LogicalSnapshot {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot<SnapshotData>, io::Error> {
         let position = match chaos::sabotaged(Sabotage::PurgeTooFar) {
-            true => self.state.position(self.group),
-            false => self.state.flushed_position(self.group),
+            true => self.applied(),
+            false => self.state.flushed_position(self.group).map_err(io::Error::other),
         };
-        let position = match position.map_err(io::Error::other)? {
+        let position = match position? {
             Some(bytes) => Position::decode(&bytes)?,
             None => Position::default(),
         };

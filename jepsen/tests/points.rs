@@ -1,0 +1,177 @@
+//! Every named point of the test build is passed by some node of a short run: one that is passed by nobody could hide
+//! a crash there for ever.
+//!
+//! The binaries are looked for in `$SERIATIM_BIN`, else beside the test's own target folder; without them, and without
+//! network namespaces, the test is skipped, and says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use seriatim_jepsen::cluster::{Build, CHAOS_PROGRAM, Cluster, ClusterConfig, Flow, NetworkKind, Role};
+use seriatim_jepsen::workload::{Clock, Site, Workload, WorkloadKind, WorkloadOptions};
+use seriatim_proto::chaos::Point;
+
+/// How long clients work between two steps.
+const WORK: Duration = Duration::from_secs(2);
+/// Longer than a lease, and than an election; a store that is away for so long is behind the log.
+const AWAY: Duration = Duration::from_secs(3);
+/// Longest wait for a point that must be passed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Times that a leader is cut off until it has entries that nobody else has.
+const CUTS_MAX: u32 = 3;
+/// Pause between two looks.
+const POLL: Duration = Duration::from_millis(200);
+
+fn binaries() -> Option<PathBuf> {
+    let told = std::env::var_os("SERIATIM_BIN").map(PathBuf::from);
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned());
+    let folder = told.or_else(beside)?;
+    let found = [CHAOS_PROGRAM, "raftctl"].iter().all(|name| folder.join(name).is_file());
+    if !found {
+        eprintln!("skipped: there are no binaries {CHAOS_PROGRAM} (cargo build --features chaos) and raftctl");
+    }
+    found.then_some(folder)
+}
+
+/// A cluster, and which points its nodes were seen to pass.
+struct Watched {
+    cluster: Cluster,
+    passed: BTreeMap<Point, BTreeSet<String>>,
+}
+
+impl Watched {
+    /// Looks at all nodes that answer. Before a node ends: what it counted ends with it.
+    async fn look(&mut self) {
+        for node in self.cluster.nodes() {
+            let Ok(metrics) = self.cluster.metrics(&node.name).await else { continue };
+            for point in Point::ALL {
+                let sample = format!("chaos_hits_total{{point=\"{}\"}}", point.name());
+                if metrics.iter().any(|(name, count)| name.ends_with(&sample) && *count > 0.0) {
+                    self.passed.entry(*point).or_default().insert(node.name.clone());
+                }
+            }
+        }
+    }
+
+    fn has_passed(&self, point: Point) -> bool {
+        self.passed.contains_key(&point)
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        Point::ALL.iter().filter(|point| !self.has_passed(**point)).map(|point| point.name()).collect()
+    }
+
+    /// The store that leads group 1.
+    async fn leader(&self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(leader) = self.cluster.leaders().await.remove(&1) {
+                return leader;
+            }
+            assert!(Instant::now() < deadline, "nobody leads group 1");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn wait_for(&mut self, point: Point) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has_passed(point) && Instant::now() < deadline {
+            self.look().await;
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A follower comes back behind the end of the log.
+    async fn leave_behind(&mut self) -> anyhow::Result<()> {
+        let leader = self.leader().await;
+        let follower = self.cluster.names(Role::Store).into_iter().find(|name| *name != leader);
+        let follower = follower.context("there is one store only")?;
+        self.look().await;
+        self.cluster.kill(&follower).await?;
+        tokio::time::sleep(AWAY).await;
+        self.cluster.start_node(&follower).await?;
+        self.wait_for(Point::SnapshotInstalled).await;
+        Ok(())
+    }
+
+    /// A leader goes on alone, and must take back what it wrote.
+    async fn depose(&mut self) -> anyhow::Result<()> {
+        let leader = self.leader().await;
+        let others = self.cluster.names(Role::Store).into_iter().filter(|name| *name != leader);
+        let flow = |from: &str, to: &str| Flow::Between { from: from.to_owned(), to: to.to_owned() };
+        let flows = others.flat_map(|other| [flow(&leader, &other), flow(&other, &leader)]).collect();
+        let cut = self.cluster.cut(&flows, 100).await?;
+        tokio::time::sleep(AWAY).await;
+        self.cluster.mend(cut).await?;
+        tokio::time::sleep(WORK).await;
+        self.look().await;
+        Ok(())
+    }
+
+    /// A holder is gone past its lease.
+    async fn take_over(&mut self) -> anyhow::Result<()> {
+        self.look().await;
+        self.cluster.kill("logic-1").await?;
+        tokio::time::sleep(AWAY).await;
+        self.cluster.start_node("logic-1").await?;
+        self.wait_for(Point::LeaseExpire).await;
+        Ok(())
+    }
+
+    /// A leader stops in order, and gives its groups away.
+    async fn hand_over(&mut self) -> anyhow::Result<()> {
+        let leader = self.leader().await;
+        self.look().await;
+        self.cluster.stop(&leader).await?;
+        self.cluster.start_node(&leader).await?;
+        self.wait_for(Point::TransferReceive).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_point_is_passed_by_some_node() {
+    let Some(bin) = binaries() else { return };
+    let began = Instant::now();
+    let folder = tempfile::tempdir().unwrap();
+    let config = ClusterConfig {
+        stores: 3,
+        logic: 2,
+        gateways: 1,
+        groups: 2,
+        folder: folder.path().join("cluster"),
+        bin,
+        program: Build::ChaosLow.program().to_owned(),
+        env: Build::ChaosLow.env(1),
+        ..ClusterConfig::default()
+    };
+    let cluster = Cluster::start(config).await.expect("the cluster starts");
+    if cluster.network() == NetworkKind::Loopback {
+        eprintln!("skipped: a leader cannot be cut off on the loopback");
+        return;
+    }
+    let options = WorkloadOptions { kind: WorkloadKind::Mix, seed: 1, rate: 500, keys: 6, users: 12 };
+    let site = Site::of(&cluster).unwrap();
+    let mut workload = Workload::new(options, site, Clock::start(), folder.path()).unwrap();
+    workload.prepare().await.unwrap();
+    workload.begin();
+    let mut watched = Watched { cluster, passed: BTreeMap::new() };
+    tokio::time::sleep(WORK).await;
+    watched.leave_behind().await.unwrap();
+    for _ in 0..CUTS_MAX {
+        if !watched.has_passed(Point::LogTruncate) {
+            watched.depose().await.unwrap();
+        }
+    }
+    watched.take_over().await.unwrap();
+    watched.hand_over().await.unwrap();
+    workload.stop().await.unwrap();
+    watched.look().await;
+    let (missing, ends) = (watched.missing(), watched.cluster.ended_by_themselves());
+    eprintln!("{} of {} points after {:?}", watched.passed.len(), Point::ALL.len(), began.elapsed());
+    watched.cluster.shutdown().await.unwrap();
+    assert!(ends.is_empty(), "nobody was told to crash: {ends:?}");
+    assert!(missing.is_empty(), "passed by nobody: {}", missing.join(", "));
+}
