@@ -153,7 +153,8 @@ impl GatewayOptions {
     /// Flags over file over defaults.
     pub(crate) fn checked(self) -> anyhow::Result<GatewayConfig> {
         let file: GatewayOptions = read_file(self.common.config.as_deref())?;
-        // Nothing is made for a start that fails on something else.
+        // Nothing is made for a start that is refused.
+        let insecure_plaintext = plaintext(self.insecure_plaintext || file.insecure_plaintext)?;
         let listen = wanted("listen", self.listen.or(file.listen))?;
         let logic = wanted_list("logic", self.logic, file.logic)?;
         let mut chain = self.certificate_chain.or(file.certificate_chain);
@@ -176,7 +177,7 @@ impl GatewayOptions {
             certificate_chain_pem: read_pem("certificate-chain", chain)?,
             private_key_pem: read_pem("private-key", key)?,
             token_public_key_pem: read_pem("token-public-key", token_key)?,
-            insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
+            insecure_plaintext,
         })
     }
 }

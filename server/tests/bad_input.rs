@@ -170,7 +170,10 @@ async fn a_gateway_of_its_own_makes_a_development_ca_on_first_start() {
         ["gateway", "--logic", &logic, "--development-ca", &ca, "--insecure-plaintext", "--exit-with-parent"];
     let start = |more: &[&str]| common::Process::start(&[&arguments, more].concat());
 
-    // With a certificate of one's own it would be a contradiction, and a start without an address makes nothing.
+    // With a certificate of one's own it would be a contradiction; a start that is refused makes nothing.
+    let bare = ["gateway", "--logic", &logic, "--development-ca", &ca, "--listen", "127.0.0.1:0"];
+    let (exit, _, stderr) = run(Path::new(SERIATIM), &bare);
+    assert!(exit == Some(1) && stderr.contains("--insecure-plaintext"), "{stderr}");
     let refused = [&arguments[..], &["--listen", "127.0.0.1:0", "--private-key", &public]].concat();
     for arguments in [&refused[..], &arguments[..]] {
         let (exit, _, stderr) = run(Path::new(SERIATIM), arguments);
