@@ -137,6 +137,9 @@ mod tests {
             groups: Vec::new(),
             nodes: Vec::new(),
             tenants: Vec::new(),
+            moves: Vec::new(),
+            draining: Vec::new(),
+            replica_next: seriatim_proto::ids::ReplicaId(1),
         }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Refusal;
 use crate::ids::{ClusterId, ReplicaId, StoreId};
-use crate::meta::{ReplicaRecord, StoreRecord};
+use crate::meta::{ReplicaRecord, StoreRecord, StoreToken};
 use crate::store::StoreStatus;
 
 /// Operator → store.
@@ -27,6 +27,8 @@ pub enum AdminRequest {
         store: StoreId,
         /// its replica of group 0
         replica: ReplicaId,
+        /// what the store said that its folder's is: a folder that was wiped since takes nothing
+        token: StoreToken,
         /// all stores of group 0
         stores: Vec<StoreRecord>,
         /// all replicas of group 0

@@ -59,6 +59,45 @@ pub enum MetaCommand {
         /// only these change; `None`: back to the node's own
         changes: BTreeMap<Limit, Option<u32>>,
     },
+    /// Takes a store into the cluster and gives it an id. The same store again gets the same record.
+    AddStore {
+        /// where others reach it, `host:port`
+        address: String,
+        /// made by the store itself with its data folder: tells a folder from one that was wiped
+        token: StoreToken,
+    },
+    /// From now on the store gets no replicas, and those it has move away; or back. Repeated, it changes nothing.
+    SetDraining {
+        /// which
+        store: StoreId,
+        /// or not any more
+        draining: bool,
+    },
+    /// Forgets a store that has no replicas. Its id is never given again.
+    RemoveStore {
+        /// which
+        store: StoreId,
+    },
+    /// Begins to move a replica of a group: `to` gets a new one, `from` loses its own. The same move again returns it;
+    /// one that was turned back goes forward again.
+    BeginMove {
+        /// not 0
+        group: GroupId,
+        /// loses its replica; `None`: the group gets one more
+        from: Option<StoreId>,
+        /// gets a replica with a new id; `None`: the group has one less
+        to: Option<StoreId>,
+    },
+    /// Turns a move back: the new replica goes, the old one stays. Repeated, it changes nothing.
+    CancelMove {
+        /// as it is recorded
+        moved: MoveRecord,
+    },
+    /// The group's membership is what the move wants. Only the move as it is recorded can end.
+    EndMove {
+        /// as the leader carried it out
+        moved: MoveRecord,
+    },
 }
 
 macro_rules! limits_of_tenants {
@@ -147,6 +186,36 @@ pub struct ReplicaRecord {
     pub store: StoreId,
 }
 
+/// Random bytes that a store makes with its data folder.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub struct StoreToken(pub [u8; 16]);
+
+/// A replica that moves.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct MoveRecord {
+    /// of which group
+    pub group: GroupId,
+    /// becomes a voter; it takes no part in the group's record yet
+    pub joining: Option<ReplicaRecord>,
+    /// is a voter no longer, then it is removed; never listened to afterwards
+    pub leaving: Option<ReplicaRecord>,
+    /// turned back: what is `leaving` stays, and what is `joining` goes
+    pub back: bool,
+    /// of the directory when the move was begun or last turned: no two are the same record
+    pub revision: u64,
+}
+
+impl MoveRecord {
+    /// The replica that is a voter at the end of the move, as things stand.
+    pub fn comes(&self) -> Option<ReplicaRecord> {
+        if self.back { self.leaving } else { self.joining }
+    }
+    /// The replica that is gone at the end of the move, as things stand.
+    pub fn goes(&self) -> Option<ReplicaRecord> {
+        if self.back { self.joining } else { self.leaving }
+    }
+}
+
 /// A group, as group 0 knows it. The slots are a directory; the group's own state decides.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct GroupRecord {
@@ -190,6 +259,22 @@ pub struct Directory {
     pub nodes: Vec<NodeRecord>,
     /// tenants with limits of their own
     pub tenants: Vec<TenantRecord>,
+    /// replicas that move, at most one of a group
+    pub moves: Vec<MoveRecord>,
+    /// stores that get no replicas and lose theirs
+    pub draining: Vec<StoreId>,
+    /// replica ids from here on were not given yet
+    pub replica_next: ReplicaId,
+}
+
+impl Directory {
+    /// Was the replica once made, and is it no longer? A replica whose id this directory does not know yet was not.
+    pub fn is_removed(&self, group: GroupId, replica: ReplicaId) -> bool {
+        let of_group = self.groups.iter().filter(|record| record.id == group).flat_map(|record| &record.replicas);
+        let of_move = self.moves.iter().filter(|moved| moved.group == group);
+        let of_move = of_move.flat_map(|moved| moved.joining.iter().chain(&moved.leaving));
+        replica < self.replica_next && !of_group.chain(of_move).any(|record| record.id == replica)
+    }
 }
 
 /// What group 0 answers.
@@ -207,6 +292,16 @@ pub enum MetaOutcome {
     Refused(MetaRefusal),
     /// `SetTenant`: what it has of its own now
     TenantSet(TenantRecord),
+    /// `AddStore`
+    StoreAdded(StoreRecord),
+    /// `SetDraining`
+    DrainingSet,
+    /// `RemoveStore`, also if there was none
+    StoreRemoved,
+    /// `BeginMove`, and `CancelMove` if there was one to turn back
+    Moving(MoveRecord),
+    /// `EndMove`, also if it had ended; `CancelMove` if nothing moves
+    NothingMoves,
 }
 
 /// Why group 0 says no.
@@ -230,6 +325,21 @@ pub enum MetaRefusal {
     /// As many as there may be have limits of their own.
     #[error("{} tenants have limits of their own already", limits::TENANTS_LIMITED_MAX)]
     Full,
+    /// Another store is known at this address.
+    #[error("another store is known at this address; drain and remove it first")]
+    AddressTaken,
+    /// The store still has replicas.
+    #[error("the store still has replicas: drain it first")]
+    NotEmpty,
+    /// Another replica of the group moves.
+    #[error("another replica of the group is moving")]
+    Moving,
+    /// The store is being drained.
+    #[error("the store is being drained")]
+    Draining,
+    /// The store has a replica of the group, or has none to lose.
+    #[error("the group's replicas are not so that this move makes sense")]
+    Misplaced,
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::ids::{
     Chain, ClusterId, ConversationId, DeviceId, Epoch, GroupId, LeaseId, MessageId, Namespace, NodeId, Seq, SlotId,
     StoreId, TenantId, UserId,
 };
-use crate::meta::Directory;
+use crate::meta::{Directory, StoreToken};
 
 /// Node → store.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -418,6 +418,8 @@ pub struct StoreStatus {
     pub fsync_us_p50: u64,
     /// 99th percentile of recent log fsyncs
     pub fsync_us_p99: u64,
+    /// made with its data folder: what it joins a cluster with
+    pub token: StoreToken,
     /// one per replica
     pub groups: Vec<GroupStatus>,
 }
@@ -451,4 +453,6 @@ pub struct GroupStatus {
     pub leases: u32,
     /// voters
     pub voters: Vec<StoreId>,
+    /// it has promised something: without its log it would be rot, not a new replica
+    pub settled: bool,
 }

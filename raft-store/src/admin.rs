@@ -20,8 +20,8 @@ use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::{Packet, admin_server};
 use seriatim_proto::ids::{ClusterId, Generation, GroupId, ReplicaId, SlotId, StoreId};
 use seriatim_proto::limits;
-use seriatim_proto::meta::{MetaCommand, MetaOutcome, ReplicaRecord, StoreRecord};
-use seriatim_proto::store::StoreRefusal;
+use seriatim_proto::meta::{MetaCommand, MetaOutcome, ReplicaRecord, StoreRecord, StoreToken};
+use seriatim_proto::store::{Freshness, StoreRefusal, StoreStatus};
 use seriatim_store_core::Key;
 
 use crate::host::Host;
@@ -60,8 +60,14 @@ impl admin_server::Admin for AdminService {
 async fn handle(host: &Arc<Host>, request: AdminRequest) -> AdminResponse {
     let answered = match request {
         AdminRequest::Status => Ok(AdminResponse::Status(host.status())),
-        AdminRequest::Adopt { cluster, store, replica: _, stores, replicas } => {
-            adopt(host, cluster, store, stores, replicas).await.map(|()| AdminResponse::Adopted)
+        AdminRequest::Adopt { cluster, store, replica: _, token, stores, replicas } => {
+            // In a task of its own, as below: a birth that ends in the middle would hold up the next one.
+            let host = Arc::clone(host);
+            let adopted = async move { adopt(&host, cluster, store, token, stores, replicas).await };
+            match tokio::spawn(adopted).await {
+                Ok(adopted) => adopted.map(|()| AdminResponse::Adopted),
+                Err(_) => Err(Refusal::new(ErrorCode::Internal, "the identity was not taken")),
+            }
         }
         AdminRequest::InitCluster { stores, groups } => {
             // In a task of its own: a caller that goes away does not leave a cluster half made.
@@ -75,21 +81,23 @@ async fn handle(host: &Arc<Host>, request: AdminRequest) -> AdminResponse {
     answered.unwrap_or_else(AdminResponse::Refused)
 }
 
-/// Takes an identity and bears the replica of group 0.
+/// Takes an identity, and bears the replica of group 0 if one is for this store: a store that joins later has none.
 async fn adopt(
     host: &Arc<Host>,
     cluster: ClusterId,
     store: StoreId,
+    token: StoreToken,
     meta_stores: Vec<StoreRecord>,
     meta_replicas: Vec<ReplicaRecord>,
 ) -> Result<(), Refusal> {
+    if token != host.token() {
+        let what = "this data folder is another one than that which was asked: it was wiped since";
+        return Err(Refusal::new(ErrorCode::Malformed, what));
+    }
     let record = meta_stores.iter().find(|record| record.id == store);
     if record.is_none_or(|record| record.address != host.address()) {
         let what = format!("this store is reached at {}, not as store {store} of that cluster", host.address());
         return Err(Refusal::new(ErrorCode::Malformed, what));
-    }
-    if !meta_replicas.iter().any(|replica| replica.store == store) {
-        return Err(Refusal::new(ErrorCode::Malformed, "no replica of group 0 is for this store"));
     }
     let identity = Identity {
         cluster,
@@ -108,8 +116,12 @@ async fn adopt(
 
 async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Result<ClusterId, Refusal> {
     check(host, addresses, groups)?;
-    let cluster = match known_cluster(host, addresses).await? {
-        Some(cluster) => cluster,
+    let statuses = statuses(host, addresses).await?;
+    let cluster = match known_cluster(&statuses)? {
+        Some(cluster) => {
+            refuse_wiped(cluster, addresses, &statuses).await?;
+            cluster
+        }
         None => ClusterId(rand::random()),
     };
     let ids = 1..=addresses.len() as u64;
@@ -119,11 +131,12 @@ async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Re
         .map(|(id, address)| StoreRecord { id: StoreId(id), address: address.clone() })
         .collect();
     let replicas: Vec<ReplicaRecord> = ids.map(|id| ReplicaRecord { id: ReplicaId(id), store: StoreId(id) }).collect();
-    for (store, replica) in stores.iter().zip(&replicas) {
+    for ((store, replica), status) in stores.iter().zip(&replicas).zip(&statuses) {
         let request = AdminRequest::Adopt {
             cluster,
             store: store.id,
             replica: replica.id,
+            token: status.token,
             stores: stores.clone(),
             replicas: replicas.clone(),
         };
@@ -171,32 +184,49 @@ fn check(host: &Host, addresses: &[String], groups: u32) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// The cluster that an earlier, interrupted call began to make of these stores.
-async fn known_cluster(host: &Arc<Host>, addresses: &[String]) -> Result<Option<ClusterId>, Refusal> {
-    let mut known = None;
+async fn statuses(host: &Arc<Host>, addresses: &[String]) -> Result<Vec<StoreStatus>, Refusal> {
+    let mut statuses = Vec::with_capacity(addresses.len());
     for address in addresses {
-        let cluster = if address == host.address() {
-            host.status().cluster
-        } else {
-            match remote::admin(address, &AdminRequest::Status).await? {
-                AdminResponse::Status(status) => status.cluster,
+        statuses.push(match address == host.address() {
+            true => host.status(),
+            false => match remote::admin(address, &AdminRequest::Status).await? {
+                AdminResponse::Status(status) => status,
                 AdminResponse::Refused(refusal) => return Err(refusal),
                 other => return Err(unexpected(&other)),
-            }
-        };
-        match (known, cluster) {
-            (Some(one), Some(other)) if one != other => {
-                return Err(Refusal::new(ErrorCode::WrongCluster, "the stores belong to different clusters"));
-            }
-            (None, cluster) => known = cluster,
-            _ => (),
+            },
+        });
+    }
+    Ok(statuses)
+}
+
+/// The cluster that an earlier, interrupted call began to make of these stores.
+fn known_cluster(statuses: &[StoreStatus]) -> Result<Option<ClusterId>, Refusal> {
+    let known: BTreeSet<ClusterId> = statuses.iter().filter_map(|status| status.cluster).collect();
+    match known.len() {
+        0 | 1 => Ok(known.into_iter().next()),
+        _ => Err(Refusal::new(ErrorCode::WrongCluster, "the stores belong to different clusters")),
+    }
+}
+
+/// Group 0 is initialised only once all stores have an identity: one that has none afterwards has lost its vote, and
+/// must not come back under its old replica id (I15).
+async fn refuse_wiped(cluster: ClusterId, addresses: &[String], statuses: &[StoreStatus]) -> Result<(), Refusal> {
+    let stores = || addresses.iter().zip(statuses);
+    let Some((wiped, _)) = stores().find(|(_, status)| status.cluster.is_none()) else { return Ok(()) };
+    for (address, _) in stores().filter(|(_, status)| status.cluster.is_some()) {
+        if remote::directory(address, cluster, Freshness::Stale).await.is_ok() {
+            let what = format!(
+                "cluster {cluster} is complete, but the store at {wiped} has an empty data folder: it was wiped, and \
+                 cannot take its old place again"
+            );
+            return Err(Refusal::new(ErrorCode::WrongCluster, what));
         }
     }
-    Ok(known)
+    Ok(())
 }
 
 /// Proposes to group 0 through whichever store leads it.
-async fn propose_meta(
+pub(crate) async fn propose_meta(
     stores: &[StoreRecord],
     cluster: ClusterId,
     command: MetaCommand,

@@ -36,6 +36,11 @@ impl DiskGuard {
         self.read_only.load(Ordering::Relaxed)
     }
 
+    /// Writes are refused below this.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+
     /// Free bytes when last looked.
     pub(crate) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)

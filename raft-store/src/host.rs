@@ -4,29 +4,34 @@
 //! Adopt / start ──▶ identity ──▶ replica of group 0 ──▶ directory ──▶ bear or start the replicas it names (meta.rs)
 //! ```
 //! # Invariants
-//! I15: a replica is listed in the identity before it is initialised, and only what is listed or named by an open
-//! record is ever started.
+//! I15: a replica is listed in the identity before it is initialised. It is born only by a directory that was read
+//! linearizably, under an open record or for a move; whatever else is not listed is never started.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 
 use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::limits;
-use seriatim_proto::store::{StoreRefusal, StoreStatus};
+use seriatim_proto::meta::StoreToken;
+use seriatim_proto::store::{GroupStatus, StoreRefusal, StoreStatus};
 
 use crate::admission::Budget;
 use crate::balance;
 use crate::config::Tuning;
 use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
-use crate::identity::{DataFolder, Identity, IdentityError};
+use crate::identity::{DataFolder, Identity, IdentityError, Stage};
 use crate::live::{Events, GroupLive};
+use crate::meta;
 use crate::metrics::StoreMetrics;
+use crate::moves;
 use crate::raft::group::RaftHost;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::Member;
@@ -37,6 +42,7 @@ use crate::rocks::state_db::StateDb;
 pub(crate) struct Host {
     folder: Mutex<DataFolder>,
     identity: RwLock<Option<Arc<Identity>>>,
+    token: StoreToken,
     address: String,
     raft: RaftHost,
     state: Arc<StateDb>,
@@ -51,7 +57,10 @@ pub(crate) struct Host {
     replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     starting: Mutex<BTreeSet<GroupId>>,
     /// Replicas that are not started because their log is not what was promised.
-    rotten: Mutex<BTreeSet<GroupId>>,
+    rotten: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
+    /// Replicas that should be here and are not: group 0 is asked whether they still should.
+    doubted: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
+    stopping: AtomicBool,
 }
 
 /// What a host is made of.
@@ -78,20 +87,29 @@ pub(crate) struct Wanted {
     pub(crate) members: Vec<Member>,
     /// the record takes no births any more
     pub(crate) closed: bool,
+    /// it is on its way in: it is born empty whatever the record says, and the leader tells it everything
+    pub(crate) joining: bool,
+    /// by a directory that was read linearizably, or by `cluster init` itself: what this store has applied of group 0
+    /// may be old, and name what was removed since
+    pub(crate) is_confirmed: bool,
 }
 
 impl Host {
     /// Nothing runs yet.
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let identity = parts.folder.identity().cloned().map(Arc::new);
+        let token = parts.folder.token();
+        let events = Events::new();
+        parts.raft.follow(events.directory());
         Arc::new(Self {
+            token,
             folder: Mutex::new(parts.folder),
             identity: RwLock::new(identity),
             address: parts.address,
             raft: parts.raft,
             state: parts.state,
             disk: parts.disk,
-            events: Events::new(),
+            events,
             metrics: parts.metrics,
             fatal: parts.fatal,
             tuning: parts.tuning,
@@ -100,6 +118,8 @@ impl Host {
             replicas: RwLock::default(),
             starting: Mutex::default(),
             rotten: Mutex::default(),
+            doubted: Mutex::default(),
+            stopping: AtomicBool::new(false),
         })
     }
 
@@ -117,9 +137,10 @@ impl Host {
         Ok(())
     }
 
-    /// Starts the replica of group 0 that the identity names.
+    /// The store belongs to its cluster; starts the replica of group 0 that the identity names, if it names one.
     pub(crate) async fn start_meta(self: &Arc<Self>) {
         let Some(identity) = self.identity() else { return };
+        self.raft.join(&identity);
         let Some(replica) = identity.meta_replica() else { return };
         let address = |store: StoreId| {
             let record = identity.meta_stores.iter().find(|record| record.id == store);
@@ -130,17 +151,22 @@ impl Host {
             .iter()
             .map(|record| Member { replica: record.id, store: record.store, address: address(record.store) })
             .collect();
-        self.raft.join(&identity);
-        self.want(Wanted { group: GroupId::META, replica, members, closed: false }).await;
+        self.want(Wanted { group: GroupId::META, replica, members, closed: false, joining: false, is_confirmed: true })
+            .await;
     }
 
     /// Bears or starts a replica, once. Answers when it runs or is known not to.
     pub(crate) async fn want(self: &Arc<Self>, wanted: Wanted) {
-        let group = wanted.group;
-        if self.replicas.read().contains_key(&group) || self.rotten.lock().contains(&group) {
+        let (group, id) = (wanted.group, wanted.replica);
+        if self.replicas.read().contains_key(&group) || self.rotten.lock().contains(&(group, id)) {
             return;
         }
-        if !self.starting.lock().insert(group) {
+        // What a crash left parts of is on its way out, though an old directory may name it.
+        let is_removed = || {
+            let born = self.identity().and_then(|identity| identity.born(group, id));
+            born.is_some_and(|born| born.stage == Stage::Removed)
+        };
+        if !self.take_turn(group, || self.replicas.read().contains_key(&group) || is_removed()).await {
             return;
         }
         let host = Arc::clone(self);
@@ -149,9 +175,12 @@ impl Host {
             Ok(Ok(replica)) => {
                 self.replicas.write().insert(group, replica);
             }
-            Ok(Err(StartError::Rot(what))) => {
-                tracing::error!(group = group.0, what, "ALARM: rot: the replica is not started and does not vote");
-                self.rotten.lock().insert(group);
+            Ok(Err(StartError::Rot(what))) => self.note_rot(group, id, &what),
+            Ok(Err(StartError::NotBorn)) => {
+                if self.doubted.lock().insert((group, id)) {
+                    let host = Arc::clone(self);
+                    self.groups.spawn(host.settle_doubt(group, id));
+                }
             }
             Ok(Err(StartError::Failed(what))) => self.fatal.raise(format!("group {group} cannot start: {what}")),
             // The runtime is going down.
@@ -160,15 +189,115 @@ impl Host {
         self.starting.lock().remove(&group);
     }
 
+    /// One start or removal of a group at a time; false if there is nothing to do any more.
+    async fn take_turn(&self, group: GroupId, is_done: impl Fn() -> bool) -> bool {
+        while !self.starting.lock().insert(group) {
+            tokio::time::sleep(TURN).await;
+        }
+        if is_done() {
+            self.starting.lock().remove(&group);
+            return false;
+        }
+        true
+    }
+
+    fn note_rot(&self, group: GroupId, replica: ReplicaId, what: &str) {
+        let (group_id, replica_id) = (group.0, replica.0);
+        tracing::error!(
+            group = group_id,
+            replica = replica_id,
+            what,
+            "ALARM: rot: the replica is not started and does not vote"
+        );
+        self.rotten.lock().insert((group, replica));
+    }
+
+    /// Bears a replica, or finds that it is rot or was removed: by what group 0 says now.
+    fn settle_doubt(self: Arc<Self>, group: GroupId, replica: ReplicaId) -> BoxFuture<'static, ()> {
+        // Boxed, because what it calls may call it again.
+        Box::pin(async move {
+            loop {
+                let known = self.events.directory().borrow().clone();
+                if let Some(known) = known
+                    && let Ok(directory) = moves::read_directory(&known).await
+                {
+                    self.events.learn(directory.clone());
+                    let record = directory.groups.iter().find(|record| record.id == group);
+                    let wanted = self.identity().zip(record);
+                    let wanted = wanted.and_then(|(identity, record)| meta::wanted(&directory, record, identity.store));
+                    if let Some(wanted) = wanted.filter(|wanted| wanted.replica == replica) {
+                        self.want(Wanted { is_confirmed: true, ..wanted }).await;
+                    }
+                    break;
+                }
+                tokio::time::sleep(DOUBT_RETRY).await;
+            }
+            self.doubted.lock().remove(&(group, replica));
+        })
+    }
+
+    /// Removes a replica that the directory does not know any more, with everything of it, if it ever lived here.
+    pub(crate) async fn remove(self: &Arc<Self>, group: GroupId, replica: ReplicaId) {
+        if !self.take_turn(group, || false).await {
+            return;
+        }
+        let host = Arc::clone(self);
+        match self.groups.spawn(async move { host.remove_replica(group, replica).await }).await {
+            Ok(Ok(())) => {
+                self.rotten.lock().remove(&(group, replica));
+                tracing::info!(group = group.0, replica = replica.0, "a replica that moved away is removed from here");
+            }
+            // The log writer has ended: the next start goes on.
+            Ok(Err(what)) if self.stopping.load(Ordering::Acquire) => {
+                tracing::info!(group = group.0, what, "a replica is removed at the next start");
+            }
+            Ok(Err(what)) => self.fatal.raise(format!("group {group}: replica {replica} cannot be removed: {what}")),
+            // The runtime is going down.
+            Err(_) => (),
+        }
+        self.starting.lock().remove(&group);
+    }
+
+    async fn remove_replica(self: &Arc<Self>, group: GroupId, replica: ReplicaId) -> Result<(), String> {
+        let running = {
+            let mut replicas = self.replicas.write();
+            let ours = replicas.get(&group).is_some_and(|running| running.id() == replica);
+            if ours { replicas.remove(&group) } else { None }
+        };
+        if let Some(running) = running {
+            running.stop().await;
+            // Openraft goes on applying what it had committed.
+            running.live.until_machine_ended().await;
+        }
+        // First of all, so that what a crash leaves never runs: some of its log may be gone, and none of its vote.
+        if !self.note(move |folder| folder.note_removing(group, replica)).await.map_err(|error| error.to_string())? {
+            return Ok(());
+        }
+        self.raft.forget(group, replica).await.map_err(|error| error.to_string())?;
+        self.clean(group).await?;
+        self.note(move |folder| folder.note_removed(group, replica)).await.map_err(|error| error.to_string())
+    }
+
+    /// Removes what an earlier replica of the group may have left in state.db.
+    async fn clean(&self, group: GroupId) -> Result<(), String> {
+        let state = Arc::clone(&self.state);
+        let cleaned = tokio::task::spawn_blocking(move || state.remove_group(group)).await;
+        cleaned.map_err(|error| error.to_string())?.map_err(|fatal| fatal.to_string())
+    }
+
     async fn start_replica(self: &Arc<Self>, wanted: Wanted) -> Result<Arc<Replica>, StartError> {
-        let Wanted { group, replica, members, closed } = wanted;
+        let Wanted { group, replica, members, closed, joining, is_confirmed } = wanted;
         let failed = |error: &dyn std::error::Error| StartError::Failed(error.to_string());
         let identity = self.identity().ok_or_else(|| StartError::Failed("no identity".into()))?;
         let born = identity.born(group, replica);
         if born.is_none() {
-            if closed {
+            if !is_confirmed {
+                return Err(StartError::NotBorn);
+            }
+            if closed && !joining {
                 return Err(StartError::Rot("no log under a closed record".into()));
             }
+            self.clean(group).await.map_err(StartError::Failed)?;
             self.note(move |folder| folder.note_born(group, replica)).await.map_err(|error| failed(&error))?;
             chaos::hit(Point::ReplicaBorn);
         }
@@ -186,12 +315,31 @@ impl Host {
         .map_err(|error| failed(&error))?;
         let handle = self.raft.start(group, replica, machine).await?;
         live.set_started();
-        let was_initialised = born.is_some_and(|born| born.initialised);
-        if handle.is_empty().await {
-            if was_initialised {
-                handle.stop().await;
-                return Err(StartError::Rot("an initialised replica has no log".into()));
-            }
+        let was_initialised = born.is_some_and(|born| born.is_initialised());
+        let is_empty = handle.is_empty().await;
+        if is_empty && was_initialised {
+            handle.stop().await;
+            return Err(StartError::Rot("an initialised replica has no log".into()));
+        }
+        if is_empty && joining {
+            // It votes only once this is noted (moves.rs).
+            let replica_runs = Replica::start(self.shared(), group, handle.clone(), live, &self.groups);
+            let host = Arc::clone(self);
+            self.groups.spawn(async move {
+                if handle.until(|| host.raft.has_voted(group, replica)).await {
+                    // Without its vote it would be rot at the next start.
+                    if host.raft.settle().await.is_err() {
+                        return; // The store stops.
+                    }
+                    let noted = host.note(move |folder| folder.note_initialised(group, replica)).await;
+                    if let Err(error) = noted {
+                        host.fatal.raise(format!("group {group} cannot note that it began: {error}"));
+                    }
+                }
+            });
+            return Ok(replica_runs);
+        }
+        if is_empty {
             // Everybody knows the members from here on, so that any of them can lead. Only standing for election is
             // left to the store that should lead, for a moment. (The lowest replica id cannot win: the first entry
             // carries the id of its replica, so its log sorts below the others'. It gets its groups by balance.rs.)
@@ -208,16 +356,21 @@ impl Host {
         Ok(Replica::start(self.shared(), group, handle, live, &self.groups))
     }
 
-    async fn note(
+    /// What tells the data folder from one that was wiped.
+    pub(crate) fn token(&self) -> StoreToken {
+        self.token
+    }
+
+    async fn note<T: Send + 'static>(
         self: &Arc<Self>,
-        write: impl FnOnce(&mut DataFolder) -> Result<(), IdentityError> + Send + 'static,
-    ) -> Result<(), IdentityError> {
+        write: impl FnOnce(&mut DataFolder) -> Result<T, IdentityError> + Send + 'static,
+    ) -> Result<T, IdentityError> {
         let host = Arc::clone(self);
         let noted = tokio::task::spawn_blocking(move || {
             let mut folder = host.folder.lock();
-            write(&mut folder)?;
+            let written = write(&mut folder)?;
             *host.identity.write() = folder.identity().cloned().map(Arc::new);
-            Ok(())
+            Ok(written)
         });
         noted.await.expect("noting does not panic")
     }
@@ -329,13 +482,20 @@ impl Host {
             disk_free_bytes: self.disk.free_bytes(),
             fsync_us_p50,
             fsync_us_p99,
-            groups: self.replicas().iter().map(|replica| replica.status()).collect(),
+            token: self.token,
+            groups: self.replicas().iter().map(|replica| self.group_status(identity.as_deref(), replica)).collect(),
         }
+    }
+
+    fn group_status(&self, identity: Option<&Identity>, replica: &Replica) -> GroupStatus {
+        let born = identity.and_then(|identity| identity.born(replica.group, replica.id()));
+        GroupStatus { settled: born.is_some_and(|born| born.is_initialised()), ..replica.status() }
     }
 
     /// Gives leaderships away, then stops all replicas. What is applied is flushed, so that the next start replays
     /// nothing.
     pub(crate) async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         let replicas = self.replicas();
         for replica in &replicas {
             replica.transfer_away().await;
@@ -373,11 +533,17 @@ impl Host {
 pub(crate) enum StartError {
     /// Its log is not what was promised: it stays down, the others go on.
     Rot(String),
+    /// It is not here, and whether it should be born is for group 0 to say.
+    NotBorn,
     /// The process cannot go on.
     Failed(String),
 }
 
 /// Time for the store that should lead a new group to take the lead: it stands after an election timeout.
 const FIRST_LEADER_TIMEOUT: Duration = Duration::from_millis(2 * limits::RAFT_ELECTION_MS_MAX);
+/// How often somebody looks whether another start or removal of the group is over.
+const TURN: Duration = Duration::from_millis(20);
+/// Pause before group 0 is asked again about a replica that is not here.
+const DOUBT_RETRY: Duration = Duration::from_millis(500);
 /// Time for leaderships to be taken over when a store stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);

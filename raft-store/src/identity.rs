@@ -1,6 +1,7 @@
 //! Identity: whose data folder this is. One process at a time, one store of one cluster for ever.
 //!
 //! ```text
+//! TOKEN     16 random bytes, made with the folder: a folder that was wiped is another one
 //! LOCK      held by flock while a process runs; the kernel frees it with the process
 //! IDENTITY  crc32c:u32 BE, then codec(IdentityRecord); absent before `cluster init`
 //! ```
@@ -14,6 +15,7 @@
 //! The file is written beside, fsynced, renamed, and the folder fsynced: a crash leaves the old or the new one.
 //! A file that does not check is a refusal to start, never an empty identity.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -24,7 +26,9 @@ use serde::{Deserialize, Serialize};
 use seriatim_proto::codec;
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
-use seriatim_proto::meta::{ReplicaRecord, StoreRecord};
+use seriatim_proto::meta::{ReplicaRecord, StoreRecord, StoreToken};
+
+use crate::log_record::ReplicaKey;
 
 /// Who this store is, as written to disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +56,26 @@ pub(crate) struct BornReplica {
     pub(crate) group: GroupId,
     /// which
     pub(crate) replica: ReplicaId,
-    /// it has been initialised: an empty log is rot from now on
-    pub(crate) initialised: bool,
+    /// what has become of it
+    pub(crate) stage: Stage,
+}
+
+impl BornReplica {
+    /// Has it taken part? Then an empty log is rot.
+    pub(crate) fn is_initialised(&self) -> bool {
+        self.stage != Stage::Born
+    }
+}
+
+/// What has become of a replica. On disk one byte: 0, 1, 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// it may have nothing yet
+    Born,
+    /// it has been initialised, or has taken part
+    Initialised,
+    /// it is being removed: parts of it may be gone, and it never runs again
+    Removed,
 }
 
 impl Identity {
@@ -135,6 +157,7 @@ impl IdentityError {
 pub(crate) struct DataFolder {
     path: PathBuf,
     identity: Option<Identity>,
+    token: StoreToken,
     /// Held for as long as the process uses the folder.
     _lock: File,
 }
@@ -153,7 +176,8 @@ impl DataFolder {
         if identity.as_ref().is_some_and(|identity| identity.poisoned) {
             return Err(IdentityError::Poisoned { path: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+        let token = token(path)?;
+        Ok(Self { path: path.to_owned(), identity, token, _lock: lock })
     }
 
     /// Takes an identity. Repeating the same one changes nothing; another one is refused.
@@ -173,7 +197,7 @@ impl DataFolder {
         if identity.born(group, replica).is_some() {
             return Ok(());
         }
-        identity.born.push(BornReplica { group, replica, initialised: false });
+        identity.born.push(BornReplica { group, replica, stage: Stage::Born });
         self.write(identity)
     }
 
@@ -181,10 +205,44 @@ impl DataFolder {
     pub(crate) fn note_initialised(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
         let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
         match identity.born.iter_mut().find(|born| born.group == group && born.replica == replica) {
-            Some(born) if !born.initialised => born.initialised = true,
+            Some(born) if born.stage == Stage::Born => born.stage = Stage::Initialised,
             _ => return Ok(()),
         }
         self.write(identity)
+    }
+
+    /// Notes that a replica is about to be removed, before anything of it is. False if it does not live here.
+    pub(crate) fn note_removing(&mut self, group: GroupId, replica: ReplicaId) -> Result<bool, IdentityError> {
+        let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
+        let place = |born: &&mut BornReplica| born.group == group && born.replica == replica;
+        let Some(born) = identity.born.iter_mut().find(place) else { return Ok(false) };
+        if born.stage == Stage::Removed {
+            return Ok(true);
+        }
+        born.stage = Stage::Removed;
+        self.write(identity).map(|()| true)
+    }
+
+    /// Notes that nothing of a replica is left here.
+    pub(crate) fn note_removed(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
+        let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
+        if identity.born(group, replica).is_none() {
+            return Ok(());
+        }
+        identity.born.retain(|born| (born.group, born.replica) != (group, replica));
+        self.write(identity)
+    }
+
+    /// Replicas that are being removed.
+    pub(crate) fn removed(&self) -> BTreeSet<ReplicaKey> {
+        let born = self.identity.iter().flat_map(|identity| &identity.born);
+        let removed = born.filter(|born| born.stage == Stage::Removed);
+        removed.map(|born| ReplicaKey { group: born.group, replica: born.replica }).collect()
+    }
+
+    /// What tells this folder from one that was wiped.
+    pub(crate) fn token(&self) -> StoreToken {
+        self.token
     }
 
     /// Refuses a start under another address than the cluster knows.
@@ -223,6 +281,23 @@ pub(crate) fn write_durable(folder: &Path, name: &str, bytes: &[u8]) -> io::Resu
     File::open(folder)?.sync_all()
 }
 
+/// The folder's token, made on first start.
+fn token(folder: &Path) -> Result<StoreToken, IdentityError> {
+    let path = folder.join(TOKEN_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => match bytes.as_slice().try_into() {
+            Ok(bytes) => Ok(StoreToken(bytes)),
+            Err(_) => Err(IdentityError::Damaged { path, what: "16 bytes are expected".to_owned() }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let token: [u8; 16] = rand::random();
+            write_durable(folder, TOKEN_FILE, &token).map_err(|source| IdentityError::Io { path, source })?;
+            Ok(StoreToken(token))
+        }
+        Err(source) => Err(IdentityError::Io { path, source }),
+    }
+}
+
 fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
     let damaged = |what: &str| IdentityError::Damaged { path: path.to_owned(), what: what.to_owned() };
     let bytes = match fs::read(path) {
@@ -238,6 +313,7 @@ fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
 }
 
 const FILE: &str = "IDENTITY";
+const TOKEN_FILE: &str = "TOKEN";
 
 #[cfg(test)]
 mod tests {
@@ -267,10 +343,38 @@ mod tests {
         folder.note_born(GroupId(3), ReplicaId(9)).unwrap();
         drop(folder);
         let folder = DataFolder::open(dir.path()).unwrap();
-        let born = BornReplica { group: GroupId(3), replica: ReplicaId(9), initialised: false };
+        let born = BornReplica { group: GroupId(3), replica: ReplicaId(9), stage: Stage::Born };
         assert_eq!(folder.identity().unwrap().born(GroupId(3), ReplicaId(9)), Some(born));
         assert_eq!(folder.identity().unwrap().meta_replica(), Some(ReplicaId(7)));
         assert!(matches!(folder.check_address("127.0.0.1:2"), Err(IdentityError::Address { .. })));
+    }
+
+    #[test]
+    fn a_replica_that_is_being_removed_is_noted_first_and_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = DataFolder::open(dir.path()).unwrap();
+        folder.adopt(identity(1, 1)).unwrap();
+        let (group, replica) = (GroupId(3), ReplicaId(9));
+        assert!(!folder.note_removing(group, replica).unwrap(), "it never lived here");
+        folder.note_born(group, replica).unwrap();
+        assert!(folder.removed().is_empty());
+        assert!(folder.note_removing(group, replica).unwrap());
+        // What was under way meanwhile.
+        folder.note_initialised(group, replica).unwrap();
+        folder.note_born(group, replica).unwrap();
+        drop(folder);
+        let mut folder = DataFolder::open(dir.path()).unwrap();
+        assert_eq!(folder.removed(), [ReplicaKey { group, replica }].into());
+        assert!(folder.note_removing(group, replica).unwrap());
+        folder.note_removed(group, replica).unwrap();
+        assert!(folder.removed().is_empty() && folder.identity().unwrap().born(group, replica).is_none());
+    }
+
+    #[test]
+    fn the_stage_is_written_as_the_flag_that_it_was() {
+        let replica = |stage| codec::encode(&BornReplica { group: GroupId(3), replica: ReplicaId(9), stage });
+        assert_eq!(replica(Stage::Born), codec::encode(&(GroupId(3), ReplicaId(9), false)));
+        assert_eq!(replica(Stage::Initialised), codec::encode(&(GroupId(3), ReplicaId(9), true)));
     }
 
     #[test]

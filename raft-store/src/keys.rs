@@ -19,11 +19,13 @@
 //! FF00 + group    'C'                                         Cluster       group 0, from `Init` on
 //! FF00 + group    'G' group:4                                 Group         group 0, per group
 //! FF00 + group    'L' generation:2 index:8 place:4            Lease         while alive
+//! FF00 + group    'M' group:4                                 Move          group 0, while a replica of it moves
 //! FF00 + group    'N' node:8                                  Node          group 0, while its lease is alive
 //! FF00 + group    'O'                                         Owned         from `Own` on
 //! FF00 + group    'R'                                         Revision      group 0, per change of the directory
 //! FF00 + group    'S' store:8                                 Store         group 0, per store
 //! FF00 + group    'T' tenant:4                                Tenant        group 0, per tenant with limits of its own
+//! FF00 + group    'U' store:8                                 Standing      group 0, per store that joined or is drained
 //!
 //! owner:        'b' user\0 (inbox)   'c' conversation   'n' counter\0
 //! conversation: 'd' user\0 user\0 (direct)   'g' key:16 (group)
@@ -164,6 +166,10 @@ fn put_group_item(out: &mut Vec<u8>, item: &GroupItem) {
             out.extend_from_slice(&lease.index.0.to_be_bytes());
             out.extend_from_slice(&lease.place.to_be_bytes());
         }
+        GroupItem::Move(group) => {
+            out.push(b'M');
+            out.extend_from_slice(&group.0.to_be_bytes());
+        }
         GroupItem::Node(node) => {
             out.push(b'N');
             out.extend_from_slice(&node.0.to_be_bytes());
@@ -177,6 +183,10 @@ fn put_group_item(out: &mut Vec<u8>, item: &GroupItem) {
         GroupItem::Tenant(tenant) => {
             out.push(b'T');
             out.extend_from_slice(&tenant.0.to_be_bytes());
+        }
+        GroupItem::Standing(store) => {
+            out.push(b'U');
+            out.extend_from_slice(&store.0.to_be_bytes());
         }
     }
 }
@@ -277,11 +287,13 @@ fn group_item(input: &mut Input<'_>) -> Option<GroupItem> {
             index: LogIndex(input.u64()?),
             place: input.u32()?,
         }),
+        b'M' => GroupItem::Move(GroupId(input.u32()?)),
         b'N' => GroupItem::Node(NodeId(input.u64()?)),
         b'O' => GroupItem::Owned,
         b'R' => GroupItem::Revision,
         b'S' => GroupItem::Store(StoreId(input.u64()?)),
         b'T' => GroupItem::Tenant(TenantId(input.u32()?)),
+        b'U' => GroupItem::Standing(StoreId(input.u64()?)),
         _ => return None,
     })
 }

@@ -31,6 +31,7 @@ mod log_record;
 mod log_writer;
 mod meta;
 mod metrics;
+mod moves;
 mod packets;
 mod raft;
 mod remote;

@@ -40,6 +40,22 @@ impl Events {
         self.directory.subscribe()
     }
 
+    /// Another store has shown its directory. True if it is newer than what was known.
+    pub(crate) fn learn(&self, directory: Directory) -> bool {
+        let age = |directory: &Directory| (directory.generation, directory.revision);
+        let newer = self.directory.send_if_modified(|known| {
+            let newer = known.as_ref().is_none_or(|known| age(&directory) > age(known));
+            if newer {
+                *known = Some(Arc::new(directory.clone()));
+            }
+            newer
+        });
+        if newer {
+            self.send(StoreEvent::Directory(directory));
+        }
+        newer
+    }
+
     /// Another store leads a group, as this store sees it.
     pub(crate) fn leader(&self, group: GroupId, leader: Option<StoreId>) {
         self.send(StoreEvent::Leader { group, leader });
@@ -61,6 +77,8 @@ pub(crate) struct GroupLive {
     installing: AtomicBool,
     /// openraft has read what it starts from.
     started: AtomicBool,
+    /// What applies is gone.
+    ended: watch::Sender<bool>,
     events: Events,
 }
 
@@ -73,6 +91,7 @@ impl GroupLive {
             slots: AtomicU32::new(0),
             installing: AtomicBool::new(false),
             started: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             events,
         };
         live.reload(reader)?;
@@ -156,6 +175,17 @@ impl GroupLive {
         self.started.load(Ordering::Acquire)
     }
 
+    /// What applies is gone: nothing of the group's is touched any more.
+    pub(crate) fn set_machine_ended(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Waits for that.
+    pub(crate) async fn until_machine_ended(&self) {
+        // The sender is here: it cannot go away before.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
     fn publish_all(&self, reader: &impl Reader) -> Result<(), Fatal> {
         self.publish_holders(reader)?;
         if self.group == GroupId::META {
@@ -182,8 +212,8 @@ impl GroupLive {
         if let ReadOutcome::Directory(Some(directory)) =
             seriatim_store_core::read(reader, GroupId::META, &Read::Directory)?
         {
-            self.events.directory.send_replace(Some(Arc::new(directory.clone())));
-            self.events.send(StoreEvent::Directory(directory));
+            // Another store may have shown a newer one.
+            self.events.learn(directory);
         }
         Ok(())
     }

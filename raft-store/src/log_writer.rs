@@ -98,6 +98,13 @@ pub(crate) enum LogCommand {
         /// the row that remembers it
         row: Vec<u8>,
     },
+    /// Remove everything of a replica that was removed, and tell when that is on disk.
+    Forget {
+        /// whose log
+        key: ReplicaKey,
+        /// called once
+        done: Done,
+    },
     /// Remember the commit index, without a sync.
     Committed {
         /// whose log
@@ -116,6 +123,7 @@ impl LogCommand {
             | LogCommand::Append { key, .. }
             | LogCommand::Truncate { key, .. }
             | LogCommand::Purge { key, .. }
+            | LogCommand::Forget { key, .. }
             | LogCommand::Committed { key, .. } => Some(*key),
             LogCommand::Stop => None,
         }
@@ -221,6 +229,7 @@ impl LogWriter {
             marks: Vec::new(),
             bytes: 0,
             scratch: Vec::new(),
+            must_sync: false,
             failed: false,
         };
         let (ending, ended) = std::sync::mpsc::channel();
@@ -316,6 +325,8 @@ struct Writer {
     marks: Vec<(ReplicaKey, u64)>,
     bytes: usize,
     scratch: Vec<u8>,
+    /// the batch has something beside appends that is waited for
+    must_sync: bool,
     failed: bool,
 }
 
@@ -421,6 +432,12 @@ impl Writer {
                 self.batch.delete(key, first, upto + 1);
                 self.batch.put_meta(key, LogMeta::Purged, &row);
             }
+            LogCommand::Forget { key, done } => {
+                self.chains.remove(&key);
+                self.batch.forget(key);
+                self.must_sync = true;
+                self.done.push(done);
+            }
             LogCommand::Committed { key, row } => self.batch.put_meta(key, LogMeta::Committed, &row),
             LogCommand::Stop => {}
         }
@@ -460,8 +477,9 @@ impl Writer {
         let batch = std::mem::take(&mut self.batch);
         let marks = std::mem::take(&mut self.marks);
         let bytes = std::mem::take(&mut self.bytes);
+        let must_sync = std::mem::take(&mut self.must_sync);
         if !self.failed && !batch.is_empty() {
-            let sync = !marks.is_empty();
+            let sync = !marks.is_empty() || must_sync;
             let began = Instant::now();
             chaos::hit(Point::LogWriteBefore);
             match self.db.write(batch, sync && !chaos::sabotaged(Sabotage::NoFsync)) {

@@ -21,8 +21,9 @@ use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand};
 
 use crate::balance::{Balance, Led, preferred};
 use crate::host::{Host, Wanted};
+use crate::identity::{BornReplica, Stage};
+use crate::moves;
 use crate::raft::types::Member;
-use crate::remote;
 use crate::replica::Replica;
 
 /// Bears and starts the replicas that the directory names, whenever it changes. Runs until it is dropped.
@@ -31,6 +32,7 @@ pub(crate) async fn follow_directory(host: Arc<Host>) {
     loop {
         let directory = changes.borrow_and_update().clone();
         if let Some(directory) = directory {
+            remove_unnamed(&host, &directory).await;
             start_named(&host, &directory).await;
         }
         if changes.changed().await.is_err() {
@@ -39,15 +41,36 @@ pub(crate) async fn follow_directory(host: Arc<Host>) {
     }
 }
 
+/// Removes the replicas that lived here and are in no record any more, and what a crash left of one.
+async fn remove_unnamed(host: &Arc<Host>, directory: &Directory) {
+    let Some(identity) = host.identity() else { return };
+    let goes = |born: &&BornReplica| born.stage == Stage::Removed || directory.is_removed(born.group, born.replica);
+    for born in identity.born.iter().filter(goes) {
+        host.remove(born.group, born.replica).await;
+    }
+}
+
 /// Starts all replicas that the directory names for this store, concurrently.
 pub(crate) async fn start_named(host: &Arc<Host>, directory: &Directory) {
     let Some(identity) = host.identity() else { return };
-    let wanted = directory.groups.iter().filter(|record| record.id != GroupId::META).filter_map(|record| {
-        let ours = record.replicas.iter().find(|replica| replica.store == identity.store)?;
-        let (group, replica, closed) = (record.id, ours.id, record.closed);
-        Some(Wanted { group, replica, members: members(directory, record), closed })
-    });
+    let groups = directory.groups.iter().filter(|record| record.id != GroupId::META);
+    let wanted = groups.filter_map(|record| wanted(directory, record, identity.store));
     futures_util::future::join_all(wanted.map(|wanted| host.want(wanted))).await;
+}
+
+/// The replica of a group that should run on a store.
+pub(crate) fn wanted(directory: &Directory, record: &GroupRecord, store: StoreId) -> Option<Wanted> {
+    let joins = directory.moves.iter().filter(|moved| moved.group == record.id).find_map(|moved| moved.joining);
+    let joins = joins.filter(|replica| replica.store == store);
+    let ours = record.replicas.iter().find(|replica| replica.store == store).copied().or(joins)?;
+    Some(Wanted {
+        group: record.id,
+        replica: ours.id,
+        members: members(directory, record),
+        closed: record.closed,
+        joining: joins == Some(ours),
+        is_confirmed: false,
+    })
 }
 
 fn members(directory: &Directory, record: &GroupRecord) -> Vec<Member> {
@@ -61,7 +84,7 @@ fn members(directory: &Directory, record: &GroupRecord) -> Vec<Member> {
         .collect()
 }
 
-fn address(directory: &Directory, store: StoreId) -> Option<String> {
+pub(crate) fn address(directory: &Directory, store: StoreId) -> Option<String> {
     directory.stores.iter().find(|record| record.id == store).map(|record| record.address.clone())
 }
 
@@ -71,10 +94,12 @@ pub(crate) async fn tend(host: Arc<Host>) {
     let mut tick = tokio::time::interval(TEND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut balance = Balance::default();
+    let moving = Arc::new(Mutex::new(BTreeSet::new()));
     let mut looked_at: Option<Instant> = None;
     loop {
         tick.tick().await;
         close_groups(&host, &closing);
+        moves::carry_out(&host, &moving);
         if looked_at.is_none_or(|at| at.elapsed() >= LOOK) {
             looked_at = Some(Instant::now());
             look(&host).await;
@@ -106,7 +131,16 @@ async fn look(host: &Arc<Host>) {
         // The runtime is going down.
         Err(_) => return,
     }
-    for replica in host.replicas() {
+    let directory = host.events().directory().borrow().clone();
+    let joins = |group: GroupId| {
+        directory
+            .iter()
+            .flat_map(|directory| &directory.moves)
+            .any(|moved| moved.group == group && moved.comes().is_some())
+    };
+    // Only while there is room: a log that fills the disk would make the store read-only.
+    let has_room = host.disk().free_bytes() >= host.disk().reserve_bytes().saturating_mul(ROOM_RESERVES);
+    for replica in host.replicas().into_iter().filter(|replica| !(has_room && joins(replica.group))) {
         replica.note_flushed().await;
     }
 }
@@ -174,14 +208,11 @@ async fn own_and_close(
         }
     }
     let directory = host.events().directory().borrow().clone().ok_or("no directory")?;
-    let leader = host.serving(GroupId::META).map_err(|refusal| refusal.to_string())?.leader();
-    let leader = leader.ok_or("group 0 has no leader")?;
-    let address = address(&directory, leader).ok_or("group 0's leader has no address")?;
-    let close = [Command::Meta(MetaCommand::CloseGroup { id: replica.group })];
-    remote::propose(&address, directory.cluster, GroupId::META, &close).await.map_err(|refusal| refusal.to_string())?;
-    Ok(())
+    moves::tell_meta(&directory, MetaCommand::CloseGroup { id: replica.group }).await.map(drop)
 }
 
+/// Free disk, in reserves, above which a group's log is kept whole for a replica that joins.
+const ROOM_RESERVES: u64 = 4;
 const TEND: Duration = Duration::from_millis(100);
 /// Period of looking at disk, flush and leaders.
 const LOOK: Duration = Duration::from_secs(1);

@@ -44,6 +44,8 @@ pub(crate) struct StoreMetrics {
     pub(crate) read_only: Gauge,
     /// free bytes of the data folder's file system
     pub(crate) disk_free_bytes: Gauge,
+    /// moves of replicas that this store began or turned back, as the leader of group 0
+    pub(crate) moves: Counter,
     /// rows that apply had to read from RocksDB
     pub(crate) state_gets: Counter,
     /// rows that apply found in memory
@@ -80,6 +82,7 @@ impl StoreMetrics {
             read_index_rounds: Counter::default(),
             read_only: Gauge::default(),
             disk_free_bytes: Gauge::default(),
+            moves: Counter::default(),
             state_gets: Counter::default(),
             state_cache_hits: Counter::default(),
             state_rows_written: Counter::default(),
@@ -99,6 +102,11 @@ impl StoreMetrics {
         registry.register("reads", "Reads answered", metrics.reads.clone());
         registry.register("read_index_rounds", "ReadIndex rounds", metrics.read_index_rounds.clone());
         registry.register("read_only", "1 while writes are refused", metrics.read_only.clone());
+        registry.register(
+            "moves",
+            "Moves of replicas begun or turned back by this leader of group 0",
+            metrics.moves.clone(),
+        );
         registry.register_with_unit("disk_free", "Free disk", Unit::Bytes, metrics.disk_free_bytes.clone());
         registry.register("state_gets", "Rows read from RocksDB by apply", metrics.state_gets.clone());
         registry.register("state_cache_hits", "Rows apply found in memory", metrics.state_cache_hits.clone());

@@ -12,7 +12,24 @@ use seriatim_proto::grpc::admin_client::AdminClient;
 use seriatim_proto::grpc::store_client::StoreClient;
 use seriatim_proto::ids::{ClusterId, GroupId};
 use seriatim_proto::limits;
-use seriatim_proto::store::{StoreRefusal, StoreRequest, StoreResponse};
+use seriatim_proto::meta::Directory;
+use seriatim_proto::store::{Freshness, Read, ReadOutcome, StoreRefusal, StoreRequest, StoreResponse};
+
+/// The directory, as the store at `address` has it.
+pub(crate) async fn directory(
+    address: &str,
+    cluster: ClusterId,
+    freshness: Freshness,
+) -> Result<Directory, StoreRefusal> {
+    let request = StoreRequest::Read { id: 0, group: GroupId::META, freshness, reads: vec![Read::Directory] };
+    match exchange(address, cluster, request).await? {
+        StoreResponse::Reads { result, .. } => match result?.into_iter().next() {
+            Some(ReadOutcome::Directory(Some(directory))) => Ok(directory),
+            _ => Err(unavailable(format!("{address} has no directory yet"))),
+        },
+        _ => Err(unavailable(format!("{address} answers something else than was asked"))),
+    }
+}
 
 /// Asks the store at `address` to propose one batch, and waits for the outcomes.
 pub(crate) async fn propose(
@@ -21,15 +38,22 @@ pub(crate) async fn propose(
     group: GroupId,
     commands: &[Command],
 ) -> Result<Vec<Outcome>, StoreRefusal> {
+    let count = u32::try_from(commands.len()).expect("a batch of ours is short");
+    let request = StoreRequest::Propose { id: 0, group, count, batch: codec::encode_bytes(&commands) };
+    match exchange(address, cluster, request).await? {
+        StoreResponse::Proposed { result, .. } => result,
+        _ => Err(unavailable(format!("{address} answers something else than was asked"))),
+    }
+}
+
+/// One request on a stream of its own.
+async fn exchange(address: &str, cluster: ClusterId, request: StoreRequest) -> Result<StoreResponse, StoreRefusal> {
     let asked = async {
         let mut client = StoreClient::new(connect(address).await?)
             .max_decoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize)
             .max_encoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize);
-        let count = u32::try_from(commands.len()).expect("a batch of ours is short");
-        let frames = vec![
-            codec::encode_bytes(&StoreRequest::Hello { cluster: Some(cluster) }),
-            codec::encode_bytes(&StoreRequest::Propose { id: 0, group, count, batch: codec::encode_bytes(&commands) }),
-        ];
+        let hello = StoreRequest::Hello { cluster: Some(cluster) };
+        let frames = vec![codec::encode_bytes(&hello), codec::encode_bytes(&request)];
         // The stream stays open until the answer is there: `pending` never ends.
         let requests = tokio_stream::StreamExt::chain(tokio_stream::iter([Packet { frames }]), tokio_stream::pending());
         let mut answers = client.channel(requests).await.map_err(unavailable)?.into_inner();
@@ -37,8 +61,8 @@ pub(crate) async fn propose(
             for frame in packet.frames {
                 match codec::decode(&frame).map_err(unavailable)? {
                     StoreResponse::Welcome { result: Err(refusal) } => return Err(StoreRefusal::Refused(refusal)),
-                    StoreResponse::Proposed { result, .. } => return result,
-                    _ => (),
+                    StoreResponse::Welcome { result: Ok(_) } | StoreResponse::Event(_) => (),
+                    answer => return Ok(answer),
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Replica: one group's placement on this store: how the rest of the process reaches it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,8 +21,8 @@ use crate::door::{self, Door, Visitor};
 use crate::fatal::FatalSignal;
 use crate::live::{Events, GroupLive};
 use crate::metrics::StoreMetrics;
-use crate::raft::group::GroupHandle;
-use crate::raft::types::CommandBatch;
+use crate::raft::group::{GroupHandle, Members};
+use crate::raft::types::{CommandBatch, Member};
 use crate::rocks::state_db::StateDb;
 
 /// What all replicas of a store have in common.
@@ -257,6 +258,41 @@ impl Replica {
         if let Some((member, Some(_))) = others.max_by_key(|(_, matched)| *matched) {
             self.handle.transfer(member.replica).await;
         }
+    }
+
+    /// The members, voters or not.
+    pub(crate) fn membership(&self) -> Members {
+        self.handle.membership()
+    }
+
+    /// Which replica of the group this is.
+    pub(crate) fn id(&self) -> ReplicaId {
+        self.handle.replica()
+    }
+
+    /// Makes a replica a learner; see [`GroupHandle::change_voters`].
+    pub(crate) async fn add_learner(&self, term: u64, seen: &Members, member: &Member) -> Result<(), String> {
+        self.handle.add_learner(term, seen, member).await
+    }
+
+    /// Makes these the voters; see [`GroupHandle::change_voters`].
+    pub(crate) async fn change_voters(
+        &self,
+        term: u64,
+        seen: &Members,
+        voters: &BTreeSet<ReplicaId>,
+    ) -> Result<(), String> {
+        self.handle.change_voters(term, seen, voters).await
+    }
+
+    /// Members without a vote are members no more; see [`GroupHandle::change_voters`].
+    pub(crate) async fn remove_learners(
+        &self,
+        term: u64,
+        seen: &Members,
+        learners: &BTreeSet<ReplicaId>,
+    ) -> Result<(), String> {
+        self.handle.remove_learners(term, seen, learners).await
     }
 
     /// The stores that the group lives on.

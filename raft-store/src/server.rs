@@ -25,6 +25,7 @@ use crate::identity::{DataFolder, IdentityError};
 use crate::listener;
 use crate::meta;
 use crate::metrics::StoreMetrics;
+use crate::moves;
 use crate::raft::group::RaftHost;
 use crate::rocks::state_db::StateDb;
 use crate::service::StoreService;
@@ -130,7 +131,9 @@ impl StoreServer {
                 folder.check_address(&advertised)?;
                 let disk = DiskGuard::new(config.data_dir.clone(), config.disk_reserve_bytes).map_err(open)?;
                 let state = Arc::new(StateDb::open(&config.data_dir, &tuning).map_err(open)?);
-                let raft = RaftHost::open(&config.data_dir, &tuning, &fatal, sockets, groups.clone()).map_err(open)?;
+                let removed = folder.removed();
+                let raft = RaftHost::open(&config.data_dir, &removed, &tuning, &fatal, sockets, groups.clone())
+                    .map_err(open)?;
                 Ok::<_, StoreStartError>(Parts {
                     folder,
                     address: advertised,
@@ -162,6 +165,8 @@ impl StoreServer {
         let groups = server.host.groups().clone();
         server.tasks.push(groups.spawn(meta::follow_directory(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(meta::tend(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(moves::plan(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(moves::learn_directory(Arc::clone(&server.host))));
         Ok(server)
     }
 

@@ -207,13 +207,30 @@ impl Watermark {
         receiver.recv().unwrap_or_else(|_| Err(io::Error::other("the watermark thread is gone")))
     }
 
+    /// `done` hears when everything that is known now is on disk twice.
+    pub(crate) fn settle(&self, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+        self.write_soon(|_| (), Box::new(done));
+    }
+
+    /// Forgets a replica that was removed; `done` hears when that is on disk twice.
+    pub(crate) fn forget(&self, key: ReplicaKey, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let change = |marks: &mut Marks| {
+            marks.remove(&place(key));
+        };
+        self.write_soon(change, Box::new(done));
+    }
+
     fn promise(&self, key: ReplicaKey, change: impl FnOnce(&mut Mark), done: Done) {
+        self.write_soon(|marks| change(marks.entry(place(key)).or_default()), done);
+    }
+
+    fn write_soon(&self, change: impl FnOnce(&mut Marks), done: Done) {
         let mut state = self.shared.state.lock();
         if state.failed || state.stopping {
             drop(state);
             return done(Err(io::Error::other("the watermark file failed earlier")));
         }
-        change(state.marks.entry(place(key)).or_default());
+        change(&mut state.marks);
         state.waiting.push(done);
         drop(state);
         self.shared.wake.notify_one();

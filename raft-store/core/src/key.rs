@@ -71,6 +71,8 @@ pub enum GroupItem {
     Group(GroupId),
     /// A logic node's session.
     Lease(LeaseId),
+    /// Group 0: a replica of a group that moves.
+    Move(GroupId),
     /// Group 0: a logic node or gateway.
     Node(NodeId),
     /// What the group owns.
@@ -81,6 +83,8 @@ pub enum GroupItem {
     Store(StoreId),
     /// Group 0: a tenant with limits of its own.
     Tenant(TenantId),
+    /// Group 0: how a store that joined later stands, or one that is drained.
+    Standing(StoreId),
 }
 
 /// No tenant may have this number: it stands for the slot itself in key bytes.
@@ -130,6 +134,10 @@ pub enum Scan {
     Stores,
     /// Group 0: all tenants with limits of their own.
     Tenants,
+    /// Group 0: all replicas that move.
+    Moves,
+    /// Group 0: how stores stand.
+    Standings,
     /// Pending conversations of a slot.
     Pending {
         /// which slot
@@ -188,6 +196,8 @@ impl Scan {
             Scan::Nodes => Key::group(GroupId::META, GroupItem::Node(NodeId(0))),
             Scan::Stores => Key::group(GroupId::META, GroupItem::Store(StoreId(0))),
             Scan::Tenants => Key::group(GroupId::META, GroupItem::Tenant(TenantId(0))),
+            Scan::Moves => Key::group(GroupId::META, GroupItem::Move(GroupId(0))),
+            Scan::Standings => Key::group(GroupId::META, GroupItem::Standing(StoreId(0))),
             Scan::Pending { slot, after: Some((tenant, conversation)) } => {
                 return (Key::pending(*slot, *tenant, conversation.clone()), true);
             }
@@ -218,6 +228,8 @@ impl Scan {
             (Scan::Nodes, Scope::Group(GroupItem::Node(_))) => group(GroupId::META),
             (Scan::Stores, Scope::Group(GroupItem::Store(_))) => group(GroupId::META),
             (Scan::Tenants, Scope::Group(GroupItem::Tenant(_))) => group(GroupId::META),
+            (Scan::Moves, Scope::Group(GroupItem::Move(_))) => group(GroupId::META),
+            (Scan::Standings, Scope::Group(GroupItem::Standing(_))) => group(GroupId::META),
             (Scan::Pending { slot, .. }, Scope::Slot(SlotItem::Pending(..))) => key.slot == *slot,
             (Scan::Cursors { slot, tenant, user }, Scope::Tenant(of, Item::Cursor(owner, _)))
             | (Scan::Inbox { slot, tenant, user, .. }, Scope::Tenant(of, Item::Inbox(owner, _))) => {
@@ -270,6 +282,8 @@ mod tests {
             Scan::Nodes,
             Scan::Stores,
             Scan::Tenants,
+            Scan::Moves,
+            Scan::Standings,
             Scan::Pending { slot, after: None },
             Scan::Pending { slot, after: Some((tenant, conversation.clone())) },
             Scan::Cursors { slot, tenant, user: user.clone() },

@@ -17,6 +17,7 @@
 
 pub mod apply;
 pub mod key;
+pub mod plan;
 pub mod read;
 pub mod row;
 pub mod view;
@@ -33,12 +34,14 @@ mod lease;
 mod membership;
 mod meta;
 mod namespace;
+mod placement;
 
 #[cfg(test)]
 mod tests;
 
 pub use apply::{At, Event, apply};
 pub use key::{GroupItem, Item, Key, Scan, Scope, SlotItem};
+pub use placement::voters_wanted;
 pub use read::{holder_rows, read};
 pub use row::Row;
 pub use view::{Fatal, MemoryView, Reader, View};

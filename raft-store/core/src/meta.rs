@@ -16,6 +16,7 @@ use seriatim_proto::meta::{
 use crate::apply::{At, Event, No, wrong_kind};
 use crate::key::{GroupItem, Key, Scan, TENANT_NONE};
 use crate::lease;
+use crate::placement;
 use crate::row::{ClusterRow, Row};
 use crate::view::{Fatal, Reader, Rows, View};
 
@@ -40,6 +41,18 @@ pub(crate) fn meta(
         (Some(_), MetaCommand::CloseGroup { id }) => close_group(view, *id, events)?,
         (Some(row), MetaCommand::OpenNode { kind, address }) => open_node(view, at, row, *kind, address, events)?,
         (Some(_), MetaCommand::SetTenant { id, changes }) => set_tenant(view, *id, changes, events)?,
+        (Some(row), MetaCommand::AddStore { address, token }) => {
+            placement::add_store(view, row, address, *token, events)?
+        }
+        (Some(_), MetaCommand::SetDraining { store, draining }) => {
+            placement::set_draining(view, *store, *draining, events)?
+        }
+        (Some(_), MetaCommand::RemoveStore { store }) => placement::remove_store(view, *store, events)?,
+        (Some(row), MetaCommand::BeginMove { group, from, to }) => {
+            placement::begin_move(view, row, *group, (*from, *to), events)?
+        }
+        (Some(_), MetaCommand::CancelMove { moved }) => placement::cancel_move(view, moved, events)?,
+        (Some(_), MetaCommand::EndMove { moved }) => placement::end_move(view, moved, events)?,
     };
     Ok(Outcome::Meta(outcome))
 }
@@ -106,8 +119,9 @@ fn create_group(
     }
     let groups = read_groups(view)?;
     if let Some(group) = groups.iter().find(|group| group.id == id) {
+        // Replicas of a closed group may have moved since.
         let same_stores = group.replicas.iter().map(|replica| replica.store).eq(stores.iter().copied());
-        let same = same_stores && group.slots == slots;
+        let same = (same_stores || group.closed) && group.slots == slots;
         return Ok(if same { MetaOutcome::Created(group.clone()) } else { MetaOutcome::Refused(MetaRefusal::Overlap) });
     }
     for store in stores {
@@ -210,15 +224,15 @@ fn set_tenant(
 /// The node's lease ended.
 pub(crate) fn remove_node(view: &mut impl View, node: NodeId, events: &mut Vec<Event>) -> Result<(), Fatal> {
     view.delete(group_key(GroupItem::Node(node)));
-    changed(view, events)
+    changed(view, events).map(drop)
 }
 
-/// The directory is another one now. Its revision lets others tell an older one, whoever shows it.
-fn changed(view: &mut impl View, events: &mut Vec<Event>) -> Result<(), Fatal> {
+/// The directory is another one now, of the revision answered. It lets others tell an older one, whoever shows it.
+pub(crate) fn changed(view: &mut impl View, events: &mut Vec<Event>) -> Result<u64, Fatal> {
     let next = revision(view)? + 1;
     view.put(group_key(GroupItem::Revision), Row::Revision(next));
     events.push(Event::Directory);
-    Ok(())
+    Ok(next)
 }
 
 /// How often the directory changed.
@@ -241,17 +255,17 @@ pub(crate) fn read_groups(view: &impl Reader) -> Result<Vec<GroupRecord>, Fatal>
     rows.into_iter().map(record).collect()
 }
 
-fn group_key(item: GroupItem) -> Key {
+pub(crate) fn group_key(item: GroupItem) -> Key {
     Key::group(GroupId::META, item)
 }
 
-fn put_cluster(view: &mut impl View, row: ClusterRow) {
+pub(crate) fn put_cluster(view: &mut impl View, row: ClusterRow) {
     view.put(group_key(GroupItem::Cluster), Row::Cluster(row));
 }
 
-fn put_group(view: &mut impl View, group: GroupRecord) {
+pub(crate) fn put_group(view: &mut impl View, group: GroupRecord) {
     view.put(group_key(GroupItem::Group(group.id)), Row::Group(group));
 }
 
 /// Ids stay below this, so that the generations' bits have room.
-const ID_END: u64 = limits::SEQ_END;
+pub(crate) const ID_END: u64 = limits::SEQ_END;

@@ -12,7 +12,7 @@ use seriatim_proto::store::{ConversationState, HolderRow, InboxEntry, Read, Read
 use seriatim_proto::{hash, limits};
 
 use crate::input;
-use crate::key::{Item, Key, Scan, Scope, SlotItem};
+use crate::key::{GroupItem, Item, Key, Scan, Scope, SlotItem};
 use crate::meta::read_groups;
 use crate::namespace::checked;
 use crate::row::{ConversationRow, DedupeRow, Row};
@@ -167,15 +167,26 @@ fn directory(view: &impl Reader) -> Result<Option<Directory>, Fatal> {
         groups: read_groups(view)?,
         nodes: Vec::new(),
         tenants: Vec::new(),
+        moves: Vec::new(),
+        draining: Vec::new(),
+        replica_next: cluster.replica_next,
     };
     let mut rows = view.scan(&Scan::Stores, usize::MAX)?;
     rows.extend(view.scan(&Scan::Nodes, usize::MAX)?);
     rows.extend(view.scan(&Scan::Tenants, usize::MAX)?);
+    rows.extend(view.scan(&Scan::Moves, usize::MAX)?);
+    rows.extend(view.scan(&Scan::Standings, usize::MAX)?);
     for (key, row) in rows {
         match row {
             Row::Store(store) => directory.stores.push(store),
             Row::Node(node) => directory.nodes.push(node),
             Row::Tenant(tenant) => directory.tenants.push(tenant),
+            Row::Move(moved) => directory.moves.push(moved),
+            Row::Standing(standing) => {
+                if let (Scope::Group(GroupItem::Standing(store)), true) = (&key.scope, standing.draining) {
+                    directory.draining.push(*store);
+                }
+            }
             _ => return Err(Fatal::broken(&key, "a row of another kind")),
         }
     }

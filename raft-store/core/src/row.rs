@@ -8,7 +8,7 @@ use seriatim_proto::command::{DeliveryRecord, SlotRange};
 use seriatim_proto::ids::{
     BodyHash, Chain, ClusterId, Epoch, Generation, GroupId, LeaseId, NodeId, ReplicaId, Seq, SlotId, StoreId,
 };
-use seriatim_proto::meta::{GroupRecord, NodeRecord, StoreRecord, TenantRecord};
+use seriatim_proto::meta::{GroupRecord, MoveRecord, NodeRecord, StoreRecord, StoreToken, TenantRecord};
 use seriatim_proto::store::{HolderRow, InboxEntry, NamespaceState, StoredMessage};
 
 /// The value of a row.
@@ -50,6 +50,19 @@ pub enum Row {
     Tenant(TenantRecord),
     /// under `GroupItem::Revision`
     Revision(u64),
+    /// under `GroupItem::Move`
+    Move(MoveRecord),
+    /// under `GroupItem::Standing`
+    Standing(StandingRow),
+}
+
+/// How a store stands, beside its record. A store of `Init` has none until it is drained.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct StandingRow {
+    /// what it joined with
+    pub token: Option<StoreToken>,
+    /// gets no replicas, and loses its own
+    pub draining: bool,
 }
 
 /// A slot: who holds it. Written by `Own`, so that a slot with such a row naming the group is owned by it.

@@ -9,6 +9,7 @@ mod membership;
 mod meta;
 mod model;
 mod namespace;
+mod placement;
 
 use std::collections::BTreeMap;
 

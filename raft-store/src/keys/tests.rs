@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use seriatim_proto::codec;
 use seriatim_proto::command::{DeliveryRecord, EntryRef, Kind, SlotRange};
 use seriatim_proto::ids::{BodyHash, Chain, ClusterId, Epoch, ReplicaId};
-use seriatim_proto::meta::{GroupRecord, NodeKind, NodeRecord, ReplicaRecord, StoreRecord};
+use seriatim_proto::meta::{GroupRecord, MoveRecord, NodeKind, NodeRecord, ReplicaRecord, StoreRecord, StoreToken};
 use seriatim_proto::store::{InboxEntry, StoredMessage};
 use seriatim_store_core::row::*;
 use seriatim_store_core::{Row, Scan};
@@ -64,6 +64,8 @@ fn keys_have_their_golden_bytes() {
         (Key::group(GroupId(0), GroupItem::Revision), "ff0052"),
         (Key::group(GroupId(0), GroupItem::Store(StoreId(7))), "ff00530000000000000007"),
         (Key::group(GroupId(0), GroupItem::Tenant(TenantId(7))), "ff005400000007"),
+        (Key::group(GroupId(0), GroupItem::Move(GroupId(4))), "ff004d00000004"),
+        (Key::group(GroupId(0), GroupItem::Standing(StoreId(7))), "ff00550000000000000007"),
     ];
     for (key, golden) in cases {
         assert_eq!(hex(&encode(&key)), golden.replace(' ', ""), "{key:?}");
@@ -94,7 +96,7 @@ fn keys_at_their_upper_bounds_stay_in_their_slot() {
         assert_eq!(decode(&bytes), Some(key));
         assert!(slot_start(slot) <= bytes && bytes < slot_start(SlotId(limits::SLOTS)));
     }
-    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Tenant(TenantId(u32::MAX))));
+    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Standing(StoreId(u64::MAX))));
     assert!(slot_start(SlotId(u16::MAX)) <= last && last < vec![0xff; 3]);
 }
 
@@ -216,6 +218,18 @@ fn rows_have_their_golden_bytes() {
         ),
         (Row::Owned(OwnedRow { generation: Generation(0), slots: vec![range] }), "010e0001008020".to_owned()),
         (Row::Store(StoreRecord { id: StoreId(2), address: "a:1".into() }), "010f0203613a31".to_owned()),
+        (Row::Revision(5), "011105".to_owned()),
+        (
+            Row::Move(MoveRecord {
+                group: GroupId(4),
+                joining: Some(replica),
+                leaving: None,
+                back: false,
+                revision: 7,
+            }),
+            "0112040101 02000007".to_owned(),
+        ),
+        (Row::Standing(StandingRow { token: Some(StoreToken([0xcc; 16])), draining: true }), format!("011301{cc}01")),
     ];
     for (row, golden) in cases {
         let bytes = codec::encode(&row);
@@ -281,6 +295,8 @@ fn any_key() -> impl Strategy<Value = Key> {
         Just(GroupItem::Revision),
         any::<u64>().prop_map(|id| GroupItem::Store(StoreId(id))),
         any::<u32>().prop_map(|id| GroupItem::Tenant(TenantId(id))),
+        (0..300u32).prop_map(|id| GroupItem::Move(GroupId(id))),
+        any::<u64>().prop_map(|id| GroupItem::Standing(StoreId(id))),
     ];
     prop_oneof![
         6 => (slot.clone(), tenant.clone(), any_item()).prop_map(|(slot, tenant, item)| Key::tenant(slot, tenant, item)),

@@ -1,5 +1,6 @@
 //! Three replicas in one process, over real sockets and disks, with a trivial state machine.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,7 +71,7 @@ fn start(replica: u64, listener: std::net::TcpListener, tuning: Tuning) -> Node 
     let (path, copy) = (folder.path().to_owned(), machine.clone());
     let (host, handle) = runtime.block_on(async {
         let (sockets, groups) = (Handle::current(), Handle::current());
-        let host = RaftHost::open(&path, &tuning, &FatalSignal::new(), sockets, groups).unwrap();
+        let host = RaftHost::open(&path, &BTreeSet::new(), &tuning, &FatalSignal::new(), sockets, groups).unwrap();
         host.join(&identity());
         let incoming = tonic::transport::server::TcpIncoming::from(TcpListener::from_std(listener).unwrap())
             .with_nodelay(Some(true));

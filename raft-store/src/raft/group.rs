@@ -2,31 +2,34 @@
 //!
 //! All tasks of openraft run on the groups' own runtime, so that RocksDB never blocks sockets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
-use openraft::raft::ClientWriteResult;
+use openraft::raft::{ClientWriteResult, Precondition};
 use openraft::storage::RaftStateMachine;
-use openraft::{Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use seriatim_proto::command::Outcome;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::limits;
+use seriatim_proto::meta::Directory;
 use seriatim_proto::store::{GroupStatus, StoreRefusal};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::incoming::{Incoming, Replicas};
 use super::log_store::{LogOpenError, LogStores};
 use super::network::NetworkFactory;
 use super::snapshot::SnapshotData;
 use super::state_machine::StateMachine;
-use super::types::{CommandBatch, LeaderId, Member, Node, Reply, TypeConfig};
+use super::types::{CommandBatch, LeaderId, LogId, Member, Node, Reply, TypeConfig};
 use crate::config::Tuning;
 use crate::fatal::FatalSignal;
 use crate::identity::Identity;
@@ -37,6 +40,8 @@ use crate::transport::{Class, Links};
 const READ_DEADLINE: Duration = Duration::from_millis(limits::STORE_TIMEOUT_MS);
 /// A replica that answered a heartbeat this recently is alive.
 const HEARD: Duration = Duration::from_millis(3 * limits::RAFT_HEARTBEAT_MS);
+/// How often a level is looked at that no event tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a snapshot may take to be installed at the receiver.
 const INSTALL_DEADLINE_MS: u64 = 120_000;
 
@@ -84,9 +89,10 @@ impl<M> RaftHost<M>
 where
     M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
 {
-    /// Opens the logs in `folder`. Streams to peers run on `sockets`, everything else on `groups`.
+    /// Opens the logs in `folder`; of replicas that are being `removed` some may be missing. Streams to peers run on `sockets`, everything else on `groups`.
     pub(crate) fn open(
         folder: &Path,
+        removed: &BTreeSet<ReplicaKey>,
         tuning: &Tuning,
         fatal: &FatalSignal,
         sockets: Handle,
@@ -94,12 +100,13 @@ where
     ) -> Result<Self, LogOpenError> {
         let replicas = Replicas {
             cluster: OnceLock::new(),
+            directory: OnceLock::new(),
             running: RwLock::new(HashMap::new()),
             runtime: groups,
             snapshots: folder.join("snapshots"),
         };
         Ok(Self {
-            logs: LogStores::open(folder, fatal)?,
+            logs: LogStores::open(folder, removed, fatal)?,
             links: Links::new(sockets),
             replicas: Arc::new(replicas),
             config: Arc::new(config(tuning)),
@@ -111,6 +118,29 @@ where
     pub(crate) fn join(&self, identity: &Identity) {
         // A second call with another id cannot come: the identity is written once.
         let _ = self.replicas.cluster.set(identity.cluster);
+    }
+
+    /// From now on requests of replicas that the directory knows as removed are refused.
+    pub(crate) fn follow(&self, directory: watch::Receiver<Option<Arc<Directory>>>) {
+        // Called once, when the host is made.
+        let _ = self.replicas.directory.set(directory);
+    }
+
+    /// Has the replica ever saved a vote?
+    pub(crate) fn has_voted(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.logs.has_voted(ReplicaKey { group, replica })
+    }
+
+    /// Waits until all votes are on disk.
+    pub(crate) async fn settle(&self) -> io::Result<()> {
+        self.logs.settle().await
+    }
+
+    /// Removes the log and the vote of a replica that was removed; on disk at return. It must not run.
+    pub(crate) async fn forget(&self, group: GroupId, replica: ReplicaId) -> io::Result<()> {
+        let key = ReplicaKey { group, replica };
+        assert!(!self.replicas.running.read().contains_key(&key), "{key} still runs");
+        self.logs.forget(key).await
     }
 
     /// The gRPC service for other stores.
@@ -212,6 +242,21 @@ fn config(tuning: &Tuning) -> Config {
     .expect("the values above agree with each other")
 }
 
+/// Who takes part in a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Members {
+    /// those of a joint membership together
+    pub(crate) voters: BTreeSet<ReplicaId>,
+    /// voters and learners
+    pub(crate) all: BTreeSet<ReplicaId>,
+    /// on their way from one set of voters to another
+    pub(crate) is_joint: bool,
+    /// the term of what is committed, if they are: an entry of the leader's own term makes that sure
+    pub(crate) committed_in: Option<u64>,
+    /// the entry that made them so
+    log_id: Option<LogId>,
+}
+
 /// One running replica. Cheap to clone.
 pub(crate) struct GroupHandle<M: RaftStateMachine<TypeConfig> = StateMachine> {
     key: ReplicaKey,
@@ -235,6 +280,11 @@ impl<M> GroupHandle<M>
 where
     M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
 {
+    /// Which replica it is.
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.key.replica
+    }
+
     /// Does the replica know nothing, not even its members?
     pub(crate) async fn is_empty(&self) -> bool {
         !self.raft.is_initialized().await.unwrap_or(true)
@@ -251,6 +301,82 @@ where
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Waits for something that comes with what this replica hears from others; false if the group stops before.
+    pub(crate) async fn until(&self, level: impl Fn() -> bool) -> bool {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            if level() {
+                return true;
+            }
+            // Looked at again now and then: what is written follows what is known.
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, metrics.changed()).await {
+                return level();
+            }
+        }
+    }
+
+    /// The members as this replica knows them, voters or not.
+    pub(crate) fn membership(&self) -> Members {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        Members {
+            is_joint: membership.membership().get_joint_config().len() > 1,
+            committed_in: metrics
+                .local_committed
+                .filter(|committed| *membership.log_id() <= Some(*committed))
+                .map(|committed| committed.leader_id.term),
+            voters: membership.voter_ids().map(ReplicaId).collect(),
+            all: membership.nodes().map(|(id, _)| ReplicaId(*id)).collect(),
+            log_id: *membership.log_id(),
+        }
+    }
+
+    /// Makes a replica a learner: it gets everything and has no vote. Conditions as for [`GroupHandle::change_voters`].
+    pub(crate) async fn add_learner(&self, term: u64, seen: &Members, member: &Member) -> Result<(), String> {
+        let node = Node { store: member.store.0, address: member.address.clone() };
+        self.change_members(term, seen, ChangeMembers::AddNodes([(member.replica.0, node)].into()), true).await
+    }
+
+    /// Makes these the voters, by way of a joint membership; whoever is none of them is no member any more. Only if
+    /// this replica leads in `term` and the members are still those that were `seen`.
+    pub(crate) async fn change_voters(
+        &self,
+        term: u64,
+        seen: &Members,
+        voters: &BTreeSet<ReplicaId>,
+    ) -> Result<(), String> {
+        let voters: BTreeSet<u64> = voters.iter().map(|replica| replica.0).collect();
+        self.change_members(term, seen, ChangeMembers::ReplaceAllVoters(voters), false).await
+    }
+
+    /// Members that have no vote are members no more, under the same conditions.
+    pub(crate) async fn remove_learners(
+        &self,
+        term: u64,
+        seen: &Members,
+        learners: &BTreeSet<ReplicaId>,
+    ) -> Result<(), String> {
+        let learners: BTreeSet<u64> = learners.iter().map(|replica| replica.0).collect();
+        self.change_members(term, seen, ChangeMembers::RemoveNodes(learners), true).await
+    }
+
+    async fn change_members(
+        &self,
+        term: u64,
+        seen: &Members,
+        change: ChangeMembers<u64, Node>,
+        retain: bool,
+    ) -> Result<(), String> {
+        let leader = LeaderId { term, node_id: self.key.replica.0 };
+        let conditions = [
+            Precondition::CommittedLeaderId { committed_leader_id: leader },
+            Precondition::LastMembershipLogId { last_membership_log_id: seen.log_id },
+        ];
+        let changed = self.raft.change_membership_if(change, retain, conditions).await;
+        changed.map(drop).map_err(|error| error.to_string())
     }
 
     /// From now on does not stand for election, but votes; until somebody leads or the time is over, if the future is
@@ -394,7 +520,7 @@ where
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let store = |id: u64| metrics.membership_config.get_node(&id).map(|node| StoreId(node.store));
-        let index = |log_id: &Option<super::types::LogId>| log_id.map_or(0, |log_id| log_id.index);
+        let index = |log_id: &Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
         GroupStatus {
             group: self.key.group,
             replica: self.key.replica,
@@ -409,6 +535,7 @@ where
             slots: 0,
             leases: 0,
             voters: metrics.membership_config.voter_ids().filter_map(store).collect(),
+            settled: true,
         }
     }
 

@@ -4,7 +4,8 @@
 //! replica's work never blocks the reader.
 //!
 //! # Invariants
-//! I15: a request of another cluster, for another replica, or from a replica to itself is refused and never heard.
+//! I15: a request of another cluster, for another replica, from a replica to itself or from one that was removed is
+//! refused and never heard.
 //!
 //! # Failure
 //! When a session ends (a conflict, a higher vote, a defect), later requests of it are dropped: the asking side
@@ -29,8 +30,9 @@ use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::grpc::{Packet, raft_server};
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId};
+use seriatim_proto::meta::Directory;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
 
@@ -51,12 +53,22 @@ const BLOCKS_MAX: usize = 4;
 pub(crate) struct Replicas<M: RaftStateMachine<TypeConfig>> {
     /// set once, when the store joins its cluster
     pub(crate) cluster: OnceLock<ClusterId>,
+    /// set once: the newest directory, which says who was removed
+    pub(crate) directory: OnceLock<watch::Receiver<Option<Arc<Directory>>>>,
     /// those that run
     pub(crate) running: RwLock<HashMap<ReplicaKey, Raft<TypeConfig, M>>>,
     /// runs all group tasks
     pub(crate) runtime: Handle,
     /// where received snapshots wait for their installation
     pub(crate) snapshots: PathBuf,
+}
+
+impl<M: RaftStateMachine<TypeConfig>> Replicas<M> {
+    /// Does the newest directory know that this replica is no more?
+    fn is_removed(&self, group: GroupId, replica: ReplicaId) -> bool {
+        let Some(directory) = self.directory.get() else { return false };
+        directory.borrow().as_ref().is_some_and(|directory| directory.is_removed(group, replica))
+    }
 }
 
 /// The gRPC service.
@@ -137,7 +149,9 @@ where
         let pair = (group, from, to);
         let answer = AnswerTo { session, answers: self.answers.clone() };
         let refusal = match self.replicas.cluster.get() {
-            Some(cluster) if *cluster == envelope.cluster && from != to => None,
+            Some(cluster) if *cluster == envelope.cluster && from != to => {
+                self.replicas.is_removed(group, from).then_some("a replica that was removed")
+            }
             Some(cluster) if *cluster == envelope.cluster => Some("a replica does not ask itself"),
             Some(_) => Some("another cluster"),
             None => Some("this store belongs to no cluster yet"),

@@ -11,7 +11,7 @@
 //! A replica whose log ends below what was promised, or has a hole or a damaged record, is rotten: it is not
 //! started, does not vote, and is rebuilt under a new replica id.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
@@ -89,6 +89,9 @@ pub(crate) enum Rot {
         /// highest of log end, purged and applied
         end: Option<u64>,
     },
+    /// Its rows are there, and no log, no vote and no mark: what a crash leaves of a removal.
+    #[error("there are rows of it, and neither log nor vote")]
+    Rows,
     /// Entries are missing inside.
     #[error("entry {expected} is missing, {found} is there")]
     Hole {
@@ -114,13 +117,18 @@ pub(crate) enum Rot {
 }
 
 impl LogStores {
-    /// Opens log.db and the watermark file in `folder`, and starts the writer.
-    pub(crate) fn open(folder: &Path, fatal: &FatalSignal) -> Result<Self, LogOpenError> {
+    /// Opens log.db and the watermark file in `folder`, and starts the writer. Of replicas that are being `removed`
+    /// some may be missing.
+    pub(crate) fn open(
+        folder: &Path,
+        removed: &BTreeSet<ReplicaKey>,
+        fatal: &FatalSignal,
+    ) -> Result<Self, LogOpenError> {
         let mark_path = folder.join("watermark");
         // The torn end of log.db may be cut only if what is left reaches the watermark. That file does not depend
         // on log.db but for this question: whether it may begin.
         let shortage = |db: &LogDb| match Watermark::open(&mark_path, false, fatal.clone()) {
-            Ok(mark) => shortage(db, &mark),
+            Ok(mark) => shortage(db, &mark, removed),
             Err(error) => Some(error.to_string()),
         };
         let db = Arc::new(LogDb::open(&folder.join("log.db"), shortage)?);
@@ -142,6 +150,10 @@ impl LogStores {
         {
             return Err(LogOpenError::Rot { key, rot: Rot::Short { promised, end } });
         }
+        let nothing = log.log.last.is_none() && log.log.purged.is_none() && self.mark.mark(key).vote.is_none();
+        if nothing && applied.is_some() {
+            return Err(LogOpenError::Rot { key, rot: Rot::Rows });
+        }
         let sender = self.writer.sender();
         let open = LogCommand::Open { key, chain: log.chain };
         sender.send(open).await.map_err(|source| LogOpenError::Read { key, source })?;
@@ -155,6 +167,33 @@ impl LogStores {
         self.writer.stats()
     }
 
+    /// Has the replica ever saved a vote?
+    pub(crate) fn has_voted(&self, key: ReplicaKey) -> bool {
+        self.mark.mark(key).vote.is_some()
+    }
+
+    /// Waits until all votes are on disk.
+    pub(crate) async fn settle(&self) -> io::Result<()> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // Nobody waits any more if the store stops.
+        self.mark.settle(move |result| drop(sender.send(result)));
+        receiver.await.map_err(|_| io::Error::other("the store stops"))?
+    }
+
+    /// Removes the log, the vote and the mark of a replica that does not run and never will again; on disk at return.
+    pub(crate) async fn forget(&self, key: ReplicaKey) -> io::Result<()> {
+        let gone = || io::Error::other("the store stops");
+        // The log first: what the writer has yet to do for this replica raises its mark.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // Nobody waits any more if the store stops.
+        let done = Box::new(move |result| drop(sender.send(result)));
+        self.writer.sender().send(LogCommand::Forget { key, done }).await?;
+        receiver.await.map_err(|_| gone())??;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.mark.forget(key, move |result| drop(sender.send(result)));
+        receiver.await.map_err(|_| gone())?
+    }
+
     /// Writes what is left and ends the writer. The replicas must have been shut down.
     pub(crate) async fn close(&self) {
         self.writer.stop().await;
@@ -162,11 +201,11 @@ impl LogStores {
 }
 
 /// What the whole database lacks of what was promised.
-fn shortage(db: &LogDb, mark: &Watermark) -> Option<String> {
+fn shortage(db: &LogDb, mark: &Watermark, removed: &BTreeSet<ReplicaKey>) -> Option<String> {
     if chaos::sabotaged(Sabotage::WalCut) {
         return None;
     }
-    for (key, promised) in mark.marks() {
+    for (key, promised) in mark.marks().into_iter().filter(|(key, _)| !removed.contains(key)) {
         let Some(promised) = promised.durable else { continue };
         let end = db.last_index(key).ok()?.max(purged(db, key).ok()?.map(|id| id.index));
         if end < Some(promised) {

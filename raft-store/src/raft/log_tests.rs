@@ -1,5 +1,6 @@
 //! What the log store promises across restarts and damage.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -26,7 +27,7 @@ fn entry(term: u64, index: u64, bytes: usize) -> Entry {
 }
 
 fn open(folder: &Path) -> Result<LogStores, LogOpenError> {
-    LogStores::open(folder, &FatalSignal::new())
+    LogStores::open(folder, &BTreeSet::new(), &FatalSignal::new())
 }
 
 async fn append(log: &mut LogStore, entries: Vec<Entry>) -> io::Result<()> {
@@ -181,6 +182,31 @@ async fn a_damaged_last_record_that_was_promised_is_refused() {
     file.write_all_at(&[0; 200], length - 200).unwrap();
     let refused = open(folder.path()).err().expect("refused");
     assert!(refused.to_string().contains("less is left than was promised"), "{refused}");
+    // But of a replica that was being removed when the power went nobody wants anything.
+    let logs = LogStores::open(folder.path(), &BTreeSet::from([KEY()]), &FatalSignal::new()).unwrap();
+    logs.close().await;
+}
+
+#[tokio::test]
+async fn of_a_replica_that_was_removed_nothing_is_left() {
+    let folder = filled().await;
+    let logs = open(folder.path()).unwrap();
+    let mut log = logs.open_replica(KEY(), None).await.unwrap();
+    log.save_vote(&Vote::new(3, 7)).await.unwrap();
+    logs.settle().await.unwrap();
+    assert!(logs.has_voted(KEY()));
+    // What the writer has yet to do when the replica is forgotten does not bring its mark back.
+    let late = append(&mut log, vec![entry(1, 200, 1000)]);
+    let (late, forgotten) = tokio::join!(late, logs.forget(KEY()));
+    late.unwrap();
+    forgotten.unwrap();
+    logs.close().await;
+    drop((log, logs));
+    let logs = open(folder.path()).unwrap();
+    assert!(!logs.has_voted(KEY()));
+    let mut log = logs.open_replica(KEY(), None).await.expect("no rot, but nothing");
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, None);
+    logs.close().await;
 }
 
 #[tokio::test]

@@ -156,6 +156,13 @@ impl StateMachine {
     }
 }
 
+impl Drop for StateMachine {
+    /// Openraft drops it when it has applied the last entry that it will.
+    fn drop(&mut self) {
+        self.live.set_machine_ended();
+    }
+}
+
 /// Applies the commands of an entry, in their order.
 fn apply_batch(
     chunk: &mut Chunk<'_>,

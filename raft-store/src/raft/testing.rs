@@ -1,6 +1,6 @@
 //! Testing: a trivial state machine, and openraft's conformance suite for any state machine over the real log store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -158,7 +158,7 @@ where
 {
     async fn build(&self) -> Result<((LogStores, TempDir), LogStore, M), StorageError<TypeConfig>> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let logs = LogStores::open(folder.path(), &FatalSignal::new()).expect("new logs open");
+        let logs = LogStores::open(folder.path(), &BTreeSet::new(), &FatalSignal::new()).expect("new logs open");
         let log = logs.open_replica(test_key(1, 1), None).await.expect("a new log opens");
         let machine = (self.0)(&folder);
         Ok(((logs, folder), log, machine))

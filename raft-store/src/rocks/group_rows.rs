@@ -89,6 +89,8 @@ struct Held {
     unwritten: Unwritten,
     /// A chunk is being applied, or failed to be.
     torn: bool,
+    /// The replica was removed: nothing is written any more.
+    discarded: bool,
 }
 
 /// The rows of whole chunks, each key once, and what they reach.
@@ -132,10 +134,20 @@ impl GroupRows {
 
     /// The rows were replaced: what is known of them is out of date. Nothing is applied meanwhile.
     pub(crate) fn replaced(&self) {
-        *self.held.lock() = Held::default();
+        let mut held = self.held.lock();
+        *held = Held { discarded: held.discarded, ..Held::default() };
+    }
+
+    /// The replica was removed: whatever is applied yet is written nowhere.
+    pub(crate) fn discard(&self) {
+        *self.held.lock() = Held { discarded: true, ..Held::default() };
     }
 
     fn write(&self, state: &StateDb, held: &mut Held) -> Result<usize, Fatal> {
+        if held.discarded {
+            held.unwritten = Unwritten::default();
+            return Ok(0);
+        }
         if held.torn {
             return Err(torn(self.group));
         }

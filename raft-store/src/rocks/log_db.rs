@@ -87,6 +87,13 @@ impl LogBatch {
         }
     }
 
+    /// Removes everything of a replica.
+    pub(crate) fn forget(&mut self, key: ReplicaKey) {
+        self.0.delete_range(record_key(key, 0), record_key(key, u64::MAX));
+        self.0.delete(meta_key(key, LogMeta::Purged));
+        self.0.delete(meta_key(key, LogMeta::Committed));
+    }
+
     /// Stores a row beside the records.
     pub(crate) fn put_meta(&mut self, key: ReplicaKey, meta: LogMeta, value: &[u8]) {
         self.0.put(meta_key(key, meta), value);

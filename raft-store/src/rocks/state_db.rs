@@ -160,6 +160,21 @@ impl StateDb {
         Ok(())
     }
 
+    /// Removes all rows of a group whose replica was removed from here, or is about to be born. Durable at return.
+    /// Blocks.
+    pub(crate) fn remove_group(&self, group: GroupId) -> Result<(), Fatal> {
+        // From here on nobody who still has the old rows in memory writes them.
+        if let Some(rows) = self.groups.lock().remove(&group) {
+            rows.discard();
+        }
+        let mut batch = WriteBatch::default();
+        for (from, end) in self.ranges(&self.reader(), group)? {
+            batch.delete_range(from, end);
+        }
+        self.write(batch)?;
+        self.db.flush().map_err(storage)
+    }
+
     /// The key ranges `[from, end)` of all rows of a group.
     fn ranges(&self, reader: &DbReader<'_>, group: GroupId) -> Result<Vec<KeyRange>, Fatal> {
         let key = Key::group(group, GroupItem::Owned);

@@ -12,6 +12,7 @@ mod control;
 mod layout;
 mod node;
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,14 +102,16 @@ async fn start(layout: &mut Layout, nodes: &Nodes) -> anyhow::Result<()> {
 async fn wait_until_held(stores: &[String], groups: u32) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut held = 0;
+        // Together: replicas move, so that no store may have all groups.
+        let mut slots = BTreeSet::new();
         let mut last_error = None;
         for store in stores {
             match admin::slots_held(store, groups).await {
-                Ok(slots) => held = held.max(slots.values().filter(|held| **held).count()),
+                Ok(seen) => slots.extend(seen.into_iter().filter(|(_, held)| *held).map(|(slot, _)| slot)),
                 Err(error) => last_error = Some(error),
             }
         }
+        let held = slots.len();
         if held == usize::from(limits::SLOTS) {
             return Ok(());
         }

@@ -1,0 +1,294 @@
+//! Stores that join and leave, and replicas that move.
+
+use seriatim_proto::ids::{ClusterId, ReplicaId, StoreId};
+use seriatim_proto::meta::{
+    Directory, MetaCommand, MetaOutcome, MetaRefusal, MoveRecord, ReplicaRecord, StoreRecord, StoreToken,
+};
+
+use super::*;
+use crate::placement::voters_wanted;
+use crate::plan::{PlannedMove, Why, next_move};
+
+/// Group 0 of a cluster of stores 1 to `stores`, with closed groups on all of them.
+struct Meta {
+    view: MemoryView,
+    index: u64,
+}
+
+impl Meta {
+    fn new(stores: u64, groups: u32) -> Meta {
+        let mut meta = Meta { view: MemoryView::default(), index: 0 };
+        let ids = || (1..=stores).map(StoreId);
+        meta.meta(MetaCommand::Init {
+            cluster: ClusterId([1; 16]),
+            generation: Generation(0),
+            stores: ids().map(|id| StoreRecord { id, address: format!("s{id}:1") }).collect(),
+            replicas: ids().map(|store| ReplicaRecord { id: ReplicaId(store.0), store }).collect(),
+        });
+        for id in 1..=groups {
+            let slots = vec![SlotRange { first: SlotId(id as u16 * 10), end: SlotId(id as u16 * 10 + 10) }];
+            meta.meta(MetaCommand::CreateGroup { id: GroupId(id), slots, stores: ids().collect() });
+            meta.meta(MetaCommand::CloseGroup { id: GroupId(id) });
+        }
+        meta
+    }
+    fn meta(&mut self, command: MetaCommand) -> MetaOutcome {
+        self.index += 1;
+        let at = At { group: GroupId::META, term: 1, index: LogIndex(self.index), place: 0 };
+        match apply(&mut self.view, at, &Command::Meta(command), &mut Vec::new()).unwrap() {
+            Outcome::Meta(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn refused(&mut self, command: MetaCommand) -> MetaRefusal {
+        let before = self.view.clone();
+        match self.meta(command) {
+            MetaOutcome::Refused(refusal) => {
+                assert!(self.view == before, "a refusal changes nothing");
+                refusal
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    fn add(&mut self, address: &str, token: u8) -> StoreId {
+        match self.meta(MetaCommand::AddStore { address: address.into(), token: StoreToken([token; 16]) }) {
+            MetaOutcome::StoreAdded(record) => record.id,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn begin(&mut self, group: u32, from: Option<u64>, to: Option<u64>) -> MoveRecord {
+        match self.meta(begin(group, from, to)) {
+            MetaOutcome::Moving(moved) => moved,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn cancel(&mut self, moved: &MoveRecord) -> MoveRecord {
+        match self.meta(MetaCommand::CancelMove { moved: moved.clone() }) {
+            MetaOutcome::Moving(moved) => moved,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn end(&mut self, moved: &MoveRecord) {
+        assert_eq!(self.meta(MetaCommand::EndMove { moved: moved.clone() }), MetaOutcome::NothingMoves);
+    }
+    fn directory(&self) -> Directory {
+        match read(&self.view, GroupId::META, &Read::Directory).unwrap() {
+            ReadOutcome::Directory(Some(directory)) => directory,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn stores_of(&self, group: u32) -> Vec<u64> {
+        let directory = self.directory();
+        let record = directory.groups.iter().find(|record| record.id == GroupId(group)).unwrap();
+        record.replicas.iter().map(|replica| replica.store.0).collect()
+    }
+}
+
+fn begin(group: u32, from: Option<u64>, to: Option<u64>) -> MetaCommand {
+    MetaCommand::BeginMove { group: GroupId(group), from: from.map(StoreId), to: to.map(StoreId) }
+}
+
+#[test]
+fn a_store_that_joins_again_is_the_same_and_a_wiped_one_is_not() {
+    let mut meta = Meta::new(3, 1);
+    let fourth = meta.add("s4:1", 7);
+    assert_eq!(fourth, StoreId(4));
+    let revision = meta.directory().revision;
+    assert_eq!(meta.add("s4:1", 7), fourth);
+    assert_eq!(meta.directory().revision, revision, "a repeat changes nothing");
+    let wiped = MetaCommand::AddStore { address: "s4:1".into(), token: StoreToken([8; 16]) };
+    assert_eq!(meta.refused(wiped.clone()), MetaRefusal::AddressTaken);
+    // A store of `Init` has no token that anybody could bring.
+    let first = MetaCommand::AddStore { address: "s1:1".into(), token: StoreToken([0; 16]) };
+    assert_eq!(meta.refused(first), MetaRefusal::AddressTaken);
+    // Once the old one is removed, the folder's successor gets another id.
+    assert_eq!(meta.meta(MetaCommand::RemoveStore { store: fourth }), MetaOutcome::StoreRemoved);
+    assert_eq!(meta.meta(MetaCommand::RemoveStore { store: fourth }), MetaOutcome::StoreRemoved);
+    assert_eq!(meta.add("s4:1", 8), StoreId(5));
+}
+
+#[test]
+fn a_replica_moves_and_its_old_id_is_known_as_removed() {
+    let mut meta = Meta::new(3, 1);
+    meta.add("s4:1", 7);
+    let before = meta.directory();
+    let old = before.groups[1].replicas[0];
+    let moved = meta.begin(1, Some(1), Some(4));
+    let joining = moved.joining.unwrap();
+    assert_eq!((joining.store, joining.id), (StoreId(4), before.replica_next));
+    assert_eq!(meta.begin(1, Some(1), Some(4)), moved, "the same move again");
+    assert_eq!(meta.refused(begin(1, Some(2), Some(4))), MetaRefusal::Moving);
+    let during = meta.directory();
+    assert!(!before.is_removed(GroupId(1), joining.id), "who does not know it yet must not take it for removed");
+    assert!(!during.is_removed(GroupId(1), joining.id) && !during.is_removed(GroupId(1), old.id));
+    assert_eq!(meta.stores_of(1), [1, 2, 3], "the record changes when the membership has");
+    let wanted: Vec<_> = voters_wanted(&during.groups[1], &moved).iter().map(|replica| replica.store.0).collect();
+    assert_eq!(wanted, [2, 3, 4]);
+    meta.end(&moved);
+    meta.end(&moved);
+    assert_eq!(meta.stores_of(1), [2, 3, 4]);
+    let after = meta.directory();
+    assert!(after.is_removed(GroupId(1), old.id) && !after.is_removed(GroupId(1), joining.id));
+    assert!(after.moves.is_empty());
+    // `cluster init` again, as a playground does at each start.
+    let slots = after.groups[1].slots.clone();
+    let again = MetaCommand::CreateGroup { id: GroupId(1), slots, stores: (1..=3).map(StoreId).collect() };
+    assert_eq!(meta.meta(again), MetaOutcome::Created(after.groups[1].clone()));
+    // Back to where it was: under a new id.
+    let back = meta.begin(1, Some(4), Some(1));
+    assert!(back.joining.unwrap().id > joining.id);
+}
+
+#[test]
+fn a_move_that_is_turned_back_removes_what_joined_and_cannot_end_as_it_began() {
+    let mut meta = Meta::new(3, 1);
+    meta.add("s4:1", 7);
+    let moved = meta.begin(1, Some(1), Some(4));
+    let back = meta.cancel(&moved);
+    assert_eq!((back.comes(), back.goes()), (moved.leaving, moved.joining));
+    assert_eq!(meta.cancel(&moved), back, "a repeat changes nothing");
+    assert_eq!(meta.cancel(&back), back, "nor does turning back what was turned back");
+    let directory = meta.directory();
+    assert!(!directory.is_removed(GroupId(1), moved.joining.unwrap().id), "it may be a voter yet");
+    assert_eq!(meta.refused(MetaCommand::RemoveStore { store: StoreId(4) }), MetaRefusal::NotEmpty);
+    assert_eq!(meta.refused(MetaCommand::EndMove { moved: moved.clone() }), MetaRefusal::Moving);
+    let wanted = voters_wanted(&directory.groups[1], &back);
+    assert_eq!(wanted, directory.groups[1].replicas, "as it was");
+    meta.end(&back);
+    assert_eq!(meta.stores_of(1), [1, 2, 3]);
+    assert!(meta.directory().is_removed(GroupId(1), moved.joining.unwrap().id));
+    assert_eq!(meta.meta(MetaCommand::CancelMove { moved }), MetaOutcome::NothingMoves);
+}
+
+#[test]
+fn a_move_that_was_turned_back_can_go_forward_again() {
+    let mut meta = Meta::new(3, 1);
+    meta.add("s4:1", 7);
+    let moved = meta.begin(1, Some(1), Some(4));
+    let back = meta.cancel(&moved);
+    assert_eq!(meta.refused(begin(1, Some(2), Some(4))), MetaRefusal::Moving);
+    // Its old replica's disk is lost: only forward can it end.
+    let again = meta.begin(1, Some(1), Some(4));
+    assert_eq!((again.comes(), again.goes()), (moved.joining, moved.leaving));
+    assert_eq!(meta.refused(MetaCommand::EndMove { moved: back }), MetaRefusal::Moving);
+    assert_eq!(meta.refused(MetaCommand::EndMove { moved: moved.clone() }), MetaRefusal::Moving);
+    assert_eq!(meta.refused(MetaCommand::CancelMove { moved }), MetaRefusal::Moving);
+    meta.end(&again);
+    assert_eq!(meta.stores_of(1), [2, 3, 4]);
+}
+
+#[test]
+fn a_move_that_comes_again_is_another_one() {
+    let mut meta = Meta::new(3, 1);
+    // One replica less; and back: the record stays, because the replica may have left already.
+    let less = meta.begin(1, Some(1), None);
+    let back = meta.cancel(&less);
+    assert_eq!((back.comes(), back.goes()), (less.leaving, None));
+    assert_eq!(meta.refused(MetaCommand::EndMove { moved: less.clone() }), MetaRefusal::Moving);
+    meta.end(&back);
+    assert_eq!(meta.stores_of(1), [1, 2, 3], "what was turned back does not end");
+    // A leader that was paused brings the end of the first one; a person, its cancel.
+    let second = meta.begin(1, Some(1), None);
+    assert_eq!((second.joining, second.leaving), (less.joining, less.leaving));
+    assert_eq!(meta.refused(MetaCommand::EndMove { moved: less.clone() }), MetaRefusal::Moving);
+    assert_eq!(meta.refused(MetaCommand::EndMove { moved: back }), MetaRefusal::Moving);
+    assert_eq!(meta.refused(MetaCommand::CancelMove { moved: less }), MetaRefusal::Moving);
+    meta.end(&second);
+    assert_eq!(meta.stores_of(1), [2, 3]);
+}
+
+#[test]
+fn a_move_that_stands_still_holds_up_no_other_group() {
+    let mut meta = Meta::new(3, 4);
+    meta.add("s4:1", 7);
+    meta.begin(1, Some(1), Some(4));
+    assert_eq!(next_move(&meta.directory(), |_| true, |_| true), None);
+    let planned = next_move(&meta.directory(), |_| true, |_| false).unwrap();
+    assert_eq!((planned.group, planned.to), (GroupId(2), StoreId(4)), "another group");
+    meta.begin(2, Some(2), Some(4));
+    meta.begin(3, Some(3), Some(4));
+    let planned = next_move(&meta.directory(), |_| true, |_| false);
+    assert_eq!(planned, None, "what is on its way counts as there: {planned:?}");
+}
+
+#[test]
+fn moves_that_make_no_sense_are_refused() {
+    let mut meta = Meta::new(3, 1);
+    meta.add("s4:1", 7);
+    assert_eq!(meta.refused(begin(1, None, None)), MetaRefusal::Malformed);
+    assert_eq!(meta.refused(begin(1, Some(1), Some(1))), MetaRefusal::Malformed);
+    assert_eq!(meta.refused(begin(0, Some(1), Some(4))), MetaRefusal::Malformed);
+    assert_eq!(meta.refused(begin(9, Some(1), Some(4))), MetaRefusal::Unknown);
+    assert_eq!(meta.refused(begin(1, Some(1), Some(9))), MetaRefusal::Unknown);
+    assert_eq!(meta.refused(begin(1, Some(4), Some(9))), MetaRefusal::Misplaced);
+    assert_eq!(meta.refused(begin(1, Some(1), Some(2))), MetaRefusal::Misplaced);
+    assert_eq!(meta.meta(MetaCommand::SetDraining { store: StoreId(4), draining: true }), MetaOutcome::DrainingSet);
+    assert_eq!(meta.refused(begin(1, Some(1), Some(4))), MetaRefusal::Draining);
+    let slots = vec![SlotRange { first: SlotId(900), end: SlotId(901) }];
+    meta.meta(MetaCommand::CreateGroup { id: GroupId(2), slots, stores: vec![StoreId(1)] });
+    assert_eq!(meta.refused(begin(2, Some(1), Some(2))), MetaRefusal::Misplaced, "it is still being born");
+    meta.meta(MetaCommand::CloseGroup { id: GroupId(2) });
+    assert_eq!(meta.refused(begin(2, Some(1), None)), MetaRefusal::Misplaced, "its last replica");
+    assert_eq!(meta.refused(MetaCommand::RemoveStore { store: StoreId(1) }), MetaRefusal::NotEmpty);
+    assert_eq!(meta.refused(MetaCommand::SetDraining { store: StoreId(9), draining: true }), MetaRefusal::Unknown);
+}
+
+/// Carries out plans until there is none; the moves.
+fn settle(meta: &mut Meta) -> Vec<PlannedMove> {
+    let mut all = Vec::new();
+    while let Some(planned) = next_move(&meta.directory(), |_| true, |_| true) {
+        let moved = meta.begin(planned.group.0, planned.from.map(|store| store.0), Some(planned.to.0));
+        assert_eq!(next_move(&meta.directory(), |_| true, |_| true), None, "one at a time");
+        meta.end(&moved);
+        all.push(planned);
+        assert!(all.len() < 100, "plans come to an end: {all:?}");
+    }
+    all
+}
+
+fn load(meta: &Meta, groups: u32) -> BTreeMap<u64, usize> {
+    let mut load = BTreeMap::new();
+    for store in (1..=groups).flat_map(|group| meta.stores_of(group)) {
+        *load.entry(store).or_default() += 1;
+    }
+    load
+}
+
+#[test]
+fn a_fourth_store_gets_its_share_and_no_more_moves_than_needed() {
+    let mut meta = Meta::new(3, 16);
+    assert_eq!(next_move(&meta.directory(), |_| true, |_| true), None);
+    meta.add("s4:1", 7);
+    assert_eq!(next_move(&meta.directory(), |store| store != StoreId(4), |_| true), None, "it does not answer");
+    let moves = settle(&mut meta);
+    assert_eq!(moves.len(), 12);
+    assert!(moves.iter().all(|planned| planned.to == StoreId(4) && planned.why == Why::Balance));
+    assert_eq!(load(&meta, 16), [(1, 12), (2, 12), (3, 12), (4, 12)].into());
+}
+
+#[test]
+fn a_drained_store_loses_everything_and_gets_nothing_back() {
+    let mut meta = Meta::new(3, 4);
+    meta.add("s4:1", 7);
+    settle(&mut meta);
+    meta.meta(MetaCommand::SetDraining { store: StoreId(2), draining: true });
+    let moves = settle(&mut meta);
+    assert!(moves.iter().all(|planned| planned.from == Some(StoreId(2)) && planned.why == Why::Drain), "{moves:?}");
+    assert_eq!(load(&meta, 4), [(1, 4), (3, 4), (4, 4)].into());
+    meta.meta(MetaCommand::SetDraining { store: StoreId(3), draining: true });
+    assert!(settle(&mut meta).is_empty(), "two stores cannot carry three replicas of a group");
+    meta.meta(MetaCommand::SetDraining { store: StoreId(3), draining: false });
+    meta.meta(MetaCommand::SetDraining { store: StoreId(2), draining: false });
+    assert!(!settle(&mut meta).is_empty());
+    assert_eq!(load(&meta, 4), [(1, 3), (2, 3), (3, 3), (4, 3)].into());
+}
+
+#[test]
+fn groups_of_a_small_cluster_grow_to_three_replicas() {
+    let mut meta = Meta::new(1, 2);
+    meta.add("s2:1", 1);
+    meta.add("s3:1", 2);
+    let moves = settle(&mut meta);
+    assert!(moves.iter().all(|planned| planned.from.is_none() && planned.why == Why::Few));
+    assert_eq!((meta.stores_of(1), meta.stores_of(2)), (vec![1, 2, 3], vec![1, 2, 3]));
+}

@@ -1,0 +1,346 @@
+//! Moves: replicas go from one store to another while the group goes on.
+//!
+//! ```text
+//! group 0's leader ── Planner: BeginMove ──▶ Move{joining, leaving} in the directory
+//! joining's store  ── is born empty, is told everything (host.rs)
+//! group's leader   ── learner ▶ has everything, has noted that it began ▶ voter, the leaving one no more ── EndMove ──▶ group 0
+//! leaving's store  ── is removed with everything (host.rs)
+//! ```
+//! Every step can be repeated, by the same leader or another one: each looks at the members as they are.
+//!
+//! # Invariants
+//! I15: no id comes back. A leader changes the members only by a directory that was read linearizably in its own term,
+//! and only if they are still those that it saw.
+//! I6: whoever becomes a voter has noted that it began: without its log it is rot, not a new replica.
+//!
+//! # Failure
+//! While a replica joins, nobody purges the group's log: who copies slower than others write would never be done.
+//! A replica that joins and does not run for [`STUCK`] leaves again, and its store is given none for [`AVOID`]. A move
+//! that stands still for [`STUCK`] holds up no other one. What cannot be done now is tried again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+
+use seriatim_proto::admin::{AdminRequest, AdminResponse};
+use seriatim_proto::command::{Command, Outcome};
+use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
+use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, MoveRecord, ReplicaRecord, StoreRecord};
+use seriatim_proto::store::{Freshness, StoreStatus};
+use seriatim_store_core::plan::{self, Why};
+use seriatim_store_core::voters_wanted;
+
+use crate::admin;
+use crate::host::Host;
+use crate::meta::address;
+use crate::raft::types::Member;
+use crate::remote;
+use crate::replica::Replica;
+
+/// For each group that is led here and moves: does what is due.
+pub(crate) fn carry_out(host: &Arc<Host>, busy: &Arc<Mutex<BTreeSet<GroupId>>>) {
+    let Some(directory) = host.events().directory().borrow().clone() else { return };
+    if directory.moves.is_empty() {
+        return;
+    }
+    for replica in host.replicas() {
+        let (Some(term), true) =
+            (replica.leadership(), directory.moves.iter().any(|moved| moved.group == replica.group))
+        else {
+            continue;
+        };
+        if !busy.lock().insert(replica.group) {
+            continue;
+        }
+        let (host, busy, directory) = (Arc::clone(host), Arc::clone(busy), Arc::clone(&directory));
+        host.groups().clone().spawn(async move {
+            if let Err(what) = step(&host, &replica, term, &directory).await {
+                tracing::debug!(group = replica.group.0, what, "a replica's move goes on in a moment");
+                tokio::time::sleep(RETRY).await;
+            }
+            busy.lock().remove(&replica.group);
+        });
+    }
+}
+
+async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Directory) -> Result<(), String> {
+    // The directory that started this may be old: members change by what group 0 says now.
+    let directory = read_directory(known).await?;
+    host.events().learn(directory.clone());
+    let of_group = |moved: &&MoveRecord| moved.group == replica.group;
+    let Some(moved) = directory.moves.iter().find(of_group) else { return Ok(()) };
+    let Some(record) = directory.groups.iter().find(|record| record.id == replica.group) else { return Ok(()) };
+    let wanted: Vec<ReplicaRecord> = voters_wanted(record, moved);
+    let ids: BTreeSet<ReplicaId> = wanted.iter().map(|replica| replica.id).collect();
+    let members = replica.membership();
+
+    // Also one that stays because the move was turned back when it had left already.
+    if let Some(comes) = wanted.iter().find(|record| !members.voters.contains(&record.id)) {
+        let to = address(&directory, comes.store).ok_or("the joining store has no address")?;
+        if !members.all.contains(&comes.id) {
+            let member = Member { replica: comes.id, store: comes.store, address: to };
+            replica.add_learner(term, &members, &member).await?;
+            tracing::info!(group = replica.group.0, replica = comes.id.0, store = comes.store.0, "a replica joins");
+            return Ok(());
+        }
+        if !replica.follows_closely(comes.store) {
+            return Err("the joining replica does not have everything yet".to_owned());
+        }
+        if !is_settled(&to, directory.cluster, *comes).await {
+            return Err("the joining replica has not noted that it began".to_owned());
+        }
+    }
+    // A leader that leaves hands over first: nobody waits for an election.
+    if moved.goes().is_some_and(|goes| goes.id == replica.id()) {
+        let stays =
+            |store: &StoreId| wanted.iter().any(|record| record.store == *store && members.voters.contains(&record.id));
+        let heir = replica.stores().into_iter().filter(stays).find(|store| replica.follows_closely(*store));
+        if let Some(heir) = heir {
+            replica.transfer_to(heir).await;
+            return Err("the leader hands over, to leave".to_owned());
+        }
+        if wanted.len() > 1 {
+            return Err("nobody follows closely enough to take over".to_owned());
+        }
+    }
+    if members.voters != ids || members.is_joint {
+        // A change that its own voters cannot commit could not be turned back either.
+        let follow = |record: &&ReplicaRecord| record.id == replica.id() || replica.follows_closely(record.store);
+        if wanted.iter().filter(follow).count() <= wanted.len() / 2 {
+            return Err("too few of the new voters follow closely".to_owned());
+        }
+        replica.change_voters(term, &members, &ids).await?;
+    }
+    // A learner that never became a voter stays a learner until it is told to go.
+    let members = replica.membership();
+    let strangers: BTreeSet<ReplicaId> = members.all.difference(&ids).copied().collect();
+    if !strangers.is_empty() {
+        replica.remove_learners(term, &members, &strangers).await?;
+    }
+    // What another leader could still take back is not the end: the leaving replica is removed for ever.
+    let members = replica.membership();
+    if members.voters != ids || members.all != ids || members.is_joint || members.committed_in != Some(term) {
+        return Err("the new members are not committed yet".to_owned());
+    }
+    match tell_meta(&directory, MetaCommand::EndMove { moved: moved.clone() }).await? {
+        MetaOutcome::NothingMoves => {
+            tracing::info!(group = replica.group.0, voters = ?ids, "a replica's move has ended");
+            Ok(())
+        }
+        other => Err(format!("group 0 says {other:?}")),
+    }
+}
+
+/// Has the replica noted that it began? Then it can be trusted with a vote.
+async fn is_settled(address: &str, cluster: ClusterId, replica: ReplicaRecord) -> bool {
+    let Some(status) = status(address, cluster, replica.store).await else { return false };
+    status.groups.iter().any(|group| group.replica == replica.id && group.settled)
+}
+
+/// The store's own view, if it is the one that we mean and answers soon.
+async fn status(address: &str, cluster: ClusterId, store: StoreId) -> Option<StoreStatus> {
+    let asked = tokio::time::timeout(ANSWER, remote::admin(address, &AdminRequest::Status)).await;
+    match asked {
+        Ok(Ok(AdminResponse::Status(status))) if (status.cluster, status.store) == (Some(cluster), Some(store)) => {
+            Some(status)
+        }
+        _ => None,
+    }
+}
+
+/// The stores of group 0.
+fn meta_stores(directory: &Directory) -> Vec<StoreRecord> {
+    let meta = directory.groups.iter().filter(|record| record.id == GroupId::META);
+    let stores: BTreeSet<StoreId> = meta.flat_map(|record| &record.replicas).map(|replica| replica.store).collect();
+    directory.stores.iter().filter(|store| stores.contains(&store.id)).cloned().collect()
+}
+
+/// Has group 0 apply a command that may be repeated.
+pub(crate) async fn tell_meta(directory: &Directory, command: MetaCommand) -> Result<MetaOutcome, String> {
+    let deadline = Instant::now() + META_PATIENCE;
+    let told = admin::propose_meta(&meta_stores(directory), directory.cluster, command, deadline).await;
+    told.map_err(|refusal| refusal.to_string())
+}
+
+/// The directory as group 0's leader has it now.
+pub(crate) async fn read_directory(known: &Directory) -> Result<Directory, String> {
+    let mut last = "group 0 has no stores".to_owned();
+    for store in meta_stores(known) {
+        match remote::directory(&store.address, known.cluster, Freshness::Linearizable).await {
+            Ok(directory) => return Ok(directory),
+            Err(refusal) => last = refusal.to_string(),
+        }
+    }
+    Err(last)
+}
+
+/// A store on which no replica of group 0 runs learns the directory from those that have one. Runs until it is dropped.
+pub(crate) async fn learn_directory(host: Arc<Host>) {
+    let mut tick = tokio::time::interval(LEARN);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turn = 0;
+    loop {
+        tick.tick().await;
+        let Some(identity) = host.identity() else { continue };
+        if host.serving(GroupId::META).is_ok() {
+            continue;
+        }
+        let known = host.events().directory().borrow().clone();
+        let stores = known.map_or_else(|| identity.meta_stores.clone(), |directory| meta_stores(&directory));
+        let stores: Vec<_> = stores.into_iter().filter(|store| store.id != identity.store).collect();
+        for _ in 0..stores.len() {
+            let store = &stores[turn % stores.len()];
+            // Another one each time: one that is cut off would answer the same for ever.
+            turn += 1;
+            let asked = remote::directory(&store.address, identity.cluster, Freshness::Stale);
+            if let Ok(Ok(directory)) = tokio::time::timeout(ANSWER, asked).await {
+                host.events().learn(directory);
+                break;
+            }
+        }
+    }
+}
+
+/// Begins moves where they are due, for as long as this store leads group 0. Runs until it is dropped.
+pub(crate) async fn plan(host: Arc<Host>) {
+    let mut planner = Planner::default();
+    let mut tick = tokio::time::interval(PLAN);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        planner.look(&host).await;
+    }
+}
+
+/// What the leader of group 0 remembers between two looks.
+#[derive(Debug, Default)]
+struct Planner {
+    watched: Vec<Watched>,
+    /// stores that could not bear what they were given, and when that was seen
+    avoided: Vec<(StoreId, Instant)>,
+}
+
+/// A move under way.
+#[derive(Debug, Clone)]
+struct Watched {
+    moved: MoveRecord,
+    /// last seen to run, and how far the replica that comes had applied the log then
+    ran: Instant,
+    applied: u64,
+    /// when that last changed
+    got_on: Instant,
+}
+
+impl Watched {
+    fn new(moved: &MoveRecord) -> Self {
+        let now = Instant::now();
+        Self { moved: moved.clone(), ran: now, applied: 0, got_on: now }
+    }
+}
+
+impl Planner {
+    /// Begins the next move if it is time, and turns one back that comes to nothing.
+    async fn look(&mut self, host: &Arc<Host>) {
+        let Ok(meta) = host.serving(GroupId::META) else { return };
+        let Some(term) = meta.leadership() else { return };
+        let Some(directory) = host.events().directory().borrow().clone() else { return };
+        self.watch(&directory).await;
+        let command = match self.turn_back(&directory) {
+            Some(command) => Some(command),
+            None => self.begin(&directory).await,
+        };
+        let Some(command) = command else { return };
+        tracing::info!(?command, "placement");
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        // Nobody waits for the answer if the store stops.
+        meta.propose_as_leader(term, &[Command::Meta(command)], move |result| drop(tx.send(result))).await;
+        match rx.await {
+            Ok(Ok(outcomes)) => match outcomes.first() {
+                Some(Outcome::Meta(MetaOutcome::Refused(refusal))) => {
+                    tracing::info!(%refusal, "group 0 does not want this placement");
+                }
+                _ => {
+                    host.metrics().moves.inc();
+                }
+            },
+            Ok(Err(refusal)) => tracing::info!(%refusal, "placement waits"),
+            Err(_) => (),
+        }
+    }
+
+    /// Looks at the replicas that come.
+    async fn watch(&mut self, directory: &Directory) {
+        let before = std::mem::take(&mut self.watched);
+        for moved in &directory.moves {
+            let known = before.iter().find(|watched| watched.moved == *moved).cloned();
+            let mut watched = known.unwrap_or_else(|| Watched::new(moved));
+            if let Some(comes) = moved.comes() {
+                let status = match address(directory, comes.store) {
+                    Some(address) => status(&address, directory.cluster, comes.store).await,
+                    None => None,
+                };
+                let groups = status.iter().flat_map(|status| &status.groups);
+                if let Some(group) = groups.into_iter().find(|group| group.replica == comes.id) {
+                    watched.ran = Instant::now();
+                    if group.applied_index != watched.applied {
+                        (watched.applied, watched.got_on) = (group.applied_index, watched.ran);
+                    }
+                }
+            }
+            self.watched.push(watched);
+        }
+    }
+
+    /// One whose new replica does not run: its store is gone, or cannot bear it. What was turned back stays so.
+    fn turn_back(&mut self, directory: &Directory) -> Option<MetaCommand> {
+        let joins = |watched: &&Watched| !watched.moved.back && watched.moved.joining.is_some();
+        let silent = self.watched.iter().filter(joins).find(|watched| watched.ran.elapsed() >= STUCK)?;
+        let joining =
+            silent.moved.joining.filter(|joining| directory.stores.iter().any(|store| store.id == joining.store));
+        self.avoided.extend(joining.map(|joining| (joining.store, Instant::now())));
+        Some(MetaCommand::CancelMove { moved: silent.moved.clone() })
+    }
+
+    async fn begin(&mut self, directory: &Directory) -> Option<MetaCommand> {
+        self.avoided.retain(|(_, since)| since.elapsed() < AVOID);
+        let gets_on =
+            |moved: &MoveRecord| self.watched.iter().any(|one| one.moved == *moved && one.got_on.elapsed() < STUCK);
+        let may_get = |store: StoreId| !self.avoided.iter().any(|(avoided, _)| *avoided == store);
+        // Nothing to do is by far the most common, and then nobody is asked.
+        plan::next_move(directory, may_get, gets_on)?;
+        let asked = directory.stores.iter().map(|store| async { (store.id, answers(directory, store.id).await) });
+        let asked = futures_util::future::join_all(asked).await;
+        let answering: BTreeSet<StoreId> =
+            asked.iter().filter(|(_, answers)| *answers).map(|(store, _)| *store).collect();
+        let planned = plan::next_move(directory, |store| may_get(store) && answering.contains(&store), gets_on)?;
+        // A replica less for a moment, to look better: not while a store is away.
+        let all_well = answering.len() == directory.stores.len();
+        let may_begin = planned.why != Why::Balance || all_well;
+        may_begin.then_some(MetaCommand::BeginMove { group: planned.group, from: planned.from, to: Some(planned.to) })
+    }
+}
+
+async fn answers(directory: &Directory, store: StoreId) -> bool {
+    match address(directory, store) {
+        Some(address) => status(&address, directory.cluster, store).await.is_some(),
+        None => false,
+    }
+}
+
+/// Time for a store to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+/// A replica that joins and does not run for so long leaves again.
+const STUCK: Duration = Duration::from_secs(30);
+/// A store that could not bear a replica is given none for so long.
+const AVOID: Duration = Duration::from_secs(300);
+/// How often the leader of group 0 looks at the placement.
+const PLAN: Duration = Duration::from_secs(1);
+/// Pause before a step is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// How often a store without a replica of group 0 asks for the directory.
+const LEARN: Duration = Duration::from_millis(200);
+/// Time for group 0 to apply a command.
+const META_PATIENCE: Duration = Duration::from_secs(10);
