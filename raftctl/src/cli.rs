@@ -122,6 +122,27 @@ pub(crate) enum Cluster {
 pub(crate) enum Raft {
     /// every replica of every group; exits 10 if a group has no leader or a voter has no replica
     Groups,
+    /// replicas that move, and how far they are
+    Moves,
+    /// move a replica of a group from one store to another
+    Move {
+        /// which group
+        group: u32,
+        /// id of the store that loses its replica; without it the group gets one more
+        #[arg(long, required_unless_present = "to")]
+        from: Option<u64>,
+        /// id of the store that gets one; without it the group has one less
+        #[arg(long)]
+        to: Option<u64>,
+        /// only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// turn a move back: what was to join leaves, what was to leave stays
+    CancelMove {
+        /// of which group
+        group: u32,
+    },
 }
 
 /// `raftctl node`
@@ -130,6 +151,32 @@ pub(crate) enum Node {
     /// all nodes that the cluster knows
     #[command(alias = "list")]
     Ls,
+    /// take a running, empty store into the cluster; replicas move to it by themselves
+    Join {
+        /// its host:port
+        address: String,
+    },
+    /// let all replicas of a store move away, and give it none; exits 10 while it still has some
+    Drain {
+        /// its id
+        store: u64,
+        /// wait until it has none, as long as this
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        wait: Option<Duration>,
+    },
+    /// a store that was drained gets replicas again
+    Undrain {
+        /// its id
+        store: u64,
+    },
+    /// forget a store that has no replicas any more; its id never comes back
+    Remove {
+        /// its id
+        store: u64,
+        /// the same id again, to be sure
+        #[arg(long, value_name = "ID")]
+        confirm: Option<u64>,
+    },
 }
 
 /// `raftctl user`

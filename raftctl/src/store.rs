@@ -11,13 +11,14 @@ use seriatim_proto::grpc::admin_client::AdminClient;
 use seriatim_proto::grpc::store_client::StoreClient;
 use seriatim_proto::ids::{GroupId, SlotId};
 use seriatim_proto::limits::INTERNAL_FRAME_BYTES_MAX;
-use seriatim_proto::meta::Directory;
+use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, MetaRefusal};
 use seriatim_proto::store::{Freshness, Read, ReadOutcome, StoreRefusal, StoreRequest, StoreResponse, StoreStatus};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::{Exit, Failure};
+use crate::target::Target;
 
 /// Pause before all stores are asked again for a leader.
 const LEADER_PAUSE: Duration = Duration::from_millis(200);
@@ -192,6 +193,21 @@ pub(crate) async fn directory(stores: &[String], timeout: Duration) -> Result<Di
             &Refusal::new(ErrorCode::NotFound, "these stores are no cluster yet"),
         )
         .hint("raftctl cluster init --endpoints …")),
+    }
+}
+
+/// Has group 0 apply a command that may be repeated. Its no is a failure of the class that it says.
+pub(crate) async fn tell_meta(target: &Target, act: &str, command: MetaCommand) -> Result<MetaOutcome, Failure> {
+    let outcomes =
+        propose_at_leader(target.stores()?, GroupId::META, &[Command::Meta(command)], target.timeout).await?;
+    match outcomes.into_iter().next() {
+        Some(Outcome::Meta(MetaOutcome::Refused(MetaRefusal::Unknown))) => {
+            Err(Failure::not_found(format!("{act}: {}", MetaRefusal::Unknown))
+                .hint("raftctl node ls, raftctl raft groups"))
+        }
+        Some(Outcome::Meta(MetaOutcome::Refused(refusal))) => Err(Failure::precondition(format!("{act}: {refusal}"))),
+        Some(Outcome::Meta(outcome)) => Ok(outcome),
+        other => Err(Failure::internal(format!("{act}: group 0 answered something else than was asked: {other:?}"))),
     }
 }
 

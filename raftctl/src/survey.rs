@@ -115,6 +115,7 @@ impl GroupView {
 #[cfg(test)]
 pub(crate) mod tests {
     use seriatim_proto::ids::ReplicaId;
+    use seriatim_proto::meta::StoreToken;
 
     use super::*;
 
@@ -135,6 +136,7 @@ pub(crate) mod tests {
             slots: 0,
             leases: 0,
             voters: [1, 2, 3].map(StoreId).to_vec(),
+            settled: true,
         }
     }
 
@@ -148,6 +150,7 @@ pub(crate) mod tests {
             disk_free_bytes: 0,
             fsync_us_p50: 0,
             fsync_us_p99: 0,
+            token: StoreToken([0; 16]),
             groups,
         };
         (status.address.clone(), Ok(status))

@@ -145,3 +145,57 @@ fn without_a_quorum_every_verb_says_so() {
     let said = raftctl(&cluster, &["user", "tail", "bob"]);
     assert_eq!(said.exit, Some(6), "{}", said.error);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_joins_takes_its_share_is_drained_and_removed() {
+    let cluster = Cluster::start();
+    let alice = cluster.device("alice", "phone").await;
+    let send = async |text: &str| {
+        alice.send(seriatim_client::Conversation::peer("bob").unwrap(), text.to_owned()).await.unwrap();
+    };
+    send("before").await;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").display().to_string();
+    let arguments =
+        ["store", "--data-dir", &data, "--listen", "127.0.0.1:0", "--insecure-plaintext", "--exit-with-parent"];
+    let fourth = common::Process::start(&arguments);
+    let groups = |id: &str| {
+        let nodes = raftctl(&cluster, &["node", "ls"]).json;
+        let found = nodes["items"].as_array().unwrap().iter().find(|node| node["id"] == id && node["role"] == "store");
+        found.map(|node| node["groups"].as_array().unwrap().len())
+    };
+    let moves = || raftctl(&cluster, &["raft", "moves"]).json["items"].as_array().map(Vec::len);
+
+    // Nobody answers there; nothing is there; the wrong confirmation.
+    assert_eq!(raftctl(&cluster, &["node", "join", "127.0.0.1:9"]).exit, Some(6));
+    assert_eq!(raftctl(&cluster, &["node", "drain", "9"]).exit, Some(3));
+    assert_eq!(raftctl(&cluster, &["node", "remove", "9", "--confirm", "9"]).exit, Some(3));
+    assert_eq!(raftctl(&cluster, &["node", "remove", "1"]).exit, Some(2));
+    assert_eq!(raftctl(&cluster, &["node", "remove", "1", "--confirm", "1"]).exit, Some(4));
+    assert_eq!(raftctl(&cluster, &["raft", "move", "1", "--from", "1", "--to", "2"]).exit, Some(4));
+    assert_eq!(raftctl(&cluster, &["raft", "move", "0", "--from", "1"]).exit, Some(2));
+    assert_eq!(raftctl(&cluster, &["raft", "cancel-move", "1"]).exit, Some(0));
+
+    let joined = raftctl(&cluster, &["node", "join", fourth.address()]);
+    assert_eq!(joined.exit, Some(0), "{}", joined.error);
+    assert_eq!(raftctl(&cluster, &["node", "join", fourth.address()]).exit, Some(0), "again: nothing changes");
+    // Its share: 4 groups of three on four stores.
+    common::wait_until("the new store has its share", || groups("4") == Some(3) && moves() == Some(0));
+    send("while it is there").await;
+    let plan = raftctl(&cluster, &["raft", "move", "1", "--from", "4", "--dry-run"]);
+    assert!(plan.exit == Some(0) && plan.error.contains("voters 3 -> 2"), "{}", plan.error);
+
+    assert_eq!(raftctl(&cluster, &["node", "remove", "4", "--confirm", "4"]).exit, Some(4), "it is not empty");
+    let drained = raftctl(&cluster, &["node", "drain", "4", "--wait", "60s"]);
+    assert_eq!(drained.exit, Some(0), "{}", drained.error);
+    common::wait_until("all moves have ended", || moves() == Some(0));
+    assert_eq!(raftctl(&cluster, &["node", "remove", "4", "--confirm", "4"]).exit, Some(0));
+    assert_eq!(groups("4"), None);
+    drop(fourth);
+    send("after").await;
+    assert_eq!(alice.connections(), 1);
+    let bob = cluster.device("bob", "phone").await;
+    common::wait_until_async("bob has all three", async || bob.sync(None, 0).await.unwrap().entries.len() == 3).await;
+    assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
+    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+}

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod doubt;
+mod moves;
 mod msg;
 mod node;
 mod playground;
@@ -14,6 +15,7 @@ mod user;
 mod verify;
 
 use clap::CommandFactory;
+use seriatim_proto::ids::{GroupId, StoreId};
 
 use crate::cli::{Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
@@ -39,7 +41,16 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Cluster(Cluster::Init { groups }) => cluster::init(&target()?, groups).await,
         Group::Cluster(Cluster::Status) => cluster::status(&target()?).await,
         Group::Raft(Raft::Groups) => raft::groups(&target()?).await,
+        Group::Raft(Raft::Moves) => moves::moves(&target()?).await,
+        Group::Raft(Raft::Move { group, from, to, dry_run }) => {
+            moves::begin(&target()?, GroupId(group), (from.map(StoreId), to.map(StoreId)), dry_run).await
+        }
+        Group::Raft(Raft::CancelMove { group }) => moves::cancel(&target()?, GroupId(group)).await,
         Group::Node(Node::Ls) => node::ls(&target()?).await,
+        Group::Node(Node::Join { address }) => node::join(&target()?, &address).await,
+        Group::Node(Node::Drain { store, wait }) => node::drain(&target()?, StoreId(store), wait).await,
+        Group::Node(Node::Undrain { store }) => node::undrain(&target()?, StoreId(store)).await,
+        Group::Node(Node::Remove { store, confirm }) => node::remove(&target()?, StoreId(store), confirm).await,
         Group::User(User::Show { user }) => user::show(&target()?, &user).await,
         Group::User(User::Tail { user, follow, lines, from }) => {
             tail::tail(&target()?, &user, tail::Wanted { follow, lines, from }).await
