@@ -51,7 +51,7 @@ pub use keys::TokenClaims;
 pub use layout::clocks_can_be_bent;
 pub use namespaces::leftovers;
 pub use node::{NodeInfo, OwnEnd, Role};
-pub use raftctl::RaftctlAnswer;
+pub use raftctl::{LogBounds, RaftctlAnswer};
 pub use reserve::Reservation;
 pub use switch::{Direction, Trouble, Troubled};
 pub use trouble::Disturbance;
