@@ -99,7 +99,7 @@ impl Tape {
     }
 
     fn push(&mut self, line: u64, mut op: Op, verdict: &mut Verdict) {
-        verdict.count(op.f, op.ended);
+        verdict.count(&op);
         let key = std::mem::take(&mut op.key);
         let place = match self.places.get(&key) {
             Some(place) => *place,
