@@ -118,6 +118,22 @@ fn writes_of_pretenders_are_refused_once_their_slot_is_somebody_elses() {
     assert!(line["fenced_writes"].as_u64().unwrap() >= 100, "{said}");
 }
 
+/// Leases go by a clock that is bent, a little and far too much: only the order of numbers may suffer, and only while
+/// it is far too much.
+#[test]
+fn bent_boot_times_break_nothing_but_the_order_of_numbers() {
+    let Some(bin) = binaries().filter(|bin| bin.join("seriatim-chaos").is_file()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["run", "--workload", "mix", "--nemesis", "boot", "--build", "chaos", "--time", "40"];
+    arguments.extend(["--seed", "5", "--json", "--bin", bin.to_str().unwrap()]);
+    arguments.extend(SMALL);
+    let output = jepsen(folder.path(), &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = last_line(&output);
+    assert_eq!((&line["verdict"], &line["violations"]), (&"ok".into(), &0.into()), "{said}");
+    assert_eq!(line["fault_kinds_effective"], 3, "{said}");
+}
+
 #[test]
 fn a_run_in_which_hardly_anything_was_done_is_invalid() {
     let Some(bin) = binaries() else { return };

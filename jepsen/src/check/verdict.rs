@@ -150,6 +150,9 @@ pub struct Verdict {
     /// writes under a fence that was over, all refused unless a rule says otherwise
     #[serde(default)]
     pub fenced_writes: u64,
+    /// numbers out of order while a clock was further off than leases allow for: no violations
+    #[serde(default)]
+    pub excused: u64,
     /// operations by function
     pub ops: BTreeMap<String, OpCounts>,
     /// what devices were given

@@ -89,6 +89,9 @@ fn tell(verdict: &Verdict) -> String {
         "  devices: {} pages, {} pushed entries, {} cursors; {} intrusions judged; {} last pages, {} last conversations",
         seen.pages, seen.pushes, seen.cursors, seen.denied, seen.final_pages, seen.conversation_reads
     ));
+    if verdict.excused > 0 {
+        line(format!("  {} numbers out of order while a clock was beyond the drift margin", verdict.excused));
+    }
     if verdict.fenced_writes > 0 {
         line(format!("  {} writes under a fence that was over were refused", verdict.fenced_writes));
     }
