@@ -55,6 +55,32 @@ fn a_history_of_somebody_else_is_judged_alone() {
     assert_eq!(verdict.violations_by_rule.into_iter().collect::<Vec<_>>(), [(Rule::S3, 1)]);
 }
 
+/// Beyond the drift margin numbers may be out of order, and nothing else, and only then.
+#[test]
+fn a_clock_beyond_the_margin_excuses_the_order_of_numbers_while_it_is_and_no_number_given_twice() {
+    const SECOND: u64 = 1_000_000_000;
+    let next = |seq, call| Op { seq: Some(seq), ..Op::new(1, "orders", Function::Next, (call, call + 5), Ended::Ok) };
+    let judged = |kind: &str, ops: &[Op]| {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join(HISTORY_FILE), ops);
+        let faults = [
+            fault(1, kind, Act::Inject, 10 * SECOND, Effect::Installed),
+            fault(1, kind, Act::Heal, 13 * SECOND, Effect::Installed),
+        ];
+        write(&folder.path().join(NEMESIS_FILE), &faults);
+        let verdict = check_run(folder.path(), &CheckOptions::default()).unwrap();
+        (verdict.excused, verdict.violations_by_rule.into_iter().collect::<Vec<_>>())
+    };
+    let out_of_order = |at: u64| [next(20, at), next(10, at + 100), next(30, 40 * SECOND)];
+    assert_eq!(judged("boot-beyond", &out_of_order(11 * SECOND)), (1, vec![]));
+    assert_eq!(judged("boot-beyond", &out_of_order(14 * SECOND)), (1, vec![]), "the rest of a lease");
+    assert_eq!(judged("boot-beyond", &out_of_order(16 * SECOND)), (0, vec![(Rule::S3, 1)]), "true again");
+    assert_eq!(judged("boot-beyond", &out_of_order(9 * SECOND)), (0, vec![(Rule::S3, 1)]), "still true");
+    assert_eq!(judged("boot-rate", &out_of_order(11 * SECOND)), (0, vec![(Rule::S3, 1)]), "within the margin");
+    let twice = [next(20, 11 * SECOND), next(20, 11 * SECOND + 100), next(30, 40 * SECOND)];
+    assert_eq!(judged("boot-beyond", &twice), (0, vec![(Rule::S1, 1)]));
+}
+
 #[test]
 fn a_run_that_tried_nothing_is_invalid() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,12 +12,11 @@ use anyhow::Context;
 use seriatim_jepsen::cluster::{Build, CHAOS_PROGRAM, Cluster, ClusterConfig, Flow, NetworkKind, Role};
 use seriatim_jepsen::workload::{Clock, Site, Workload, WorkloadKind, WorkloadOptions};
 use seriatim_proto::chaos::Point;
+use seriatim_proto::limits;
 
-/// How long clients work between two steps.
-const WORK: Duration = Duration::from_secs(2);
-/// Longer than a lease, and than an election; a store that is away for so long is behind the log.
-const AWAY: Duration = Duration::from_secs(3);
-/// Longest wait for a point that must be passed.
+/// Operations that are answered before the first step.
+const ANSWERED: u64 = 1_000;
+/// Longest wait for a point that must be passed, and for what a step needs.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Times that a leader is cut off until it has entries that nobody else has.
 const CUTS_MAX: u32 = 3;
@@ -75,6 +74,14 @@ impl Watched {
         }
     }
 
+    async fn until(&self, what: &str, mut holds: impl AsyncFnMut(&Cluster) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(&self.cluster).await {
+            assert!(Instant::now() < deadline, "never: {what}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     async fn wait_for(&mut self, point: Point) {
         let deadline = Instant::now() + PATIENCE;
         while !self.has_passed(point) && Instant::now() < deadline {
@@ -89,8 +96,12 @@ impl Watched {
         let follower = self.cluster.names(Role::Store).into_iter().find(|name| *name != leader);
         let follower = follower.context("there is one store only")?;
         self.look().await;
+        let has = self.cluster.logs().await.get(&(1, follower.clone())).context("find its log")?.last;
         self.cluster.kill(&follower).await?;
-        tokio::time::sleep(AWAY).await;
+        let purged = async |cluster: &Cluster| {
+            cluster.logs().await.get(&(1, leader.clone())).is_some_and(|log| log.purged > has)
+        };
+        self.until("the leader purges what the follower lacks", purged).await;
         self.cluster.start_node(&follower).await?;
         self.wait_for(Point::SnapshotInstalled).await;
         Ok(())
@@ -103,9 +114,18 @@ impl Watched {
         let flow = |from: &str, to: &str| Flow::Between { from: from.to_owned(), to: to.to_owned() };
         let flows = others.flat_map(|other| [flow(&leader, &other), flow(&other, &leader)]).collect();
         let cut = self.cluster.cut(&flows, 100).await?;
-        tokio::time::sleep(AWAY).await;
+        let deposed = async |cluster: &Cluster| cluster.leaders().await.get(&1).is_some_and(|now| *now != leader);
+        self.until("another leads", deposed).await;
+        let others = self.cluster.logs().await;
+        let reached = others.iter().filter(|((group, _), _)| *group == 1).map(|(_, log)| log.last).max();
+        let reached = reached.context("find the logs")?;
         self.cluster.mend(cut).await?;
-        tokio::time::sleep(WORK).await;
+        // Then it has taken back what it wrote alone.
+        let followed = async |cluster: &Cluster| {
+            let leads = cluster.leaders().await.get(&1).is_none_or(|now| *now == leader);
+            !leads && cluster.logs().await.get(&(1, leader.clone())).is_some_and(|log| log.last > reached)
+        };
+        self.until("it follows", followed).await;
         self.look().await;
         Ok(())
     }
@@ -114,7 +134,10 @@ impl Watched {
     async fn take_over(&mut self) -> anyhow::Result<()> {
         self.look().await;
         self.cluster.kill("logic-1").await?;
-        tokio::time::sleep(AWAY).await;
+        let taken = async |cluster: &Cluster| {
+            cluster.slot_holders().await.get("logic-2").is_some_and(|held| *held == u32::from(limits::SLOTS))
+        };
+        self.until("the other one holds every slot", taken).await;
         self.cluster.start_node("logic-1").await?;
         self.wait_for(Point::LeaseExpire).await;
         Ok(())
@@ -158,7 +181,7 @@ async fn every_point_is_passed_by_some_node() {
     workload.prepare().await.unwrap();
     workload.begin();
     let mut watched = Watched { cluster, passed: BTreeMap::new() };
-    tokio::time::sleep(WORK).await;
+    watched.until("clients are answered", async |_: &Cluster| workload.counts()[0] >= ANSWERED).await;
     watched.leave_behind().await.unwrap();
     for _ in 0..CUTS_MAX {
         if !watched.has_passed(Point::LogTruncate) {

@@ -61,10 +61,33 @@ fn a_mix_under_kills_and_pauses_keeps_every_promise() {
     assert!(about["counters"]["claims"].as_f64().unwrap() > 0.0, "nobody's metrics were read: {}", about["counters"]);
     assert_eq!(about["counters"]["alarms"], 0.0);
 
-    // Judged again from its files alone, it is the same.
+    // Judged again from its files alone, it is the same, and so is its report.
+    let read = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
+    let before = [read("report.html"), read("verdict.json")];
+    std::fs::remove_file(run.join("report.html")).unwrap();
     let again = jepsen(folder.path(), &["check", run.to_str().unwrap(), "--json"]);
     assert_eq!(last_line(&again)["acked"], line["acked"]);
     assert_eq!(again.status.code(), Some(0));
+    assert_eq!([read("report.html"), read("verdict.json")], before);
+}
+
+/// Three minutes of everything at once.
+#[test]
+fn a_mix_under_every_fault_keeps_every_promise_for_three_minutes() {
+    let Some(bin) = binaries() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    // Disks that lose what was not fsynced, where they can be mounted.
+    let disk = if Path::new("/dev/fuse").exists() { "fuse" } else { "plain" };
+    let mut arguments = vec!["run", "--workload", "mix", "--nemesis", "all", "--disk", disk, "--time", "180"];
+    arguments.extend(["--seed", "6", "--json", "--bin", bin.to_str().unwrap()]);
+    let output = jepsen(folder.path(), &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = last_line(&output);
+    eprintln!("{line}");
+    assert_eq!((&line["verdict"], &line["violations"]), (&"ok".into(), &0.into()), "{said}");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(line["acked"].as_u64().unwrap() >= 50_000, "{said}");
+    assert!(line["fault_kinds_effective"].as_u64().unwrap() >= 12, "{said}");
 }
 
 /// Stays and messages were read at two moments: who left was shown what came after, who joined missed his own entry.
@@ -80,6 +103,37 @@ fn seed_31_history_is_of_one_moment_while_members_come_and_go() {
     assert_eq!((&line["verdict"], &line["violations"]), (&"ok".into(), &0.into()), "{line}");
 }
 
+/// Seen from outside: nobody writes under a fence that is over, and no seq is granted twice.
+#[test]
+fn writes_of_pretenders_are_refused_once_their_slot_is_somebody_elses() {
+    let Some(bin) = binaries() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["run", "--workload", "lease", "--nemesis", "kill-leader,pause-leader", "--time", "20"];
+    arguments.extend(["--seed", "4", "--keys", "8", "--json", "--bin", bin.to_str().unwrap()]);
+    arguments.extend(SMALL);
+    let output = jepsen(folder.path(), &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = last_line(&output);
+    assert_eq!((&line["verdict"], &line["violations"]), (&"ok".into(), &0.into()), "{said}");
+    assert!(line["fenced_writes"].as_u64().unwrap() >= 100, "{said}");
+}
+
+/// Leases go by a clock that is bent, a little and far too much: only the order of numbers may suffer, and only while
+/// it is far too much.
+#[test]
+fn bent_boot_times_break_nothing_but_the_order_of_numbers() {
+    let Some(bin) = binaries().filter(|bin| bin.join("seriatim-chaos").is_file()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["run", "--workload", "mix", "--nemesis", "boot", "--build", "chaos", "--time", "40"];
+    arguments.extend(["--seed", "5", "--json", "--bin", bin.to_str().unwrap()]);
+    arguments.extend(SMALL);
+    let output = jepsen(folder.path(), &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = last_line(&output);
+    assert_eq!((&line["verdict"], &line["violations"]), (&"ok".into(), &0.into()), "{said}");
+    assert_eq!(line["fault_kinds_effective"], 3, "{said}");
+}
+
 #[test]
 fn a_run_in_which_hardly_anything_was_done_is_invalid() {
     let Some(bin) = binaries() else { return };
@@ -90,6 +144,39 @@ fn a_run_in_which_hardly_anything_was_done_is_invalid() {
     let output = jepsen(folder.path(), &arguments);
     assert_eq!(last_line(&output)["verdict"], "invalid", "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(11));
+}
+
+/// Whoever starts it learns from the exit code alone what came of it.
+#[test]
+fn exit_codes_tell_a_violation_an_invalid_run_and_a_broken_harness_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let next = |seq: u64, call: u64| {
+        let (ret, f) = (call + 5, "next");
+        format!(
+            "{{\"proc\":1,\"key\":\"k\",\"f\":\"{f}\",\"call\":{call},\"ret\":{ret},\"type\":\"ok\",\"seq\":{seq}}}\n"
+        )
+    };
+    for (text, code) in [
+        (next(1, 0) + &next(2, 10), 0),
+        (String::new(), 11),
+        (next(2, 0) + &next(1, 10), 12),
+        ("no history\n".to_owned(), 70),
+    ] {
+        let path = folder.path().join("history.jsonl");
+        std::fs::write(&path, &text).unwrap();
+        let output = jepsen(folder.path(), &["check", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{text}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn the_checkers_are_checked_by_the_program_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = jepsen(folder.path(), &["selftest"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("valid histories: 100 of 100 accepted"), "{text}");
+    assert!(text.matches(" caught").count() >= 12, "{text}");
 }
 
 #[test]
@@ -119,7 +206,7 @@ fn the_list_names_every_workload() {
     let folder = tempfile::tempdir().unwrap();
     let output = jepsen(folder.path(), &["list"]);
     let text = String::from_utf8(output.stdout).unwrap();
-    for name in ["seq", "direct", "group", "inbox", "register", "authz", "mix"] {
+    for name in ["seq", "direct", "group", "inbox", "register", "authz", "lease", "mix"] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(name)), "{name}: {text}");
     }
     assert!(output.status.success());

@@ -31,16 +31,17 @@ fn sabotage(folder: &Path, arguments: &[&str]) -> Output {
         .expect("the program was built for this test")
 }
 
+/// The whole table; about ten minutes.
 #[test]
-fn planted_bugs_are_caught_and_their_controls_are_clean() {
+fn all_planted_bugs_are_caught_and_their_controls_are_clean() {
     let Some(bin) = binaries() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let only = "audience-unchecked,segment-reused";
-    let output = sabotage(folder.path(), &["--only", only, "--json", "--bin", bin.to_str().unwrap()]);
+    let output = sabotage(folder.path(), &["--json", "--bin", bin.to_str().unwrap()]);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(stdout.lines().last(), Some(r#"{"caught":2,"total":2}"#), "{stderr}");
+    eprintln!("{stderr}");
+    assert_eq!(stdout.lines().last(), Some(r#"{"caught":12,"total":12}"#), "{stderr}");
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert_eq!(stderr.matches("control: clean").count(), 2, "{stderr}");
+    assert_eq!(stderr.matches("control: clean").count(), 12, "{stderr}");
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
+use seriatim_proto::chaos;
 
-/// Milliseconds of `CLOCK_BOOTTIME`.
+/// Milliseconds of `CLOCK_BOOTTIME`; test builds can bend it.
 pub(crate) fn boot_ms() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+    let ms = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
+    chaos::boot_ms(ms)
 }
 
 /// Unix milliseconds.

@@ -13,6 +13,8 @@
 //!  LIMIT          = keep     log entries of a group that stay after a purge
 //!                 | flush    log bytes of a store after which state.db is flushed and logs are purged
 //! ```
+//! Besides, `SERIATIM_CHAOS_BOOT` names a file by which the process's `BootTime` is bent ([`boot_ms`]).
+//!
 //! Limits are lowered so that what takes hours of load (purges, snapshots) happens in a run of seconds.
 //!
 //! # Reading order
@@ -188,12 +190,16 @@ named! {
 }
 
 #[cfg(feature = "chaos")]
+mod boot;
+
+#[cfg(feature = "chaos")]
 mod armed {
     use std::collections::BTreeMap;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use super::boot::Boot;
     use super::{Limit, Point, Sabotage};
 
     /// What happens at a point.
@@ -213,12 +219,30 @@ mod armed {
     }
 
     static PLAN: OnceLock<Plan> = OnceLock::new();
+    static BOOT: OnceLock<Boot> = OnceLock::new();
     static HITS: [AtomicU64; Point::ALL.len()] = [const { AtomicU64::new(0) }; Point::ALL.len()];
 
     /// Takes the plan of this process, once, before anything else runs.
     pub fn arm(text: &str) -> Result<(), String> {
         let plan = parse(text)?;
         PLAN.set(plan).map_err(|_| "armed twice".to_owned())
+    }
+
+    /// From now on `BootTime` is bent by this file.
+    pub fn bend_boot_time(file: std::path::PathBuf) -> Result<(), String> {
+        BOOT.set(Boot::new(file)).map_err(|_| "the boot time is bent twice".to_owned())
+    }
+
+    /// `BootTime` as it is to be, of what it is, in ms.
+    pub fn boot_ms(true_ms: u64) -> u64 {
+        BOOT.get().map_or(true_ms, |boot| boot.at(true_ms))
+    }
+
+    /// How far `BootTime` is ahead of the truth, ms.
+    pub fn boot_off_ms() -> i64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let true_ms = u64::try_from(now.tv_sec * 1_000 + now.tv_nsec / 1_000_000).unwrap_or(0);
+        boot_ms(true_ms).cast_signed() - true_ms.cast_signed()
     }
 
     fn parse(text: &str) -> Result<Plan, String> {
@@ -358,7 +382,14 @@ mod armed {
 }
 
 #[cfg(feature = "chaos")]
-pub use armed::{arm, hit, hits, limit, of_this_process, sabotaged};
+pub use armed::{arm, bend_boot_time, boot_ms, boot_off_ms, hit, hits, limit, of_this_process, sabotaged};
+
+/// `BootTime` as it is to be: as it is, in builds without the feature.
+#[cfg(not(feature = "chaos"))]
+#[inline(always)]
+pub fn boot_ms(true_ms: u64) -> u64 {
+    true_ms
+}
 
 /// The process came by. Nothing in builds without the feature.
 #[cfg(not(feature = "chaos"))]

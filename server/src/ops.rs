@@ -20,6 +20,7 @@ mod chaos {
     use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
     use prometheus_client::metrics::MetricType;
     use prometheus_client::metrics::counter::ConstCounter;
+    use prometheus_client::metrics::gauge::ConstGauge;
 
     /// How often the process came by each named point.
     #[derive(Debug)]
@@ -32,6 +33,9 @@ mod chaos {
             for (point, count) in seriatim_proto::chaos::hits() {
                 ConstCounter::new(count).encode(family.encode_family(&[("point", point.name())])?)?;
             }
+            let help = "How far the boot time is ahead of the truth, ms";
+            let off = encoder.encode_descriptor("chaos_boot_off_ms", help, None, MetricType::Gauge)?;
+            ConstGauge::new(seriatim_proto::chaos::boot_off_ms()).encode(off)?;
             Ok(())
         }
     }

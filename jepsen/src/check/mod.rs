@@ -5,6 +5,7 @@
 //! # Reading order
 //! [`check_run`] → [`rule`] → [`verdict`].
 
+mod clocks;
 mod denied;
 mod inbox;
 mod lease;
@@ -21,6 +22,7 @@ pub mod verdict;
 use std::path::Path;
 
 use anyhow::Context;
+use clocks::BentClocks;
 use inbox::{InboxEnd, Records};
 use log::LogEnd;
 pub use rule::Rule;
@@ -66,7 +68,8 @@ impl Default for CheckOptions {
 pub fn check_run(folder: &Path, options: &CheckOptions) -> anyhow::Result<Verdict> {
     let mut verdict = Verdict::default();
     let mut findings = Findings::new(options.examples_max);
-    let tape = Tape::read(&folder.join(HISTORY_FILE), &mut verdict).context("read the history")?;
+    let mut tape = Tape::read(&folder.join(HISTORY_FILE), &mut verdict).context("read the history")?;
+    tape.clocks = BentClocks::read(folder).context("read the faults")?;
     let mut records = Records::read(folder, options, &mut findings).context("read what devices were given")?;
     records.learn_acks(&tape);
     vacuity::count_faults(folder, &mut verdict).context("read the faults")?;
@@ -105,7 +108,7 @@ pub(crate) fn judge(
         match model {
             // With what the inboxes say of them, below.
             Model::Log => {}
-            Model::Seq => seq::check(track, &mut findings),
+            Model::Seq => verdict.excused += seq::check(track, &tape.clocks, &mut findings),
             Model::Lease => lease::check(track, &mut findings),
             Model::Register => {
                 let search = register::check(track, options.register_configurations_max, &mut findings);

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::clocks::BentClocks;
 use super::verdict::{Evidence, Verdict};
 use crate::history::{Function, HISTORY_FILE, LineError, Op, for_each_line};
 
@@ -73,6 +74,8 @@ impl Track {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tape {
     pub(crate) tracks: Vec<Track>,
+    /// when clocks were further off than promises allow for
+    pub(crate) clocks: BentClocks,
     places: HashMap<String, usize>,
 }
 
@@ -99,7 +102,7 @@ impl Tape {
     }
 
     fn push(&mut self, line: u64, mut op: Op, verdict: &mut Verdict) {
-        verdict.count(op.f, op.ended);
+        verdict.count(&op);
         let key = std::mem::take(&mut op.key);
         let place = match self.places.get(&key) {
             Some(place) => *place,

@@ -49,6 +49,9 @@ pub(crate) fn check(
     if !unknown_registers.is_empty() {
         reasons.push(format!("{}: the search over {} was cut off", Rule::V6, names(unknown_registers)));
     }
+    if options.finals_wanted && verdict.keys.contains_key("lease") && verdict.fenced_writes == 0 {
+        reasons.push("nobody wrote under a fence that was over".to_owned());
+    }
     if options.finals_wanted {
         let unread: Vec<String> =
             logs.iter().filter(|(_, end)| end.acked && !end.read_in_full).map(|(key, _)| key.clone()).collect();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rule::Rule;
-use crate::history::{Ended, Function};
+use crate::history::{Ended, Op};
 
 /// Exit code of a run without a violation.
 pub const EXIT_OK: u8 = 0;
@@ -147,6 +147,12 @@ pub struct Verdict {
     pub acked: u64,
     /// operations of unknown outcome
     pub unknown: u64,
+    /// writes under a fence that was over, all refused unless a rule says otherwise
+    #[serde(default)]
+    pub fenced_writes: u64,
+    /// numbers out of order while a clock was further off than leases allow for: no violations
+    #[serde(default)]
+    pub excused: u64,
     /// operations by function
     pub ops: BTreeMap<String, OpCounts>,
     /// what devices were given
@@ -178,15 +184,17 @@ impl Verdict {
     }
 
     /// Counts an operation.
-    pub fn count(&mut self, function: Function, ended: Ended) {
-        let counts = self.ops.entry(function.word().to_owned()).or_default();
-        match ended {
+    pub fn count(&mut self, op: &Op) {
+        let counts = self.ops.entry(op.f.word().to_owned()).or_default();
+        match op.ended {
             Ended::Ok => counts.ok += 1,
             Ended::Fail => counts.fail += 1,
             Ended::Info => counts.info += 1,
         }
-        self.unknown += u64::from(ended == Ended::Info);
-        self.acked += u64::from(ended == Ended::Ok && function.changes());
+        let is_refused = op.reject == Some(true);
+        self.unknown += u64::from(op.ended == Ended::Info);
+        self.acked += u64::from(op.ended == Ended::Ok && op.f.changes() && !is_refused);
+        self.fenced_writes += u64::from(is_refused);
     }
 
     /// Finds the word, once all is counted. A violation weighs more than a reason to doubt.

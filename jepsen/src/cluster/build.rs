@@ -7,6 +7,9 @@ pub const CHAOS_PROGRAM: &str = "seriatim-chaos";
 /// The variable that arms the test build.
 pub const CHAOS_VARIABLE: &str = "SERIATIM_CHAOS";
 
+/// The variable that names the file by which the test build's boot time is bent.
+pub(crate) const BOOT_VARIABLE: &str = "SERIATIM_CHAOS_BOOT";
+
 /// So many log entries stay after a purge: a store that is away for seconds is behind the log.
 const KEEP_LOW: u64 = 100;
 /// After so many bytes of log a store flushes and purges: about once a second.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
+use super::build::{BOOT_VARIABLE, CHAOS_PROGRAM};
 use super::keys::Keys;
 use super::network::Network;
 use super::process::Spec;
@@ -77,6 +78,10 @@ pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes
             "FAKETIME_CACHE_DURATION=1".to_owned(),
             "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
         ]);
+    }
+    if config.program == CHAOS_PROGRAM {
+        let file = super::boot_file(&config.folder, &node.name);
+        command.extend(["env".to_owned(), format!("{BOOT_VARIABLE}={}", file.display())]);
     }
     command.extend([config.bin.join(&config.program).display().to_string(), node.role.name().to_owned()]);
     let mut flag = |name: &str, value: String| command.extend([format!("--{name}"), value]);

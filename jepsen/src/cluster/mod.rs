@@ -51,7 +51,7 @@ pub use keys::TokenClaims;
 pub use layout::clocks_can_be_bent;
 pub use namespaces::leftovers;
 pub use node::{NodeInfo, OwnEnd, Role};
-pub use raftctl::RaftctlAnswer;
+pub use raftctl::{LogBounds, RaftctlAnswer};
 pub use reserve::Reservation;
 pub use switch::{Direction, Trouble, Troubled};
 pub use trouble::Disturbance;
@@ -282,6 +282,11 @@ impl Cluster {
         clock_file(&self.inner.config.folder, name)
     }
 
+    /// File by which a node's boot time is bent, if it is of the test build.
+    pub fn boot_file(&self, name: &str) -> PathBuf {
+        boot_file(&self.inner.config.folder, name)
+    }
+
     /// Nodes that ended although nobody ended them, so far.
     pub fn ended_by_themselves(&self) -> Vec<OwnEnd> {
         self.inner.processes.iter().flat_map(|process| process.own_ends()).collect()
@@ -336,6 +341,10 @@ fn data_dir(folder: &Path, name: &str) -> PathBuf {
 
 fn log_path(folder: &Path, name: &str) -> PathBuf {
     folder.join("logs").join(format!("{name}.log"))
+}
+
+fn boot_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join("clocks").join(format!("{name}.boot"))
 }
 
 fn clock_file(folder: &Path, name: &str) -> PathBuf {

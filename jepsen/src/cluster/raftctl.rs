@@ -26,6 +26,15 @@ pub struct RaftctlAnswer {
     pub stderr: String,
 }
 
+/// What a replica has of its group's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogBounds {
+    /// its newest entry
+    pub last: u64,
+    /// what it has purged, inclusive
+    pub purged: u64,
+}
+
 impl Cluster {
     /// Runs `raftctl -o json` against all stores; an error unless it exits 0 or 10 (unhealthy, which has data too).
     pub async fn raftctl(&self, args: &[&str]) -> anyhow::Result<Value> {
@@ -65,6 +74,14 @@ impl Cluster {
     pub async fn leaders(&self) -> BTreeMap<u32, String> {
         match self.raftctl(&["raft", "groups", "--timeout", GLANCE]).await {
             Ok(json) => leaders(&json, &self.stores_by_id().await),
+            Err(_) => BTreeMap::new(),
+        }
+    }
+
+    /// Where the log of each replica ends and begins, by group and store, as far as stores answer at once.
+    pub async fn logs(&self) -> BTreeMap<(u32, String), LogBounds> {
+        match self.raftctl(&["raft", "groups", "--timeout", GLANCE]).await {
+            Ok(json) => logs(&json, &self.stores_by_id().await),
             Err(_) => BTreeMap::new(),
         }
     }
@@ -133,6 +150,16 @@ fn leaders(json: &Value, names: &BTreeMap<u64, String>) -> BTreeMap<u32, String>
     newest.into_iter().map(|(group, (_, name))| (group, name)).collect()
 }
 
+fn logs(json: &Value, names: &BTreeMap<u64, String>) -> BTreeMap<(u32, String), LogBounds> {
+    let found = items(json).filter_map(|item| {
+        let group = u32::try_from(number(item, "group")?).ok()?;
+        let name = names.get(&number(item, "store")?)?.clone();
+        let bounds = LogBounds { last: number(item, "lastIndex")?, purged: number(item, "purgedIndex")? };
+        Some(((group, name), bounds))
+    });
+    found.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -157,5 +184,16 @@ mod tests {
             {"group": 2, "store": "7", "role": "leader", "term": "4"},
         ]});
         assert_eq!(leaders(&json, &names), BTreeMap::new());
+    }
+
+    #[test]
+    fn logs_of_stores_that_answered_are_known() {
+        let names = BTreeMap::from([(1, "store-1".to_owned()), (2, "store-2".to_owned())]);
+        let json = json!({"items": [
+            {"group": 1, "store": "1", "role": "leader", "lastIndex": "90", "purgedIndex": "40"},
+            {"group": 1, "store": "2", "role": "unreachable"},
+        ]});
+        let expected = BTreeMap::from([((1, "store-1".to_owned()), LogBounds { last: 90, purged: 40 })]);
+        assert_eq!(logs(&json, &names), expected);
     }
 }

@@ -1,6 +1,7 @@
 //! Catalogue: every kind of fault, what it needs, and whether the product must survive it today.
 
 use super::acts::{Act, Acting};
+use super::boot::{Boot, BootBend};
 use super::clock::{Bend, Clock};
 use super::crash::Crash;
 use super::damage::{Damage, Harm};
@@ -15,6 +16,9 @@ use super::shape::Shape;
 use super::targets::Target;
 use super::{Hold, Nemesis};
 use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, NetworkKind, Role, clocks_can_be_bent};
+
+/// The kind that may break I2 of counters, and nothing else.
+pub(crate) const BOOT_BEYOND: &str = "boot-beyond";
 
 /// What a cluster must have for a kind to be possible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,6 +167,14 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => Clock::boxed(Bend::Strobe);
         "clock-drift" Needs::BentClocks, Hold::ms(4_000, 10_000), "one node's wall clock runs too fast"
             => Clock::boxed(Bend::Drift);
+    }
+    "boot" {
+        "boot-rate" Needs::ChaosBuild, Hold::ms(2_000, 10_000), "one node's boot time, which leases go by, runs 2 to 6 % wrong"
+            => Boot::boxed(BootBend::Within);
+        "boot-jump" Needs::ChaosBuild, Hold::ms(100, 2_000), "one node's boot time jumps forward, as after a sleep"
+            => Boot::boxed(BootBend::Jump);
+        "boot-beyond" Needs::ChaosBuild, Hold::ms(2_000, 6_000), "one node's boot time runs many times wrong: two holders may answer at once"
+            => Boot::boxed(BootBend::Beyond);
     }
     "disk" {
         "disk-full" Needs::BadDisk, WHILE, "one store's disk has no space left"

@@ -11,6 +11,7 @@
 //! [`Catalogue`] → [`Nemesis`] → [`Schedule`] → [`run_schedule`] → the families.
 
 mod acts;
+mod boot;
 mod catalogue;
 mod clock;
 mod crash;
@@ -36,6 +37,7 @@ use rand::rngs::StdRng;
 
 use crate::cluster::Cluster;
 
+pub(crate) use catalogue::BOOT_BEYOND;
 pub use catalogue::{Catalogue, Kind, Needs};
 pub use done::Done;
 pub use execute::run_schedule;

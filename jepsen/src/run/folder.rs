@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use super::{Keep, RunOptions};
+use crate::check::Verdict;
 use crate::history::{CONVERSATION_FILE, HISTORY_FILE, INBOX_FILE, RUN_FILE};
 
 /// Where the cluster's own files are, within a run's folder.
@@ -65,12 +66,12 @@ impl RunFolder {
 
     /// Brings what is known to disk.
     pub(crate) fn save(&self) -> anyhow::Result<()> {
-        self.write(RUN_FILE, &Value::Object(self.about.clone()))
+        write(&self.path, RUN_FILE, &Value::Object(self.about.clone()))
     }
 
     /// Keeps what the checkers said.
-    pub(crate) fn keep_verdict(&self, verdict: &crate::check::Verdict) -> anyhow::Result<()> {
-        self.write(VERDICT_FILE, &serde_json::to_value(verdict).context("failed to write the verdict down")?)
+    pub(crate) fn keep_verdict(&self, verdict: &Verdict) -> anyhow::Result<()> {
+        keep_verdict(&self.path, verdict)
     }
 
     /// Removes what nobody needs of a good run.
@@ -99,12 +100,17 @@ impl RunFolder {
         }
         Ok(())
     }
+}
 
-    fn write(&self, name: &str, value: &Value) -> anyhow::Result<()> {
-        let path = self.path.join(name);
-        let text = serde_json::to_string_pretty(value).context("failed to make JSON")?;
-        std::fs::write(&path, text + "\n").with_context(|| format!("failed to write {}", path.display()))
-    }
+/// Keeps what the checkers said in a run's folder.
+pub(crate) fn keep_verdict(folder: &Path, verdict: &Verdict) -> anyhow::Result<()> {
+    write(folder, VERDICT_FILE, &serde_json::to_value(verdict).context("failed to write the verdict down")?)
+}
+
+fn write(folder: &Path, name: &str, value: &Value) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    let text = serde_json::to_string_pretty(value).context("failed to make JSON")?;
+    std::fs::write(&path, text + "\n").with_context(|| format!("failed to write {}", path.display()))
 }
 
 /// `20261126T040705Z`, from Unix seconds.

@@ -10,6 +10,7 @@
 //! neither good nor bad news of the product.
 
 mod act;
+mod again;
 mod counters;
 mod folder;
 mod machine;
@@ -31,6 +32,7 @@ use crate::cluster::{Cluster, ClusterConfig, clocks_can_be_bent};
 use crate::nemesis::Catalogue;
 use crate::report;
 
+pub use again::check_again;
 pub use options::{Plan, RunOptions};
 pub use outcome::RunOutcome;
 pub use stop::{Interrupted, interrupted};
@@ -80,7 +82,7 @@ pub async fn run(options: &RunOptions, plan: &Plan, places: &Places) -> RunOutco
             outcome
         }
         Err(error) => {
-            folder.note("broken", json!(format!("{error:#}")));
+            folder.note(again::BROKEN, json!(format!("{error:#}")));
             if let Err(unsaved) = folder.save() {
                 tracing::error!(error = format!("{unsaved:#}"), "run.json not written");
             }
@@ -122,10 +124,7 @@ async fn play(
     let check_options = CheckOptions { acked_min, ..CheckOptions::default() };
     let checked = tokio::task::spawn_blocking(move || check::check_run(&path, &check_options));
     let mut verdict = checked.await.context("the checkers ended")?.context("check the run")?;
-    judge(&acted, &mut verdict);
-    if !plan.kinds.is_empty() && verdict.fault_kinds_effective() == 0 {
-        verdict.invalidate("no fault took effect".to_owned());
-    }
+    judge(&acted, !plan.kinds.is_empty(), &mut verdict);
     folder.note("verdict", json!(verdict.outcome.word()));
     folder.save()?;
     folder.keep_verdict(&verdict)?;
@@ -157,7 +156,7 @@ fn note_cluster(folder: &mut RunFolder, cluster: &Cluster, plan: &Plan) -> anyho
     folder.note("nodes", Value::Object(nodes.collect()));
     folder.note("network", json!(cluster.network().to_string()));
     let (possible, impossible) = Catalogue::possible(&plan.kinds, cluster);
-    folder.note("faults", json!(possible.iter().map(|kind| kind.name).collect::<Vec<_>>()));
+    folder.note(again::FAULTS, json!(possible.iter().map(|kind| kind.name).collect::<Vec<_>>()));
     for (kind, why) in &impossible {
         eprintln!("left out: {kind}: {why}");
     }
@@ -167,18 +166,16 @@ fn note_cluster(folder: &mut RunFolder, cluster: &Cluster, plan: &Plan) -> anyho
 }
 
 fn note_acted(folder: &mut RunFolder, acted: &Acted) {
-    let ends = acted.own_ends.iter();
-    let ends = ends.map(|end| json!({"node": end.node, "status": end.status, "allowed": end.allowed, "log": end.log}));
-    folder.note("ended_by_themselves", Value::Array(ends.collect()));
-    folder.note("verify", acted.verification.to_json());
-    folder.note("findings", json!(acted.findings));
+    folder.note(again::ENDED, json!(acted.own_ends));
+    folder.note(again::VERIFY, json!(acted.verification));
+    folder.note(again::FINDINGS, json!(acted.findings));
     folder.note("counters", acted.counters.to_json());
     folder.note("passed_over", json!(acted.passed_over));
     folder.note("phases_s", acted.phases_json());
 }
 
 /// What the files do not show weighs as much as what they show.
-fn judge(acted: &Acted, verdict: &mut Verdict) {
+fn judge(acted: &Acted, hurt: bool, verdict: &mut Verdict) {
     let mut findings = Findings::new(CheckOptions::default().examples_max);
     for finding in &acted.findings {
         findings.add(rule_of(finding), "the harness", 0, || (finding.clone(), evidence(finding)));
@@ -194,6 +191,9 @@ fn judge(acted: &Acted, verdict: &mut Verdict) {
     }
     for user in &acted.verification.unproved {
         verdict.invalidate(format!("an inbox was not verified: {user}"));
+    }
+    if hurt && verdict.fault_kinds_effective() == 0 {
+        verdict.invalidate("no fault took effect".to_owned());
     }
 }
 
@@ -218,11 +218,11 @@ mod tests {
     fn a_node_that_died_by_itself_spoils_a_good_run() {
         let end = OwnEnd { node: "store-2".to_owned(), status: "signal: 6".to_owned(), ..own_end() };
         let mut verdict = Verdict::default();
-        judge(&Acted { own_ends: vec![end.clone()], ..Acted::default() }, &mut verdict);
+        judge(&Acted { own_ends: vec![end.clone()], ..Acted::default() }, false, &mut verdict);
         assert_eq!(verdict.outcome, Outcome::Invalid);
         assert!(verdict.vacuous[0].contains("store-2"));
         let mut verdict = Verdict::default();
-        judge(&Acted { own_ends: vec![OwnEnd { allowed: true, ..end }], ..Acted::default() }, &mut verdict);
+        judge(&Acted { own_ends: vec![OwnEnd { allowed: true, ..end }], ..Acted::default() }, false, &mut verdict);
         assert_eq!(verdict.outcome, Outcome::Ok);
     }
 
@@ -230,12 +230,12 @@ mod tests {
     fn a_finding_of_verify_is_a_violation_and_an_unread_replica_none() {
         let found = Verification { findings: vec!["u001: a hole".to_owned()], ..Verification::default() };
         let mut verdict = Verdict::default();
-        judge(&Acted { verification: found, ..Acted::default() }, &mut verdict);
+        judge(&Acted { verification: found, ..Acted::default() }, false, &mut verdict);
         assert_eq!((verdict.outcome, verdict.violation_count), (Outcome::Violation, 1));
         assert_eq!(verdict.violations[0].key, "u001");
         let unread = Verification { unproved: vec!["u001: unread".to_owned()], ..Verification::default() };
         let mut verdict = Verdict::default();
-        judge(&Acted { verification: unread, ..Acted::default() }, &mut verdict);
+        judge(&Acted { verification: unread, ..Acted::default() }, false, &mut verdict);
         assert_eq!(verdict.outcome, Outcome::Invalid);
     }
 

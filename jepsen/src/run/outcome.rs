@@ -22,6 +22,8 @@ pub struct RunOutcome {
     pub violations: u64,
     /// kinds of fault that were seen to take effect
     pub fault_kinds_effective: u64,
+    /// writes under a fence that was over, and refused
+    pub fenced_writes: u64,
     /// its folder
     pub run: PathBuf,
     /// for people
@@ -38,6 +40,7 @@ impl RunOutcome {
             unknown: verdict.unknown,
             violations: verdict.violation_count,
             fault_kinds_effective: verdict.fault_kinds_effective(),
+            fenced_writes: verdict.fenced_writes,
             run: run.to_owned(),
             text: tell(verdict),
         }
@@ -51,6 +54,7 @@ impl RunOutcome {
             unknown: 0,
             violations: 0,
             fault_kinds_effective: 0,
+            fenced_writes: 0,
             run: run.to_owned(),
             text: format!("broken: {error:#}\n"),
         }
@@ -85,6 +89,12 @@ fn tell(verdict: &Verdict) -> String {
         "  devices: {} pages, {} pushed entries, {} cursors; {} intrusions judged; {} last pages, {} last conversations",
         seen.pages, seen.pushes, seen.cursors, seen.denied, seen.final_pages, seen.conversation_reads
     ));
+    if verdict.excused > 0 {
+        line(format!("  {} numbers out of order while a clock was beyond the drift margin", verdict.excused));
+    }
+    if verdict.fenced_writes > 0 {
+        line(format!("  {} writes under a fence that was over were refused", verdict.fenced_writes));
+    }
     for (kind, counts) in &verdict.faults {
         let (skipped, indeterminate) = (counts.skipped, counts.indeterminate);
         line(format!("  fault {kind}: {} times, {skipped} skipped, {indeterminate} indeterminate", counts.installed));
@@ -114,8 +124,7 @@ mod tests {
         let mut verdict = Verdict { acked: 7, unknown: 1, ..Verdict::default() };
         verdict.invalidate("too little".to_owned());
         let line = RunOutcome::of(&verdict, Path::new("/tmp/run")).json();
-        let expected =
-            r#"{"verdict":"invalid","acked":7,"unknown":1,"violations":0,"fault_kinds_effective":0,"run":"/tmp/run"}"#;
+        let expected = r#"{"verdict":"invalid","acked":7,"unknown":1,"violations":0,"fault_kinds_effective":0,"fenced_writes":0,"run":"/tmp/run"}"#;
         assert_eq!(line, expected);
     }
 

@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::cluster::{Cluster, Role};
@@ -30,7 +30,7 @@ const EXIT_NOT_FOUND: i32 = 3;
 const EXIT_UNHEALTHY: i32 = 10;
 
 /// What came of verifying all or some users.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Verification {
     /// how many inboxes were verified, from all replicas
     pub(crate) proved: u64,
@@ -116,12 +116,6 @@ fn judge(exit: i32, said: &str) -> Proof {
         EXIT_VIOLATION => Proof::Found(said.to_owned()),
         EXIT_UNHEALTHY => Proof::Unread(said.to_owned()),
         exit => Proof::Unread(format!("raftctl exits with {exit}: {said}")),
-    }
-}
-
-impl Verification {
-    pub(crate) fn to_json(&self) -> Value {
-        json!({ "proved": self.proved, "findings": self.findings, "unproved": self.unproved })
     }
 }
 

@@ -1,4 +1,7 @@
 //! Hurt: what a scenario does to the cluster while clients work, step by step, each written down as a fault.
+//!
+//! Steps wait for what they need (so many operations answered, slots taken, a log purged), each for [`PATIENCE`] at most;
+//! only how long a fault itself lasts is a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,27 +10,31 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
+use seriatim_proto::chaos::Point;
+use seriatim_proto::limits;
 
 use super::scenario::Hurt;
 use super::{sighting, wal};
-use crate::cluster::{Cluster, Flow, Role};
+use crate::cluster::{Cluster, Flow, LogBounds, Role};
 use crate::history::{Act, Effect, Fault, HistoryWriter};
-use crate::workload::Clock;
+use crate::workload::{Clock, Workload};
 
-/// How long clients work before anything is done, and between two rounds.
-const WORK: Duration = Duration::from_secs(3);
-/// Longer than a lease and the time until its slots are taken.
-const PAST_LEASE: Duration = Duration::from_millis(4_500);
-/// A store is away for so long that a short log has left it behind.
-const PAST_LOG: Duration = Duration::from_secs(4);
+/// So much work lies between two steps: what clients do in so many seconds while nothing holds them up.
+const WORK_S: u64 = 2;
 /// Leaders that are killed at most until a certain store leads.
 const LEADERS_KILLED_MAX: u32 = 6;
 /// How a store counts the snapshots that it installed.
 const SNAPSHOTS: &str = "seriatim_store_snapshots_installed_total";
 /// While a follower sleeps: shorter than the leader needs to forget it.
 const LAG: Duration = Duration::from_millis(1_500);
-/// Longest wait until the cluster serves again between two rounds.
+/// What a logic node counts when it learns that it is no holder any more.
+const SLOTS_LOST: [&str; 2] = ["seriatim_logic_leases_lost_total", "seriatim_logic_holders_ended_total"];
+/// The group of a scenario with one of them that has the messages; group 0 is the cluster's own.
+const DATA: u32 = 1;
+/// Longest wait for one condition.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for holders that fall asleep by chance.
+const ASLEEP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest time in which a store that starts finds out what is wrong with its logs.
 const REPLAY: Duration = Duration::from_secs(3);
@@ -40,6 +47,8 @@ pub(crate) struct Hand<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) clock: Clock,
     pub(crate) faults: &'a HistoryWriter,
+    pub(crate) workload: &'a Workload,
+    pub(crate) rate: u32,
     pub(crate) numbers: AtomicU64,
     /// nodes whose files were changed behind their backs: that they say so is no finding
     pub(crate) damaged: Mutex<Vec<String>>,
@@ -48,38 +57,71 @@ pub(crate) struct Hand<'a> {
 impl Hand<'_> {
     /// Does all of it; clients work on for a while behind it.
     pub(crate) async fn hurt(&self, hurt: Hurt) -> anyhow::Result<()> {
-        tokio::time::sleep(WORK).await;
+        self.worked(WORK_S).await?;
         match hurt {
-            Hurt::Nothing { seconds } => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            Hurt::Nothing { work_s } => self.worked(work_s).await?,
+            Hurt::HoldersAsleep { times } => self.holders_asleep(times).await?,
             Hurt::RestartHolders => self.restart_holders().await?,
             Hurt::LonelyHolder { times } => self.repeat(times, async || self.lonely().await).await?,
             Hurt::KillAllLeadersLast { times } => self.repeat(times, async || self.kill_all().await).await?,
-            Hurt::KillAll { seconds, times } => self.repeat(times, async || self.kill_at(seconds).await).await?,
+            Hurt::KillAllPurged { times } => self.repeat(times, async || self.kill_purged().await).await?,
             Hurt::PowerCutAll { times } => self.repeat(times, async || self.cut_all().await).await?,
             Hurt::LaggingFollower { times } => self.repeat(times, async || self.lag().await).await?,
             Hurt::LeadFromSnapshot { times } => self.repeat(times, async || self.lead_from_snapshot().await).await?,
             Hurt::CutLog => self.cut_log().await?,
         }
-        tokio::time::sleep(WORK).await;
-        Ok(())
+        self.worked(WORK_S).await
     }
 
     async fn repeat(&self, times: u32, round: impl AsyncFn() -> anyhow::Result<()>) -> anyhow::Result<()> {
         for _ in 0..times {
             round().await?;
             self.cluster.wait_until_serving(PATIENCE).await?;
-            tokio::time::sleep(WORK).await;
+            self.worked(WORK_S).await?;
         }
         Ok(())
+    }
+
+    /// Waits until clients have done what they do in so many seconds while nothing holds them up.
+    async fn worked(&self, work_s: u64) -> anyhow::Result<()> {
+        let [before, ..] = self.workload.counts();
+        let wanted = work_s * u64::from(self.rate);
+        let enough = async || self.workload.counts()[0] >= before + wanted;
+        wait_until(&format!("{wanted} operations are answered"), enough).await
     }
 
     async fn restart_holders(&self) -> anyhow::Result<()> {
         for name in self.cluster.names(Role::Logic) {
             self.noted("kill-logic", std::slice::from_ref(&name), self.cluster.kill(&name)).await?;
             self.cluster.start_node(&name).await?;
-            tokio::time::sleep(WORK).await;
+            self.worked(WORK_S).await?;
         }
         Ok(())
+    }
+
+    /// Logic nodes fall asleep by themselves: waits until so many times one woke up and had lost slots.
+    async fn holders_asleep(&self, times: u32) -> anyhow::Result<()> {
+        let names = self.cluster.names(Role::Logic);
+        let mut lost = BTreeMap::new();
+        for name in &names {
+            lost.insert(name.clone(), self.slots_lost(name).await.unwrap_or_default());
+        }
+        let mut seen = 0;
+        let enough = async || {
+            for name in &names {
+                // One that sleeps has nothing to say.
+                let Ok(now) = self.slots_lost(name).await else { continue };
+                let before = lost.insert(name.clone(), now).unwrap_or_default();
+                seen += u32::from(now > before);
+            }
+            seen >= times
+        };
+        wait_longer(ASLEEP_PATIENCE, &format!("holders lost slots in their sleep {times} times"), enough).await
+    }
+
+    async fn slots_lost(&self, name: &str) -> anyhow::Result<f64> {
+        let metrics = self.cluster.metrics(name).await?;
+        Ok(SLOTS_LOST.iter().filter_map(|sign| metrics.get(*sign)).sum())
     }
 
     /// Its gateway knows nobody else, so it is asked on.
@@ -94,18 +136,27 @@ impl Hand<'_> {
         for peer in &peers {
             flows.extend([between(&gateway, peer), between(peer, &gateway)]);
         }
-        self.cut("cut-logic", &holder, &flows, PAST_LEASE).await
-    }
-
-    async fn cut(&self, kind: &str, target: &str, flows: &BTreeSet<Flow>, hold: Duration) -> anyhow::Result<()> {
         let cutting = async {
-            let cut = self.cluster.cut(flows, 100).await?;
-            tokio::time::sleep(hold).await;
+            let cut = self.cluster.cut(&flows, 100).await?;
+            // Then the old holder goes on for a while beside the new ones, and gives out numbers if it can.
+            let taken = match self.taken_by(&peers).await {
+                Ok(()) => self.worked(WORK_S).await,
+                untaken => untaken,
+            };
             let dropped = self.cluster.mend(cut).await?;
             anyhow::ensure!(dropped > 0, "no packet met the cut");
-            Ok(())
+            taken
         };
-        self.noted(kind, &[target.to_owned()], cutting).await
+        self.noted("cut-logic", std::slice::from_ref(&holder), cutting).await
+    }
+
+    /// Waits until these hold every slot.
+    async fn taken_by(&self, holders: &[String]) -> anyhow::Result<()> {
+        let all = async || {
+            let held = self.cluster.slot_holders().await;
+            holders.iter().filter_map(|name| held.get(name)).sum::<u32>() == u32::from(limits::SLOTS)
+        };
+        wait_until(&format!("{} hold every slot", holders.join(" and ")), all).await
     }
 
     /// The logic node that holds most slots.
@@ -121,13 +172,22 @@ impl Hand<'_> {
         self.start(&first).await?;
         // Those who did not lead are a majority, and know of no other history than theirs.
         self.led_by(&first).await?;
-        tokio::time::sleep(WORK).await;
+        self.worked(WORK_S).await?;
         self.start(&last).await
     }
 
-    async fn kill_at(&self, seconds: u64) -> anyhow::Result<()> {
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    /// All at once, when each has purged its log once more since its start.
+    async fn kill_purged(&self) -> anyhow::Result<()> {
         let stores = self.cluster.names(Role::Store);
+        let purged = async || {
+            for store in &stores {
+                if self.passed(store, Point::LogPurge).await == 0.0 {
+                    return false;
+                }
+            }
+            true
+        };
+        wait_until("every store has purged its log", purged).await?;
         self.noted("kill-all-stores", &stores, self.kill(&stores)).await?;
         self.start(&stores).await
     }
@@ -150,7 +210,7 @@ impl Hand<'_> {
         tokio::time::sleep(LAG).await;
         self.noted("kill-leader", std::slice::from_ref(&leader), self.cluster.kill(&leader)).await?;
         self.cluster.resume(&follower).await?;
-        tokio::time::sleep(WORK).await;
+        self.worked(WORK_S).await?;
         self.cluster.start_node(&leader).await
     }
 
@@ -158,23 +218,19 @@ impl Hand<'_> {
         let leader = self.leading().await?.remove(0);
         let follower = self.cluster.names(Role::Store).into_iter().find(|name| *name != leader);
         let follower = follower.context("there is one store only")?;
+        let logs = self.cluster.logs().await;
         self.noted("kill-store", std::slice::from_ref(&follower), self.cluster.kill(&follower)).await?;
-        tokio::time::sleep(PAST_LOG).await;
+        self.left_behind(&leader, &follower, &logs).await?;
         self.cluster.start_node(&follower).await?;
-        let installed = async {
-            // It was started anew, and counts from 0.
-            while !self.cluster.metrics(&follower).await.is_ok_and(|metrics| metrics.get(SNAPSHOTS) > Some(&0.0)) {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        let installed = tokio::time::timeout(PATIENCE, installed).await;
-        installed.with_context(|| format!("wait until {follower} has installed a snapshot"))?;
-        tokio::time::sleep(WORK).await;
+        // It was started anew, and counts from 0.
+        let installed =
+            async || self.cluster.metrics(&follower).await.is_ok_and(|metrics| metrics.get(SNAPSHOTS) > Some(&0.0));
+        wait_until(&format!("{follower} has installed a snapshot"), installed).await?;
+        self.worked(WORK_S).await?;
         for _ in 0..LEADERS_KILLED_MAX {
             let leader = self.leading().await?.remove(0);
             if leader == follower {
-                tokio::time::sleep(WORK).await;
-                return Ok(());
+                return self.worked(WORK_S).await;
             }
             self.noted("kill-leader", std::slice::from_ref(&leader), self.cluster.kill(&leader)).await?;
             let others: Vec<String> =
@@ -186,6 +242,28 @@ impl Hand<'_> {
         anyhow::bail!("{follower} did not come to lead")
     }
 
+    /// Waits until a follower that is away lacks entries of the data's group that the leader has purged.
+    async fn left_behind(
+        &self,
+        leader: &str,
+        follower: &str,
+        logs: &BTreeMap<(u32, String), LogBounds>,
+    ) -> anyhow::Result<()> {
+        let has = logs.get(&(DATA, follower.to_owned())).with_context(|| format!("find the log of {follower}"))?.last;
+        let purged = async || {
+            let logs = self.cluster.logs().await;
+            logs.get(&(DATA, leader.to_owned())).is_some_and(|bounds| bounds.purged > has)
+        };
+        wait_until(&format!("{leader} has purged more than the {has} entries of {follower}"), purged).await
+    }
+
+    /// How often a node came by a point since its start; 0 if it does not say so.
+    async fn passed(&self, name: &str, point: Point) -> f64 {
+        let sample = format!("chaos_hits_total{{point=\"{}\"}}", point.name());
+        let metrics = self.cluster.metrics(name).await.unwrap_or_default();
+        metrics.iter().find(|(name, _)| name.ends_with(&sample)).map_or(0.0, |(_, count)| *count)
+    }
+
     async fn cut_log(&self) -> anyhow::Result<()> {
         let leader = self.leading().await?.remove(0);
         let mut others = self.cluster.names(Role::Store);
@@ -194,7 +272,7 @@ impl Hand<'_> {
         // Not only asleep: what it was sent would wait for it in its sockets.
         self.noted("kill-store", std::slice::from_ref(&lags), self.cluster.kill(&lags)).await?;
         // What is written now is on the leader and on the one whose log is cut.
-        tokio::time::sleep(WORK).await;
+        self.worked(WORK_S).await?;
         let data = self.cluster.data_dir(&cut);
         let harm = async {
             self.cluster.kill(&cut).await?;
@@ -213,7 +291,7 @@ impl Hand<'_> {
         }
         self.cluster.start_node(&lags).await?;
         self.led_by(&[lags, cut]).await?;
-        tokio::time::sleep(WORK).await;
+        self.worked(WORK_S).await?;
         self.start(std::slice::from_ref(&leader)).await
     }
 
@@ -246,13 +324,11 @@ impl Hand<'_> {
     /// Waits until some of these lead every group.
     async fn led_by(&self, stores: &[String]) -> anyhow::Result<()> {
         let groups = self.cluster.config().groups as usize + 1;
-        let led = async {
-            while self.cluster.leaders().await.values().filter(|store| stores.contains(store)).count() < groups {
-                tokio::time::sleep(POLL).await;
-            }
+        let led = async || {
+            let leaders = self.cluster.leaders().await;
+            leaders.values().filter(|store| stores.contains(store)).count() >= groups
         };
-        let waited = tokio::time::timeout(PATIENCE, led).await;
-        waited.with_context(|| format!("wait until {} lead every group", stores.join(" and ")))
+        wait_until(&format!("{} lead every group", stores.join(" and ")), led).await
     }
 
     /// Stores that lead, the one that leads most groups first.
@@ -295,6 +371,20 @@ impl Hand<'_> {
         self.faults.write(&fault).context("write the fault down")?;
         done
     }
+}
+
+/// Waits for what a scenario needs.
+async fn wait_until(what: &str, holds: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    wait_longer(PATIENCE, what, holds).await
+}
+
+async fn wait_longer(patience: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    let held = async {
+        while !holds().await {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(patience, held).await.with_context(|| format!("wait until {what}: not in {patience:?}"))
 }
 
 fn most(counts: BTreeMap<String, u32>) -> Option<String> {

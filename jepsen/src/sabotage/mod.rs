@@ -6,7 +6,8 @@
 //!  seriatim-chaos, bug planted ──▶ scenario ──▶ checkers, raftctl user verify, own ends ──▶ a rule must be broken
 //!  seriatim-chaos, no bug      ──▶ scenario ──▶ the same                                ──▶ nothing may be found
 //! ```
-//! Only both together count: what is found without the bug too, was not found because of it.
+//! Only both together count: what is found without the bug too, was not found because of it. Bugs with the same scenario
+//! share its control.
 //!
 //! # Reading order
 //! [`SabotageOptions`] → [`run`] → [`Scenario`] → `trial` → `hurt` → [`Report`].
@@ -76,7 +77,7 @@ pub async fn run(options: &SabotageOptions, mut say: impl FnMut(&Line)) -> Repor
     let mut report = Report::default();
     for sabotage in &options.only {
         let line = tokio::select! {
-            line = one(options, *sabotage) => line,
+            line = one(options, *sabotage, &report.lines) => line,
             _ = crate::run::interrupted() => break,
         };
         say(&line);
@@ -85,19 +86,23 @@ pub async fn run(options: &SabotageOptions, mut say: impl FnMut(&Line)) -> Repor
     report
 }
 
-async fn one(options: &SabotageOptions, sabotage: Sabotage) -> Line {
+async fn one(options: &SabotageOptions, sabotage: Sabotage, before: &[Line]) -> Line {
     let began = Instant::now();
     let scenario = Scenario::of(sabotage);
     let planted = trial::play(options, &scenario, true).await;
     let planted_s = began.elapsed().as_secs_f64();
     let began = Instant::now();
+    // The same clients, faults and seed without a bug are the same, whichever bug is left out.
+    let played =
+        before.iter().find(|line| line.control.is_some() && Scenario::of(line.sabotage).is_played_like(&scenario));
     // What was not found needs no control.
-    let control = match planted.is_caught() && options.controls {
-        true => Some(trial::play(options, &scenario, false).await),
-        false => None,
+    let (control, control_of) = match (planted.is_caught() && options.controls, played) {
+        (false, _) => (None, None),
+        (true, Some(line)) => (line.control.clone(), Some(line.sabotage)),
+        (true, None) => (Some(trial::play(options, &scenario, false).await), None),
     };
     let control_s = began.elapsed().as_secs_f64();
-    Line { sabotage, about: scenario.about, planted, planted_s, control, control_s }
+    Line { sabotage, about: scenario.about, planted, planted_s, control, control_s, control_of }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub struct Line {
     pub control: Option<Sighting>,
     /// how long that took, s
     pub control_s: f64,
+    /// whose control it was, if another bug with the same scenario had one
+    pub control_of: Option<Sabotage>,
 }
 
 /// All of them.
@@ -43,7 +45,10 @@ impl std::fmt::Display for Line {
             Sighting::Caught { by, .. } => by.clone(),
             other => short(other),
         };
-        let control = self.control.as_ref().map_or_else(|| "not played".to_owned(), short);
+        let mut control = self.control.as_ref().map_or_else(|| "not played".to_owned(), short);
+        if let Some(other) = self.control_of {
+            control.push_str(&format!(", that of {}", other.name()));
+        }
         write!(
             f,
             "{:<24} {word}  by {by:<34} {:>4.0} s  control: {control} {:>4.0} s  ({})",
@@ -103,7 +108,15 @@ mod tests {
     use super::*;
 
     fn line(planted: Sighting, control: Option<Sighting>) -> Line {
-        Line { sabotage: Sabotage::NoFsync, about: "power cut", planted, planted_s: 20.0, control, control_s: 0.0 }
+        Line {
+            sabotage: Sabotage::NoFsync,
+            about: "power cut",
+            planted,
+            planted_s: 20.0,
+            control,
+            control_s: 0.0,
+            control_of: None,
+        }
     }
 
     fn caught() -> Sighting {

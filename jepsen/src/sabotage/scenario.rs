@@ -8,16 +8,18 @@ use crate::workload::{WorkloadKind, WorkloadOptions};
 /// What is done to the cluster while clients work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Hurt {
-    /// nothing, for so many seconds
-    Nothing { seconds: u64 },
+    /// nothing, while clients do what they do in so many seconds
+    Nothing { work_s: u64 },
+    /// logic nodes fall asleep by themselves, until so many times one had lost slots when it woke up
+    HoldersAsleep { times: u32 },
     /// each logic node is killed and started again
     RestartHolders,
     /// the node that holds most slots is cut from the stores and its peer, and one gateway hears of it alone
     LonelyHolder { times: u32 },
     /// all stores are killed at once; those that led come back last
     KillAllLeadersLast { times: u32 },
-    /// all stores are killed at once and started, each time after so many seconds
-    KillAll { seconds: u64, times: u32 },
+    /// all stores are killed at once and started, each time when all have purged their logs
+    KillAllPurged { times: u32 },
     /// all stores are killed at once, and what was not fsynced is lost
     PowerCutAll { times: u32 },
     /// a follower is made to lag, and is there again when the leader dies
@@ -83,7 +85,7 @@ impl Scenario {
                 keys: 48,
                 rate: 300,
                 chaos: "commands.send=sleep:3500@1/20",
-                ..of("holders fall asleep with commands ready to be sent", Seq, Hurt::Nothing { seconds: 16 })
+                ..of("holders fall asleep with commands ready to be sent", Seq, Hurt::HoldersAsleep { times: 3 })
             },
             Sabotage::SegmentNotFenced => Scenario {
                 keys: 16,
@@ -95,13 +97,13 @@ impl Scenario {
                 groups: 1,
                 ..of("a follower lags, the leader dies", Mix, Hurt::LaggingFollower { times: 3 })
             },
-            Sabotage::MapOrder => of("no fault", Direct, Hurt::Nothing { seconds: 6 }),
+            Sabotage::MapOrder => of("no fault", Direct, Hurt::Nothing { work_s: 5 }),
             Sabotage::WalCut => Scenario {
                 groups: 1,
                 ..of("a log loses its end, a follower was away, the leader is killed", Direct, Hurt::CutLog)
             },
             Sabotage::AudienceUnchecked | Sabotage::UserFromFrame => {
-                of("intruders, no fault", Authz, Hurt::Nothing { seconds: 10 })
+                of("intruders, no fault", Authz, Hurt::Nothing { work_s: 6 })
             }
             // So slow that senders, who remember their last messages, send some again that only the snapshot knows.
             Sabotage::SnapshotWithoutDedupe => Scenario {
@@ -115,9 +117,14 @@ impl Scenario {
             Sabotage::PurgeTooFar => Scenario {
                 groups: 1,
                 chaos: "limit.keep=20;limit.flush=65536;flush.after=sleep:1000@1/1;flush.before=sleep:6000@1/1",
-                ..of("all stores killed long after a purge", Direct, Hurt::KillAll { seconds: 10, times: 2 })
+                ..of("all stores killed long after a purge", Direct, Hurt::KillAllPurged { times: 2 })
             },
         }
+    }
+
+    /// Is everything the same but the bug?
+    pub(crate) fn is_played_like(&self, other: &Scenario) -> bool {
+        Scenario { sabotage: other.sabotage, ..*self } == *other
     }
 
     /// What clients do.
@@ -139,5 +146,17 @@ mod tests {
             assert_eq!(scenario.sabotage, *sabotage);
             assert_eq!(scenario.workload(1).check(), Ok(()));
         }
+    }
+
+    #[test]
+    fn only_bugs_that_are_played_alike_share_a_control() {
+        let of = Scenario::of;
+        assert!(of(Sabotage::AudienceUnchecked).is_played_like(&of(Sabotage::UserFromFrame)));
+        let alike = |one: &Sabotage| Sabotage::ALL.iter().filter(|other| of(*one).is_played_like(&of(**other))).count();
+        assert_eq!(
+            Sabotage::ALL.iter().filter(|one| alike(one) > 1).count(),
+            2,
+            "all others are played in their own ways"
+        );
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn alarm(node: &str, log: &str) -> Option<String> {
 }
 
 /// The line of its log in which a node says that its own state is wrong.
-fn diagnosis(end: &OwnEnd) -> Option<String> {
+pub(crate) fn diagnosis(end: &OwnEnd) -> Option<String> {
     // What a fault may do to a node is no diagnosis of a bug.
     let lines = end.log.lines().filter(|_| !end.allowed);
     let names = |line: &&str| {

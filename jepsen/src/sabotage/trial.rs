@@ -21,6 +21,8 @@ use crate::workload::{Clock, Site, Workload};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest time of all that is done to the cluster.
 const HURT_PATIENCE: Duration = Duration::from_secs(100);
+/// Between two looks at what nodes say.
+const LOOK: Duration = Duration::from_millis(500);
 /// Fewer acked operations than this prove nothing.
 const ACKED_MIN: u64 = 100;
 
@@ -37,6 +39,8 @@ struct Seen {
     /// why the scenario was not played to its end, if it was not
     unplayed: Option<String>,
     serves: bool,
+    /// a node said that its own state is wrong, and the trial ended there
+    diagnosed: bool,
 }
 
 /// Plays it, and says what was seen.
@@ -100,16 +104,59 @@ async fn act(cluster: &Cluster, scenario: &Scenario, seed: u64, folder: &Path) -
     let mut workload = Workload::new(scenario.workload(seed), Site::of(cluster)?, clock, folder)?;
     workload.prepare().await.context("prepare the workload")?;
     workload.begin();
-    let hand = Hand { cluster, clock, faults: &faults, numbers: AtomicU64::new(1), damaged: Mutex::default() };
-    match tokio::time::timeout(HURT_PATIENCE, hand.hurt(scenario.hurt)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => seen.unplayed = Some(format!("{error:#}")),
-        Err(_) => seen.unplayed = Some(format!("no end in {HURT_PATIENCE:?}")),
+    let (numbers, damaged) = (AtomicU64::new(1), Mutex::default());
+    let hand = Hand { cluster, clock, faults: &faults, workload: &workload, rate: scenario.rate, numbers, damaged };
+    tokio::select! {
+        hurt = tokio::time::timeout(HURT_PATIENCE, hand.hurt(scenario.hurt)) => seen.unplayed = match hurt {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some(format!("no end in {HURT_PATIENCE:?}")),
+        },
+        () = diagnosed(cluster, &hand.damaged) => seen.diagnosed = true,
     }
     seen.damaged = hand.damaged.into_inner();
     faults.sync().context("write the faults down")?;
     workload.stop().await?;
     seen.ends = cluster.ended_by_themselves();
+    if !seen.diagnosed {
+        read_all(cluster, &workload, seed, &mut seen).await?;
+    }
+    seen.findings.extend(workload.finish()?);
+    seen.alarms = alarms(cluster, &seen.damaged)?;
+    for end in cluster.ended_by_themselves() {
+        if !seen.ends.contains(&end) {
+            seen.ends.push(end);
+        }
+    }
+    Ok(seen)
+}
+
+/// Waits until a node says that its own state is wrong: then nothing needs to be read any more.
+async fn diagnosed(cluster: &Cluster, damaged: &Mutex<Vec<String>>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let damaged = damaged.lock().clone();
+        // A log that cannot be read is an error at the end.
+        let alarmed = alarms(cluster, &damaged).is_ok_and(|alarms| !alarms.is_empty());
+        if alarmed || cluster.ended_by_themselves().iter().any(|end| sighting::diagnosis(end).is_some()) {
+            return;
+        }
+    }
+}
+
+/// What nodes say of rot and of broken invariants; of those with damaged files nothing is asked.
+fn alarms(cluster: &Cluster, damaged: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut alarms = Vec::new();
+    for node in cluster.nodes().iter().filter(|node| !damaged.contains(&node.name)) {
+        let path = cluster.log_path(&node.name);
+        let log = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        alarms.extend(sighting::alarm(&node.name, &String::from_utf8_lossy(&log)));
+    }
+    Ok(alarms)
+}
+
+/// Brings everybody back, and reads everything once more.
+async fn read_all(cluster: &Cluster, workload: &Workload, seed: u64, seen: &mut Seen) -> anyhow::Result<()> {
     for node in cluster.nodes() {
         if cluster.is_paused(&node.name) {
             cluster.resume(&node.name).await?;
@@ -130,18 +177,7 @@ async fn act(cluster: &Cluster, scenario: &Scenario, seed: u64, folder: &Path) -
         seen.proofs = verification.findings;
         seen.unproved = verification.unproved;
     }
-    seen.findings.extend(workload.finish()?);
-    for node in cluster.nodes().iter().filter(|node| !seen.damaged.contains(&node.name)) {
-        let path = cluster.log_path(&node.name);
-        let log = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        seen.alarms.extend(sighting::alarm(&node.name, &String::from_utf8_lossy(&log)));
-    }
-    for end in cluster.ended_by_themselves() {
-        if !seen.ends.contains(&end) {
-            seen.ends.push(end);
-        }
-    }
-    Ok(seen)
+    Ok(())
 }
 
 /// What makes a clean trial doubtful.

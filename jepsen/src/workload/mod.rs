@@ -20,6 +20,7 @@ mod ended;
 mod finale;
 mod group;
 mod inbox;
+mod lease;
 mod notebook;
 mod options;
 mod owed;
@@ -34,6 +35,7 @@ mod sender;
 mod seq;
 mod site;
 mod stage;
+mod stores;
 
 use std::future::Future;
 use std::path::Path;
@@ -132,6 +134,9 @@ impl Workload {
             self.spawn(register::write(Arc::clone(&stage), place, user.clone()));
             self.spawn(register::read(Arc::clone(&stage), 2 * place, user.clone()));
             self.spawn(register::read(Arc::clone(&stage), 2 * place + 1, user.clone()));
+        }
+        if stage.options.kind.plays(WorkloadKind::Lease) {
+            self.spawn(lease::run(Arc::clone(&stage)));
         }
         if stage.options.kind.plays(WorkloadKind::Authz) {
             for place in 0..INTRUDERS {

@@ -17,14 +17,16 @@ pub enum WorkloadKind {
     Register,
     /// whoever must be refused
     Authz,
-    /// all of them at once
+    /// logic nodes that write under fences that are over
+    Lease,
+    /// all of them at once, but for `lease`
     Mix,
 }
 
 impl WorkloadKind {
     /// All, in the order in which people read them.
-    pub const ALL: [WorkloadKind; 7] =
-        [Self::Seq, Self::Direct, Self::Group, Self::Inbox, Self::Register, Self::Authz, Self::Mix];
+    pub const ALL: [WorkloadKind; 8] =
+        [Self::Seq, Self::Direct, Self::Group, Self::Inbox, Self::Register, Self::Authz, Self::Lease, Self::Mix];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl WorkloadKind {
             Self::Inbox => "inbox",
             Self::Register => "register",
             Self::Authz => "authz",
+            Self::Lease => "lease",
             Self::Mix => "mix",
         }
     }
@@ -54,14 +57,17 @@ impl WorkloadKind {
             Self::Authz => {
                 "strangers, other tenants, bad tokens and wrong scopes: all must be refused, while pairs and groups chat"
             }
-            Self::Mix => "all of them at once",
+            Self::Lease => {
+                "pretenders act as logic nodes at the stores: they claim, reserve, write, stop to renew, and write on under fences that are over"
+            }
+            Self::Mix => "all of them at once, but for lease: it takes slots from the nodes that serve the others",
         }
     }
 
     /// Does it contain this other one?
     pub(crate) fn plays(self, other: WorkloadKind) -> bool {
         match (self, other) {
-            (Self::Mix, _) => true,
+            (Self::Mix, other) => other != Self::Lease,
             // Inboxes need somebody who writes into them; refusals need something that is worth reading.
             (Self::Inbox, Self::Direct) => true,
             (Self::Authz, Self::Direct | Self::Group) => true,
@@ -169,6 +175,7 @@ mod tests {
     fn whoever_only_listens_has_somebody_to_listen_to() {
         assert!(WorkloadKind::Inbox.plays(WorkloadKind::Direct));
         assert!(WorkloadKind::Mix.plays(WorkloadKind::Seq));
+        assert!(!WorkloadKind::Mix.plays(WorkloadKind::Lease), "it takes slots from the nodes that serve");
         assert!(!WorkloadKind::Seq.plays(WorkloadKind::Direct));
     }
 }

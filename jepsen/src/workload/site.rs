@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use seriatim_client::Endpoint;
 
-use crate::cluster::{Cluster, TokenClaims};
+use crate::cluster::{Cluster, Role, TokenClaims};
 
 /// Tenant of everything that is not meant to be refused.
 pub(crate) const TENANT: u32 = 1;
@@ -18,6 +18,8 @@ pub type Mint = Arc<dyn Fn(&TokenClaims) -> String + Send + Sync>;
 pub struct Site {
     /// names and addresses of all gateways
     pub gateways: Vec<(String, SocketAddr)>,
+    /// addresses of all stores
+    pub stores: Vec<SocketAddr>,
     /// name in the gateways' certificate
     pub server_name: String,
     /// one socket for all clients
@@ -39,8 +41,10 @@ impl Site {
         let Some((_, first)) = gateways.first() else { anyhow::bail!("find a gateway: the cluster has none") };
         let endpoint = Endpoint::new(*first, &cluster.ca_pem())?;
         let minting = cluster.clone();
+        let stores = cluster.nodes().iter().filter(|node| node.role == Role::Store);
         Ok(Site {
             gateways,
+            stores: stores.map(|node| node.address).collect(),
             server_name: cluster.server_name().to_owned(),
             endpoint,
             mint: Arc::new(move |claims| minting.token_for(claims)),

@@ -284,6 +284,44 @@ fn a_follower_behind_a_purged_log_gets_a_snapshot() {
     }
 }
 
+/// Each try to reach a follower that is away took the whole state anew, five times a second, and threw it away.
+#[test]
+fn a_follower_that_is_away_costs_one_snapshot_and_not_one_for_each_try() {
+    let tuning = Tuning { log_keep_entries: 10, ..Tuning::default() };
+    let listeners: Vec<_> = (0..3).map(|_| listen()).collect();
+    let members = members(&listeners.iter().map(|(_, address)| *address).collect::<Vec<_>>());
+    let mut listeners = listeners.into_iter();
+    let mut nodes: Vec<Node> = (1..3).map(|replica| start(replica, listeners.next().unwrap().0, tuning)).collect();
+    let (late, address) = listeners.next().unwrap();
+    drop(late);
+    for node in &nodes {
+        node.runtime.block_on(node.handle.initialise(&members)).unwrap();
+    }
+    for number in 0..100 {
+        insist(&nodes, &number.to_string());
+    }
+    for node in &nodes {
+        wait_until("a purge", || {
+            node.runtime.block_on(node.handle.snapshot());
+            node.handle.status().purged_index > 50
+        });
+    }
+    let leader = leader(&nodes);
+    wait_until("a first try", || nodes[leader].machine.snapshots_taken() > 0);
+    let (taken, attempts) = (nodes[leader].machine.snapshots_taken(), nodes[leader].host.attempts());
+    wait_until("many tries to reach it", || nodes[leader].host.attempts() >= attempts + 30);
+    assert_eq!(nodes[leader].machine.snapshots_taken(), taken, "nobody was there to whom it could be sent");
+
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    nodes.push(start(3, listener, tuning));
+    let expected = nodes[leader].machine.batches();
+    wait_until("the snapshot", || nodes[2].machine.batches().len() >= expected.len());
+    for node in &nodes {
+        node.runtime.block_on(node.host.stop());
+    }
+}
+
 #[test]
 fn requests_for_others_are_refused() {
     let (listener, address) = listen();

@@ -411,7 +411,13 @@ impl Network {
         mut snapshot: Snapshot<SnapshotData>,
         install_deadline: Duration,
     ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
-        let mut session = self.snapshot.open().ok_or_else(|| unreachable(&self.snapshot))?;
+        let Some(mut session) = self.snapshot.open() else {
+            // Let go first: it pins rows and a thread, and is old when there is somebody who wants it. openraft takes a
+            // new one for every try: one for each stream that comes up is enough.
+            drop(snapshot);
+            drop(self.snapshot.opened().await);
+            return Err(unreachable(&self.snapshot));
+        };
         let begin = Request::SnapshotBegin { vote: vote.into(), meta: (&snapshot.meta).into() };
         self.step(&mut session, begin, BLOCK_DEADLINE).await?;
         while let Some(block) = snapshot.snapshot.next_block().await {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -24,7 +25,7 @@ use crate::rocks::log_db::test_key;
 
 /// Keeps the batches that were applied, by index.
 #[derive(Clone, Default)]
-pub(crate) struct TestMachine(Arc<Mutex<TestState>>);
+pub(crate) struct TestMachine(Arc<Mutex<TestState>>, Arc<AtomicU64>);
 
 #[derive(Clone, Default)]
 struct TestState {
@@ -37,6 +38,11 @@ impl TestMachine {
     /// All batches, in order.
     pub(crate) fn batches(&self) -> Vec<Bytes> {
         self.0.lock().batches.values().cloned().collect()
+    }
+
+    /// How often its state was taken in order to be sent.
+    pub(crate) fn snapshots_taken(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
     }
 
     fn snapshot(&self) -> Snapshot<SnapshotData> {
@@ -131,6 +137,7 @@ impl RaftStateMachine<TypeConfig> for TestMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<SnapshotData>>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         let any = self.0.lock().applied.is_some();
         Ok(any.then(|| self.snapshot()))
     }

@@ -13,5 +13,10 @@ fn main() -> ExitCode {
         eprintln!("failed to understand SERIATIM_CHAOS: {what}");
         return ExitCode::FAILURE;
     }
+    let bent = std::env::var_os("SERIATIM_CHAOS_BOOT");
+    if let Some(Err(what)) = bent.map(|file| seriatim_proto::chaos::bend_boot_time(file.into())) {
+        eprintln!("failed to bend the boot time: {what}");
+        return ExitCode::FAILURE;
+    }
     seriatim_server::main()
 }
