@@ -4,7 +4,9 @@
 //! nothing that a device cannot get again: a device that loses its gateway goes on with the next one.
 //!
 //! ```text
-//! device ═ QUIC ═▶ transport: one driver task per connection, holding a Session
+//! device ═ QUIC ═▶ transport: a carrier of the session's streams
+//!                      │
+//!                  device: one driver task per connection, holding a Session
 //!                      │ calls, registrations        ▲ mailbox: replies, pushes
 //!                      ▼                             │
 //!                 hub: the Router behind one short lock
@@ -18,11 +20,12 @@
 //! devices reconnect and resume with their cursors.
 //!
 //! # Reading order
-//! [`GatewayServer::start`] → `transport` → `hub` → `logic_link`.
+//! [`GatewayServer::start`] → `transport` → `device` → `hub` → `logic_link`.
 #![forbid(unsafe_code)]
 
 mod config;
 pub mod dev_ca;
+mod device;
 mod hub;
 mod logic_link;
 mod mailbox;

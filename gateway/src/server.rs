@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::config::GatewayConfig;
+use crate::device::Desk;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::{logic_link, transport};
@@ -91,7 +92,8 @@ impl GatewayServer {
         let address = transport::address(&endpoint)
             .map_err(|source| GatewayStartError::Bind { address: config.listen, source })?;
         let hub = Arc::new(Hub::new(Metrics::new(registry)));
-        let accept = tokio::spawn(transport::accept(endpoint.clone(), hub.clone(), Arc::new(verifier)));
+        let desk = Desk { hub: hub.clone(), verifier: Arc::new(verifier) };
+        let accept = tokio::spawn(transport::accept(endpoint.clone(), desk));
         let links = tokio::spawn(logic_link::keep_links(hub.clone(), config.logic));
         let ticks = tokio::spawn(tick(hub.clone()));
         info!(%address, "gateway listens");
