@@ -11,6 +11,8 @@ use prometheus_client::registry::Registry;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Transport {
     Quic,
+    WebSocket,
+    WebTransport,
 }
 
 /// Label of what each way in has.
@@ -30,12 +32,16 @@ pub(crate) struct ClosedLabel {
 /// Why somebody did not get as far as a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Why {
+    /// too many of the address
+    Address,
     /// no end of the handshake in time
     Deadline,
     /// too many sessions or handshakes
     Full,
     /// TLS, or what comes behind it, went wrong
     Handshake,
+    /// a request that is not for us, or not as it should be
+    Request,
 }
 
 /// Label of who was turned away.
@@ -68,6 +74,7 @@ pub(crate) struct Metrics {
     pub(crate) lagging: Counter,
     pub(crate) queued_bytes: Gauge,
     pub(crate) links: Gauge,
+    pub(crate) certificates_refused: Counter,
 }
 
 impl Metrics {
@@ -87,6 +94,7 @@ impl Metrics {
             lagging: Counter::default(),
             queued_bytes: Gauge::default(),
             links: Gauge::default(),
+            certificates_refused: Counter::default(),
         };
         metrics.describe(registry);
         metrics
@@ -129,6 +137,11 @@ impl Metrics {
         registry.register("pushes", "Entries pushed to sessions", self.pushes.clone());
         registry.register("lagging", "Times that a device was told to sync", self.lagging.clone());
         registry.register("queued_bytes", "Bytes waiting for devices", self.queued_bytes.clone());
+        registry.register(
+            "certificates_refused",
+            "Times that new certificate files could not be used",
+            self.certificates_refused.clone(),
+        );
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }
 }

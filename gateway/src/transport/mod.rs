@@ -1,20 +1,31 @@
 //! Transport: the ways in. A [`Carrier`] moves the bytes of a session's streams; no rule of the protocol is here.
 //!
 //! ```text
-//! UDP ─ quic: one socket, by ALPN ─ streams: a QUIC connection's streams ─┐
-//!                                                                         ├─ device: one driver for all
-//!                                                                         ┘
+//!              ┌─ native ────────────────────────────┐
+//! UDP ── quic ─┤                                     ├─ streams ───┐
+//!              └─ webtransport: HTTP/3, one request ─┘             ├─ device: one driver for all
+//! TCP ── https: TLS, one request ─ websocket: a lane in each frame ┘
 //! ```
+//!
+//! All of them stand behind one gate and on one port number.
 
+mod bind;
+mod doors;
+mod gate;
+mod https;
 mod quic;
+mod rules;
 mod streams;
+mod websocket;
+mod webtransport;
 
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use seriatim_gateway_core::{Session, Transmit};
 
-pub(crate) use quic::{Endpoint, accept, address, bind, close, stop_accepting};
+pub(crate) use doors::Doors;
+pub use rules::Origins;
 
 /// What a carrier found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,17 +1,19 @@
-//! Streams: a QUIC connection as a carrier: each stream of the session is a stream of its own.
+//! Streams: a QUIC connection as a carrier: each stream of the session is a stream of its own. In WebTransport each
+//! begins with the number of the session; otherwise the two are the same.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use seriatim_gateway_core::{Session, StreamId, Transmit};
 
 use crate::metrics::Traffic;
+use crate::transport::webtransport::{self, Preamble, WebEnd, WebSession};
 use crate::transport::{Came, Carrier};
 
 /// Bytes read from a stream at once.
@@ -24,10 +26,21 @@ pub(crate) struct StreamCarrier {
     connection: Connection,
     closed: BoxFuture<'static, ()>,
     accepting: Accepting,
+    /// Set if the streams belong to a WebTransport session.
+    web: Option<Box<WebSession>>,
+    /// A stream that has not said its session yet.
+    opening: Option<Opening>,
+    close_code: VarInt,
     readers: Vec<Reader>,
     writers: BTreeMap<StreamId, Writer>,
     bidi_next: u64,
     traffic: Traffic,
+}
+
+struct Opening {
+    send: SendStream,
+    recv: RecvStream,
+    preamble: Preamble,
 }
 
 struct Reader {
@@ -42,13 +55,16 @@ struct Writer {
 }
 
 impl StreamCarrier {
-    /// A connection whose handshake is done.
-    pub(crate) fn new(connection: Connection, traffic: Traffic) -> Self {
+    /// A connection whose handshake is done, and perhaps the WebTransport session on it.
+    pub(crate) fn new(connection: Connection, web: Option<WebSession>, traffic: Traffic) -> Self {
         let for_closed = connection.clone();
         Self {
             closed: Box::pin(async move { drop(for_closed.closed().await) }),
             accepting: accept(&connection),
             connection,
+            web: web.map(Box::new),
+            opening: None,
+            close_code: VarInt::from_u32(0),
             readers: Vec::new(),
             writers: BTreeMap::new(),
             bidi_next: 0,
@@ -60,9 +76,8 @@ impl StreamCarrier {
     fn accept_streams(&mut self, cx: &mut Context<'_>, session: &Session) -> Came {
         let mut came = Came::Nothing;
         while session.wants_data(StreamId::Bidi(self.bidi_next)) {
-            match self.accepting.poll_unpin(cx) {
+            match self.poll_stream(cx) {
                 Poll::Ready(Ok((send, recv))) => {
-                    self.accepting = accept(&self.connection);
                     self.take_stream(send, recv);
                     came = Came::Something;
                 }
@@ -71,6 +86,40 @@ impl StreamCarrier {
             }
         }
         came
+    }
+
+    /// The next stream of the session.
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Result<(SendStream, RecvStream), ConnectionError>> {
+        loop {
+            if let (Some(web), Some(opening)) = (&self.web, &mut self.opening) {
+                let said = std::task::ready!(opening.preamble.poll(cx, &mut opening.recv, 2));
+                let ours = said.is_ok_and(|said| said == web.stream_header());
+                let Some(Opening { mut send, mut recv, .. }) = self.opening.take() else { continue };
+                if ours {
+                    return Poll::Ready(Ok((send, recv)));
+                }
+                // Fails only for a stream that is over already.
+                let _ = send.reset(webtransport::H3_REQUEST_REJECTED.into());
+                let _ = recv.stop(webtransport::H3_REQUEST_REJECTED.into());
+            }
+            let (send, recv) = std::task::ready!(self.accepting.poll_unpin(cx))?;
+            self.accepting = accept(&self.connection);
+            if self.web.is_none() {
+                return Poll::Ready(Ok((send, recv)));
+            }
+            self.opening = Some(Opening { send, recv, preamble: Preamble::default() });
+        }
+    }
+
+    /// What of WebTransport is not the session's; `true`: the connection is over.
+    fn poll_web(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(web) = &mut self.web else { return false };
+        match web.poll(cx, &self.connection) {
+            Poll::Ready(WebEnd::Closed) => self.connection.close(webtransport::connection_code(0), b""),
+            Poll::Ready(WebEnd::Broken(code)) => self.connection.close(code.into(), b""),
+            Poll::Pending => return false,
+        }
+        true
     }
 
     fn take_stream(&mut self, send: SendStream, recv: RecvStream) {
@@ -115,7 +164,8 @@ impl StreamCarrier {
         let open = std::pin::pin!(self.connection.open_uni());
         match open.poll(cx) {
             Poll::Ready(Ok(send)) => {
-                self.writers.insert(id, Writer { send, pending: Bytes::new(), finish: false });
+                let pending = self.web.as_ref().map_or_else(Bytes::new, |web| web.uni_header());
+                self.writers.insert(id, Writer { send, pending, finish: false });
                 true
             }
             Poll::Ready(Err(_)) | Poll::Pending => {
@@ -170,7 +220,7 @@ impl StreamCarrier {
 
 impl Carrier for StreamCarrier {
     fn poll_in(&mut self, cx: &mut Context<'_>, now: Instant, session: &mut Session) -> Came {
-        if self.closed.poll_unpin(cx).is_ready() {
+        if self.closed.poll_unpin(cx).is_ready() || self.poll_web(cx) {
             return Came::Over;
         }
         let accepted = self.accept_streams(cx, session);
@@ -199,7 +249,8 @@ impl Carrier for StreamCarrier {
             return;
         }
         let Some(writer) = self.writers.get_mut(&stream) else { return };
-        writer.pending = bytes;
+        // A new stream begins with its header.
+        writer.pending = if writer.pending.is_empty() { bytes } else { joined(&writer.pending, &bytes) };
         writer.finish = finish;
         self.write(cx, session, stream);
     }
@@ -209,13 +260,33 @@ impl Carrier for StreamCarrier {
     }
 
     fn close(&mut self, code: u32, reason: &str) {
-        self.connection.close(VarInt::from_u32(code), reason.as_bytes());
+        match &mut self.web {
+            Some(web) => {
+                self.close_code = webtransport::connection_code(code);
+                web.close(&self.connection, code, reason);
+            }
+            // QUIC says it again until the device has heard it.
+            None => self.connection.close(VarInt::from_u32(code), reason.as_bytes()),
+        }
     }
 
-    /// QUIC says it again until the device has heard it.
-    fn poll_close(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.web.as_mut().map_or(Poll::Ready(()), |web| web.poll_close(cx))
     }
+}
+
+impl Drop for StreamCarrier {
+    fn drop(&mut self) {
+        // For a browser that did not end the connection when it heard that the session is over.
+        self.connection.close(self.close_code, b"");
+    }
+}
+
+fn joined(first: &[u8], second: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(first.len() + second.len());
+    bytes.extend_from_slice(first);
+    bytes.extend_from_slice(second);
+    bytes.freeze()
 }
 
 fn accept(connection: &Connection) -> Accepting {
