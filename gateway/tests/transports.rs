@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
+use seriatim_client::{ConnectError, Conversation, EntryBody, SendRequest, Transport};
+use seriatim_proto::error::ErrorCode;
+use seriatim_proto::ids::Seq;
 use seriatim_proto::limits;
 use seriatim_proto::wire::lane::{self, Place};
 use seriatim_proto::wire::v1;
@@ -692,4 +695,105 @@ async fn the_hashes_of_the_short_certificate_are_published() {
     let identity =
         connection.peer_identity().unwrap().downcast::<Vec<rustls::pki_types::CertificateDer<'_>>>().unwrap();
     assert_eq!(support::peer::sha256(&identity[0]), hashes[0]);
+}
+
+// ---- the SDK on its ways in ----
+
+/// An address where TCP reaches the gateway and UDP nobody.
+async fn without_udp(site: &Site) -> (std::net::SocketAddr, tokio::net::UdpSocket) {
+    let (listener, hole) = loop {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(hole) = tokio::net::UdpSocket::bind(listener.local_addr().unwrap()).await {
+            break (listener, hole);
+        }
+    };
+    let (address, gateway) = (listener.local_addr().unwrap(), site.address);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                if let Ok(mut onward) = tokio::net::TcpStream::connect(gateway).await {
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut onward).await;
+                }
+            });
+        }
+    });
+    (address, hole)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_takes_a_websocket_where_udp_is_blocked() {
+    let site = Site::start().await;
+    let (address, _hole) = without_udp(&site).await;
+    let builder = |transport| {
+        let builder = seriatim_client::Client::builder(address, "localhost").ca_pem(&site.ca()).device("phone");
+        builder.token(site.token("alice", 3600)).connect_timeout(Duration::from_millis(500)).transport(transport)
+    };
+    let begun = std::time::Instant::now();
+    let client = builder(Transport::Fastest).connect().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "long before QUIC gives up");
+    client.send(Conversation::peer("bob").unwrap(), "hello").await.unwrap();
+    assert_eq!(site.metric("gateway_connections{transport=\"WebSocket\"}"), 1.0);
+    assert!(matches!(builder(Transport::Quic).connect().await, Err(ConnectError::Timeout(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_prefers_quic() {
+    let site = Site::start().await;
+    let client = site.builder("alice", "phone").transport(Transport::Fastest).connect().await.unwrap();
+    client.send(Conversation::peer("bob").unwrap(), "hello").await.unwrap();
+    // On a busy machine a handshake may take longer than its head start.
+    let count = |transport| site.metric(&format!("gateway_connections{{transport=\"{transport}\"}}"));
+    assert_eq!(count("Quic") + count("WebSocket"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_is_refused_over_a_websocket_as_over_quic() {
+    let site = Site::start().await;
+    let refused = |token| site.builder("alice", "phone").token(token).transport(Transport::WebSocket).connect();
+    for (token, code) in
+        [("nonsense".to_owned(), ErrorCode::AuthFailed), (site.token("alice", -10), ErrorCode::AuthExpired)]
+    {
+        let error = refused(token).await.unwrap_err();
+        assert!(matches!(&error, ConnectError::Refused(refusal) if refusal.code == code), "{error}");
+    }
+    let other = tempfile::tempdir().unwrap();
+    let files = seriatim_gateway::dev_ca::ensure_dev_ca(other.path()).unwrap();
+    let stranger = site.builder("alice", "phone").ca_pem(&std::fs::read(files.ca).unwrap());
+    let error = stranger.transport(Transport::WebSocket).connect().await.unwrap_err();
+    assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_over_a_websocket_loses_nothing_over_faults() {
+    let mut site = Site::start().await;
+    let client = |user| site.builder(user, "phone").transport(Transport::WebSocket).connect();
+    let (alice, bob) = (client("alice").await.unwrap(), client("bob").await.unwrap());
+    let mut inbox = bob.subscribe(Seq::FIRST, None);
+    let mut tickets = Vec::new();
+    for number in 0..600u32 {
+        match number {
+            150 => site.cluster.move_slots(),
+            300 => site.restart_gateway().await,
+            450 => site.cluster.kill_holder(),
+            _ => {}
+        }
+        let body = [&number.to_be_bytes()[..], &[0; 2_000]].concat();
+        tickets.push(alice.submit(SendRequest::new(Conversation::peer("bob").unwrap(), body)).await.unwrap());
+    }
+    for ticket in tickets {
+        tokio::time::timeout(PATIENCE * 2, ticket.outcome()).await.unwrap().unwrap();
+    }
+    assert_eq!(site.cluster.messages("alice", "bob"), 600, "each exactly once");
+    for number in 0..600u32 {
+        let entry = tokio::time::timeout(PATIENCE, inbox.next()).await.unwrap().unwrap().unwrap();
+        let EntryBody::Here { body, .. } = &entry.body else { panic!("no body: {entry:?}") };
+        assert_eq!(body[..4], number.to_be_bytes());
+    }
+    let page = bob.sync(None, 100).await.unwrap();
+    assert_eq!((page.entries.len() > 10, page.more), (true, true));
+    let again = bob.subscribe(Seq::FIRST, None);
+    assert!(tokio::time::timeout(PATIENCE, inbox.next()).await.unwrap().unwrap().is_err(), "replaced");
+    let texts: Vec<_> = again.take(600).collect().await;
+    assert!(texts.len() == 600 && texts.iter().all(Result::is_ok));
+    assert_eq!(site.metric("gateway_connections{transport=\"WebSocket\"}"), 2.0);
 }
