@@ -17,12 +17,25 @@ use crate::shared::Shared;
 /// Gives the token for the next connection.
 pub(crate) type TokenProvider = Arc<dyn Fn() -> String + Send + Sync>;
 
+/// What carries a client's connections. The gateway has one port number for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC only
+    #[default]
+    Quic,
+    /// WebSocket over TLS and TCP only
+    WebSocket,
+    /// QUIC, and a WebSocket beside it if QUIC fails or takes longer than 400 ms: whichever connects first
+    Fastest,
+}
+
 /// What every connection of a client needs.
 pub(crate) struct Options {
     /// Tried in turn.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) server_name: String,
     pub(crate) endpoint: Endpoint,
+    pub(crate) transport: Transport,
     pub(crate) token: TokenProvider,
     /// The token never changes: an expired one is the end.
     pub(crate) token_fixed: bool,
@@ -36,6 +49,7 @@ pub struct ClientBuilder {
     addresses: Vec<SocketAddr>,
     server_name: String,
     endpoint: Option<Endpoint>,
+    transport: Transport,
     ca_pem: Option<Vec<u8>>,
     token: Option<TokenProvider>,
     token_fixed: bool,
@@ -62,6 +76,7 @@ impl ClientBuilder {
             addresses: vec![address],
             server_name: server_name.to_owned(),
             endpoint: None,
+            transport: Transport::default(),
             ca_pem: None,
             token: None,
             token_fixed: false,
@@ -89,6 +104,13 @@ impl ClientBuilder {
     #[must_use]
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
         self.endpoint = Some(endpoint.clone());
+        self
+    }
+
+    /// Chooses what carries the connections.
+    #[must_use]
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
         self
     }
 
@@ -141,6 +163,7 @@ impl ClientBuilder {
             addresses: self.addresses,
             server_name: self.server_name,
             endpoint,
+            transport: self.transport,
             token: self.token.ok_or(ConnectError::Missing("token"))?,
             token_fixed: self.token_fixed,
             device: self.device.ok_or(ConnectError::Missing("device"))?,

@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use seriatim_proto::{limits, wire};
+use tokio_rustls::TlsConnector;
 
 /// Why there is no endpoint.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -51,6 +52,7 @@ const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX);
 pub struct Endpoint {
     inner: quinn::Endpoint,
     config: ClientConfig,
+    tls: TlsConnector,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -70,7 +72,17 @@ impl Endpoint {
         let runtime = Arc::new(quinn::TokioRuntime);
         let inner = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)
             .map_err(|error| SetupError::bind(&error))?;
-        Ok(Self { inner, config: client_config(ca_pem)? })
+        let tls = tls_config(ca_pem)?;
+        let mut for_tcp = tls.clone();
+        for_tcp.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // A ticket is good on the transport that it came on.
+        for_tcp.resumption = rustls::client::Resumption::default();
+        Ok(Self { inner, config: client_config(tls)?, tls: TlsConnector::from(Arc::new(for_tcp)) })
+    }
+
+    /// TLS over TCP.
+    pub(crate) fn tls(&self) -> &TlsConnector {
+        &self.tls
     }
 
     pub(crate) fn connect(&self, address: SocketAddr, name: &str) -> Result<quinn::Connecting, quinn::ConnectError> {
@@ -78,7 +90,7 @@ impl Endpoint {
     }
 }
 
-fn client_config(ca_pem: &[u8]) -> Result<ClientConfig, SetupError> {
+fn tls_config(ca_pem: &[u8]) -> Result<rustls::ClientConfig, SetupError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
         let certificate = certificate.map_err(|error| SetupError::Ca(error.to_string()))?;
@@ -88,11 +100,15 @@ fn client_config(ca_pem: &[u8]) -> Result<ClientConfig, SetupError> {
         return Err(SetupError::Ca("no certificate in it".to_owned()));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| SetupError::Tls(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    Ok(tls)
+}
+
+fn client_config(mut tls: rustls::ClientConfig) -> Result<ClientConfig, SetupError> {
     tls.alpn_protocols = vec![wire::ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| SetupError::Tls(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(crypto));

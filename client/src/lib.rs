@@ -36,8 +36,10 @@
 //! Many clients of one process share an [`Endpoint`]: one socket, and per client one task of ours and one of the
 //! QUIC library.
 //!
+//! Networks that block UDP are what [`Transport::Fastest`] is for: it takes a WebSocket where QUIC does not get through.
+//!
 //! # Reading order
-//! [`Client::builder`] → `pilot` (the task) → `requests` → `inbox` → `wire`.
+//! [`Client::builder`] → `pilot` (the task) → `requests` → `inbox` → `wire` → `quic` or `socket`.
 #![forbid(unsafe_code)]
 
 mod builder;
@@ -47,13 +49,15 @@ mod entry;
 mod error;
 mod inbox;
 mod pilot;
+mod quic;
 mod requests;
 mod shared;
 mod silence;
+mod socket;
 mod verify;
 mod wire;
 
-pub use builder::ClientBuilder;
+pub use builder::{ClientBuilder, Transport};
 pub use client::{Client, SendRequest, Ticket};
 pub use endpoint::{Endpoint, SetupError};
 pub use entry::{

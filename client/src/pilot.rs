@@ -46,7 +46,7 @@ type Dialing = BoxFuture<'static, Result<(Wire, v1::Welcome), DialError>>;
 enum Link {
     Waiting(Instant),
     Dialing(Dialing),
-    Up(Box<Wire>),
+    Up(Wire),
     Dead,
 }
 
@@ -179,8 +179,8 @@ impl Pilot {
             },
             Link::Up(wire) => {
                 if let Poll::Ready(error) = wire.poll_closed(cx) {
-                    debug!(%error, "connection lost");
-                    self.handle_lost(now, &error);
+                    debug!(?error, "connection lost");
+                    self.handle_lost(now, error);
                     return true;
                 }
                 let mut incoming = std::mem::take(&mut self.incoming);
@@ -210,7 +210,7 @@ impl Pilot {
         self.expired = 0;
         self.subscribing = false;
         self.subscription_id = 0;
-        self.link = Link::Up(Box::new(wire));
+        self.link = Link::Up(wire);
         if let Some(first) = self.first.take() {
             // A caller that no longer waits drops its handle too.
             let _ = first.send(Ok(()));
@@ -236,8 +236,8 @@ impl Pilot {
         self.wait(now);
     }
 
-    fn handle_lost(&mut self, now: Instant, error: &quinn::ConnectionError) {
-        match wire::dial_error(error) {
+    fn handle_lost(&mut self, now: Instant, error: DialError) {
+        match error {
             // A fresh token may do; a fixed one fails at the dial.
             DialError::Retry(_) | DialError::Expired(_) => self.lose(now),
             DialError::Fatal(error) => self.die(error),

@@ -3,17 +3,50 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::certificate::CertificateFiles;
+use crate::transport::Origins;
+
+/// Connections of one address at the same time, unless told otherwise: a company behind one address, and not all room.
+pub const ADDRESS_CONNECTIONS_MAX: u32 = 10_000;
+
+/// The certificate that browsers see over WebTransport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WebTransportCertificate {
+    /// one of the gateway's own making, whose hash it publishes: needs no CA that browsers know
+    #[default]
+    Short,
+    /// the certificate chain: from a CA that browsers know
+    Chain,
+}
+
+impl std::str::FromStr for WebTransportCertificate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "short" => Ok(Self::Short),
+            "chain" => Ok(Self::Chain),
+            _ => Err("say `short` or `chain`".to_owned()),
+        }
+    }
+}
+
 /// What a gateway must be told.
 #[derive(Clone)]
 pub struct GatewayConfig {
-    /// UDP address for QUIC; port 0 takes a free one
+    /// address for UDP and TCP; port 0 takes one that is free for both, `[::]` takes IPv4 too
     pub listen: SocketAddr,
     /// logic nodes to begin with, `host:port`; they name the others
     pub logic: Vec<String>,
-    /// for QUIC: the server's certificate, then its issuers
-    pub certificate_chain_pem: Vec<u8>,
-    /// PKCS#8, of the certificate
-    pub private_key_pem: Vec<u8>,
+    /// read anew when the files change
+    pub certificate: CertificateFiles,
+    /// the certificate that browsers see over WebTransport
+    pub webtransport: WebTransportCertificate,
+    /// which web pages may connect
+    pub origins: Origins,
+    /// connections of one address (IPv4, or a /64 of IPv6) at the same time
+    pub address_connections_max: u32,
     /// Ed25519, of those who sign tokens
     pub token_public_key_pem: Vec<u8>,
     /// must be set: the streams to the logic nodes are not encrypted yet, mTLS comes later
@@ -26,6 +59,10 @@ impl fmt::Debug for GatewayConfig {
         f.debug_struct("GatewayConfig")
             .field("listen", &self.listen)
             .field("logic", &self.logic)
+            .field("certificate", &self.certificate)
+            .field("webtransport", &self.webtransport)
+            .field("origins", &self.origins)
+            .field("address_connections_max", &self.address_connections_max)
             .field("insecure_plaintext", &self.insecure_plaintext)
             .finish_non_exhaustive()
     }

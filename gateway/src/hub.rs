@@ -14,7 +14,7 @@ use seriatim_gateway_core::{LinkId, Router, RouterEffect, RouterLimits};
 use tokio::sync::watch;
 
 use crate::mailbox::{Letter, Mailbox};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Transport, TransportLabel};
 use crate::outbox::Outbox;
 
 struct State {
@@ -84,27 +84,19 @@ impl Hub {
     // ---- sessions ----
 
     /// A new connection: its session's number and its mailbox.
-    pub(crate) fn enter(&self) -> (u64, Arc<Mailbox>) {
+    pub(crate) fn enter(&self, transport: Transport) -> (u64, Arc<Mailbox>) {
         let session = self.session_last.fetch_add(1, Ordering::Relaxed) + 1;
         let mailbox = Arc::new(Mailbox::default());
-        let count = {
-            let mut state = self.state.lock();
-            state.mailboxes.insert(session, mailbox.clone());
-            state.mailboxes.len()
-        };
-        self.metrics.connections.set(count as i64);
+        self.state.lock().mailboxes.insert(session, mailbox.clone());
+        self.metrics.connections.get_or_create(&TransportLabel { transport }).inc();
         (session, mailbox)
     }
 
     /// The connection is gone.
-    pub(crate) fn leave(&self, session: u64) {
+    pub(crate) fn leave(&self, session: u64, transport: Transport) {
         self.with_router(|router| router.close_session(session));
-        let count = {
-            let mut state = self.state.lock();
-            state.mailboxes.remove(&session);
-            state.mailboxes.len()
-        };
-        self.metrics.connections.set(count as i64);
+        self.state.lock().mailboxes.remove(&session);
+        self.metrics.connections.get_or_create(&TransportLabel { transport }).dec();
     }
 
     /// Connections now.

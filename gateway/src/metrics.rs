@@ -1,27 +1,72 @@
 //! Metrics of a gateway: names, units and labels.
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Label of what ended or was refused: the close code.
+/// A way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Transport {
+    Quic,
+    WebSocket,
+    WebTransport,
+}
+
+/// Label of what each way in has.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct CodeLabel {
-    /// QUIC application close code
+pub(crate) struct TransportLabel {
+    pub(crate) transport: Transport,
+}
+
+/// Label of what ended: the way in and the close code.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ClosedLabel {
+    pub(crate) transport: Transport,
+    /// as docs/protocol.md has them; on a WebSocket without the 4000
     pub(crate) code: u32,
+}
+
+/// Why somebody did not get as far as a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Why {
+    /// too many of the address
+    Address,
+    /// no end of the handshake in time
+    Deadline,
+    /// too many sessions or handshakes
+    Full,
+    /// TLS, or what comes behind it, went wrong
+    Handshake,
+    /// a request that is not for us, or not as it should be
+    Request,
+}
+
+/// Label of who was turned away.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RefusedLabel {
+    pub(crate) transport: Transport,
+    pub(crate) why: Why,
+}
+
+/// Bytes of one way in.
+#[derive(Clone, Debug)]
+pub(crate) struct Traffic {
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    pub(crate) connections: Gauge,
-    pub(crate) connections_accepted: Counter,
-    pub(crate) handshakes_refused: Counter,
-    pub(crate) closed: Family<CodeLabel, Counter>,
-    pub(crate) received_bytes: Counter,
-    pub(crate) sent_bytes: Counter,
+    pub(crate) connections: Family<TransportLabel, Gauge>,
+    pub(crate) connections_accepted: Family<TransportLabel, Counter>,
+    pub(crate) handshakes_refused: Family<RefusedLabel, Counter>,
+    pub(crate) handshake_seconds: Family<TransportLabel, Histogram, fn() -> Histogram>,
+    pub(crate) closed: Family<ClosedLabel, Counter>,
+    pub(crate) received_bytes: Family<TransportLabel, Counter>,
+    pub(crate) sent_bytes: Family<TransportLabel, Counter>,
     pub(crate) calls: Counter,
     pub(crate) calls_refused: Counter,
     pub(crate) call_seconds: Histogram,
@@ -29,17 +74,19 @@ pub(crate) struct Metrics {
     pub(crate) lagging: Counter,
     pub(crate) queued_bytes: Gauge,
     pub(crate) links: Gauge,
+    pub(crate) certificates_refused: Counter,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
-            connections: Gauge::default(),
-            connections_accepted: Counter::default(),
-            handshakes_refused: Counter::default(),
+            connections: Family::default(),
+            connections_accepted: Family::default(),
+            handshakes_refused: Family::default(),
+            handshake_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 16))),
             closed: Family::default(),
-            received_bytes: Counter::default(),
-            sent_bytes: Counter::default(),
+            received_bytes: Family::default(),
+            sent_bytes: Family::default(),
             calls: Counter::default(),
             calls_refused: Counter::default(),
             call_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
@@ -47,17 +94,41 @@ impl Metrics {
             lagging: Counter::default(),
             queued_bytes: Gauge::default(),
             links: Gauge::default(),
+            certificates_refused: Counter::default(),
         };
         metrics.describe(registry);
         metrics
     }
 
+    /// The bytes of a way in.
+    pub(crate) fn traffic(&self, transport: Transport) -> Traffic {
+        let label = TransportLabel { transport };
+        Traffic {
+            received: self.received_bytes.get_or_create(&label).clone(),
+            sent: self.sent_bytes.get_or_create(&label).clone(),
+        }
+    }
+
+    /// Somebody was turned away.
+    pub(crate) fn refused(&self, transport: Transport, why: Why) {
+        self.handshakes_refused.get_or_create(&RefusedLabel { transport, why }).inc();
+    }
+
     fn describe(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("gateway");
-        registry.register("connections", "Connections of devices", self.connections.clone());
-        registry.register("connections_accepted", "Handshakes begun", self.connections_accepted.clone());
-        registry.register("handshakes_refused", "Handshakes refused at a bound", self.handshakes_refused.clone());
-        registry.register("closed", "Connections closed by the gateway, by close code", self.closed.clone());
+        registry.register("connections", "Connections of devices, by way in", self.connections.clone());
+        registry.register("connections_accepted", "Handshakes that ended well", self.connections_accepted.clone());
+        registry.register(
+            "handshakes_refused",
+            "Turned away before a session, by reason",
+            self.handshakes_refused.clone(),
+        );
+        registry.register(
+            "handshake_seconds",
+            "Time from the first byte to a connection that is ready for Hello",
+            self.handshake_seconds.clone(),
+        );
+        registry.register("closed", "Connections closed by the gateway, by way in and close code", self.closed.clone());
         registry.register("received_bytes", "Stream bytes from devices", self.received_bytes.clone());
         registry.register("sent_bytes", "Stream bytes to devices", self.sent_bytes.clone());
         registry.register("calls", "Calls of sessions", self.calls.clone());
@@ -66,6 +137,11 @@ impl Metrics {
         registry.register("pushes", "Entries pushed to sessions", self.pushes.clone());
         registry.register("lagging", "Times that a device was told to sync", self.lagging.clone());
         registry.register("queued_bytes", "Bytes waiting for devices", self.queued_bytes.clone());
+        registry.register(
+            "certificates_refused",
+            "Times that new certificate files could not be used",
+            self.certificates_refused.clone(),
+        );
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }
 }

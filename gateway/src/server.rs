@@ -11,10 +11,14 @@ use seriatim_proto::token::Verifier;
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use crate::certificate::CertificateError;
 use crate::config::GatewayConfig;
+use crate::device::Desk;
 use crate::hub::Hub;
+use crate::logic_link;
 use crate::metrics::Metrics;
-use crate::{logic_link, transport};
+use crate::short_certificate::ShortCertificateError;
+use crate::transport::Doors;
 
 /// Period of the router's tick.
 const TICK: Duration = Duration::from_millis(20);
@@ -33,18 +37,20 @@ pub enum GatewayStartError {
     /// The key that verifies tokens.
     #[error("read the token's public key")]
     TokenKey(#[source] Refusal),
-    /// The certificate chain.
-    #[error("read the certificate")]
-    Certificate(#[source] rustls::pki_types::pem::Error),
-    /// The private key.
-    #[error("read the private key")]
-    PrivateKey(#[source] rustls::pki_types::pem::Error),
-    /// Certificate and key do not go together.
+    /// The certificate.
+    #[error("use the certificate")]
+    Certificate(#[source] CertificateError),
+    /// The certificate for WebTransport.
+    #[error("make a certificate for WebTransport")]
+    ShortCertificate(#[source] ShortCertificateError),
+    /// The TLS library.
     #[error("set up TLS")]
     Tls(#[source] rustls::Error),
     /// The port.
-    #[error("bind UDP {address}")]
+    #[error("bind {protocol} {address}")]
     Bind {
+        /// UDP or TCP
+        protocol: &'static str,
         /// what was asked for
         address: SocketAddr,
         /// why not
@@ -64,9 +70,8 @@ pub enum GatewayRunError {
 /// A running gateway. See the crate.
 pub struct GatewayServer {
     address: SocketAddr,
-    endpoint: transport::Endpoint,
+    doors: Doors,
     hub: Arc<Hub>,
-    accept: JoinHandle<()>,
     links: JoinHandle<()>,
     ticks: JoinHandle<()>,
 }
@@ -87,15 +92,14 @@ impl GatewayServer {
             return Err(GatewayStartError::NoLogic);
         }
         let verifier = Verifier::from_public_pem(&config.token_public_key_pem).map_err(GatewayStartError::TokenKey)?;
-        let endpoint = transport::bind(&config)?;
-        let address = transport::address(&endpoint)
-            .map_err(|source| GatewayStartError::Bind { address: config.listen, source })?;
         let hub = Arc::new(Hub::new(Metrics::new(registry)));
-        let accept = tokio::spawn(transport::accept(endpoint.clone(), hub.clone(), Arc::new(verifier)));
+        let desk = Desk { hub: hub.clone(), verifier: Arc::new(verifier) };
+        let doors = Doors::open(&config, desk)?;
+        let address = doors.address();
         let links = tokio::spawn(logic_link::keep_links(hub.clone(), config.logic));
         let ticks = tokio::spawn(tick(hub.clone()));
         info!(%address, "gateway listens");
-        Ok(Self { address, endpoint, hub, accept, links, ticks })
+        Ok(Self { address, doors, hub, links, ticks })
     }
 
     /// Where it listens.
@@ -107,20 +111,20 @@ impl GatewayServer {
     pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), GatewayRunError> {
         let ended = tokio::select! {
             () = shutdown => None,
-            _ = &mut self.accept => Some("the socket"),
+            part = self.doors.ended() => Some(part),
             _ = &mut self.links => Some("the links"),
             _ = &mut self.ticks => Some("the timer"),
         };
         if ended.is_none() {
-            transport::stop_accepting(&self.endpoint);
+            self.doors.stop_accepting();
             self.hub.drain(DRAIN);
             let deadline = Instant::now() + DRAIN + Duration::from_millis(200);
             while self.hub.connections() > 0 && Instant::now() < deadline {
                 tokio::time::sleep(TICK).await;
             }
         }
-        transport::close(&self.endpoint).await;
-        for task in [self.accept, self.links, self.ticks] {
+        self.doors.close().await;
+        for task in [self.links, self.ticks] {
             task.abort();
         }
         ended.map_or(Ok(()), |part| Err(GatewayRunError::Ended(part)))

@@ -1,6 +1,7 @@
 //! The gateway and the SDK together, over real QUIC on loopback, before a fake cluster of logic nodes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use std::sync::Arc;
@@ -497,8 +498,13 @@ async fn a_start_without_the_flag_or_on_a_taken_port_fails() {
     let config = seriatim_gateway::GatewayConfig {
         listen: site.address,
         logic: vec!["127.0.0.1:1".into()],
-        certificate_chain_pem: read(&site.files.gateway),
-        private_key_pem: read(&site.files.gateway_key),
+        certificate: seriatim_gateway::CertificateFiles {
+            chain: site.files.gateway.clone(),
+            key: site.files.gateway_key.clone(),
+        },
+        webtransport: Default::default(),
+        origins: Default::default(),
+        address_connections_max: 1,
         token_public_key_pem: read(&site.files.token_public),
         insecure_plaintext: true,
     };

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use seriatim_gateway::GatewayConfig;
 use seriatim_gateway::dev_ca::ensure_dev_ca;
+use seriatim_gateway::{ADDRESS_CONNECTIONS_MAX, CertificateFiles, GatewayConfig, Origins, WebTransportCertificate};
 use seriatim_logic::LogicConfig;
 use seriatim_proto::limits;
 use seriatim_proto::meta::Limit;
@@ -94,7 +94,7 @@ pub(crate) struct GatewayOptions {
     #[command(flatten)]
     #[serde(skip)]
     pub(crate) common: Common,
-    /// UDP address to listen on
+    /// address to listen on, over UDP and TCP; [::]:PORT is for IPv6 and IPv4
     #[arg(long)]
     listen: Option<SocketAddr>,
     /// host:port of logic nodes, comma-separated; one that answers is enough
@@ -103,12 +103,23 @@ pub(crate) struct GatewayOptions {
     /// development only: folder of a CA with this gateway's certificate and the tokens' keys, made on first start
     #[arg(long)]
     development_ca: Option<PathBuf>,
-    /// PEM file of this gateway's certificate chain
+    /// PEM file of this gateway's certificate chain; read anew when it changes
     #[arg(long)]
     certificate_chain: Option<PathBuf>,
     /// PEM file of its private key
     #[arg(long)]
     private_key: Option<PathBuf>,
+    /// certificate that browsers see over WebTransport: `short` is one of the gateway's own whose hash it publishes,
+    /// `chain` the certificate chain, if browsers know its CA
+    #[arg(long, value_name = "short|chain")]
+    webtransport_certificate: Option<WebTransportCertificate>,
+    /// origin of web pages that may connect, such as https://chat.example, repeated; * for all; without any, pages of
+    /// this gateway's host
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+    /// connections of one address at the same time: an IPv4 address, or a /64 of IPv6
+    #[arg(long)]
+    address_connections: Option<u32>,
     /// PEM file of the public key that tokens are signed with
     #[arg(long)]
     token_public_key: Option<PathBuf>,
@@ -174,8 +185,16 @@ impl GatewayOptions {
         Ok(GatewayConfig {
             listen,
             logic,
-            certificate_chain_pem: read_pem("certificate-chain", chain)?,
-            private_key_pem: read_pem("private-key", key)?,
+            certificate: CertificateFiles {
+                chain: wanted("certificate-chain", chain)?,
+                key: wanted("private-key", key)?,
+            },
+            webtransport: self.webtransport_certificate.or(file.webtransport_certificate).unwrap_or_default(),
+            origins: Origins::new(if self.allow_origin.is_empty() { file.allow_origin } else { self.allow_origin }),
+            address_connections_max: self
+                .address_connections
+                .or(file.address_connections)
+                .unwrap_or(ADDRESS_CONNECTIONS_MAX),
             token_public_key_pem: read_pem("token-public-key", token_key)?,
             insecure_plaintext,
         })

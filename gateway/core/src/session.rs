@@ -182,7 +182,7 @@ pub struct Session {
     lagging_count: u64,
 }
 
-/// Bytes that one [`Transmit`] carries at most.
+/// Bytes that one [`Transmit`] carries at most, unless a single frame is larger.
 const TRANSMIT_BYTES_MAX: usize = 64 << 10;
 
 impl Session {

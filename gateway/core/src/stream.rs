@@ -1,12 +1,12 @@
 //! Stream: what the session knows of one stream: its role, its half-read frame and what waits to be written.
 
 use bytes::{Bytes, BytesMut};
-use seriatim_proto::wire::FrameDecoder;
+use seriatim_proto::wire::{FrameDecoder, whole_frames};
 
 /// One stream of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum StreamId {
-    /// Bidirectional, opened by the device, counted from 0. The first one is the control stream.
+    /// Bidirectional, opened by the device, in rising order from 0. The first one is the control stream.
     Bidi(u64),
     /// Unidirectional, opened by the gateway for this subscription when it is first written to.
     Inbox(u64),
@@ -22,7 +22,7 @@ impl StreamId {
 pub struct Transmit {
     /// which stream
     pub stream: StreamId,
-    /// perhaps empty, when only `finish` is news
+    /// whole frames; perhaps none, when only `finish` is news
     pub bytes: Bytes,
     /// nothing follows: finish the sending side and forget the stream
     pub finish: bool,
@@ -78,12 +78,16 @@ impl Stream {
         }
     }
 
-    /// Takes up to `bytes_max` of what waits.
+    /// Takes whole frames of what waits: up to `bytes_max`, but one at least.
     pub(crate) fn take(&mut self, id: StreamId, bytes_max: usize) -> Option<Transmit> {
         if self.blocked || (self.out.is_empty() && !self.finish) {
             return None;
         }
-        let bytes = if self.out.len() <= bytes_max { self.out.split() } else { self.out.split_to(bytes_max) };
+        let bytes = if self.out.len() <= bytes_max {
+            self.out.split()
+        } else {
+            self.out.split_to(whole_frames(&self.out, bytes_max))
+        };
         Some(Transmit { stream: id, bytes: bytes.freeze(), finish: self.finish && self.out.is_empty() })
     }
 }

@@ -7,6 +7,7 @@ use seriatim_proto::error::{Certainty, ErrorCode, Retry};
 use seriatim_proto::ids::{Chain, ConversationId, MessageId, Seq, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::store::InboxEntry;
+use seriatim_proto::wire::lane::{self, Place};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, v1};
@@ -94,6 +95,41 @@ fn the_vectors_are_the_programs() {
 }
 
 #[test]
+fn the_vectors_of_a_websocket_are_the_programs() {
+    let placed = |frame: &str, place: Place| {
+        let bytes: Vec<_> = frame.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        let mut out = BytesMut::new();
+        place.put(&bytes, &mut out);
+        hex(&out)
+    };
+    let place = |lane, end, inbox| Place { lane, end, inbox };
+    let committed = said(4, Said::Committed(v1::Committed { seq: 9, duplicate: false }));
+    let lagging = said(0, Said::Lagging(v1::Lagging { subscription_id: 1, upto: 41 }));
+    let vectors = [
+        (
+            "Ping, request 7, nonce 3, control stream",
+            placed(&asked(7, Asked::Ping(v1::Ping { nonce: 3 })), place(0, false, 0)),
+        ),
+        (
+            "Status, request 6, lane 2, the device's last frame",
+            placed(&asked(6, Asked::Status(v1::Status {})), place(2, true, 0)),
+        ),
+        ("the device ends lane 1", placed("", place(1, true, 0))),
+        ("Committed at 9, request 4, lane 1", placed(&committed, place(1, false, 0))),
+        ("Lagging, subscription 1, tail 41, its inbox stream", placed(&lagging, place(0, false, 1))),
+        ("the inbox stream of subscription 1 ends", placed("", place(0, true, 1))),
+    ];
+    let page = page();
+    for (name, bytes) in vectors {
+        let row = format!("| on a WebSocket: {name} | `{bytes}` |");
+        assert!(page.contains(&row), "missing row: {row}");
+    }
+    let bytes = lane::MESSAGE_BYTES_MAX;
+    assert!(page.contains(&format!("it has at most {bytes} bytes")), "{bytes}");
+    assert!(page.contains(&format!("https://HOST:PORT{}`", lane::PATH)));
+}
+
+#[test]
 fn the_limits_are_the_programs() {
     let page = page();
     for (name, value) in [
@@ -105,6 +141,7 @@ fn the_limits_are_the_programs() {
         ("numbers of one Next", u64::from(limits::NEXT_NUMBERS_MAX)),
         ("requests without an answer", u64::from(limits::SESSION_REQUESTS_MAX)),
         ("lanes", u64::from(limits::SESSION_LANES_MAX)),
+        ("streams of the device at the same time, control stream included", lane::LANES_MAX as u64),
         ("entries of a page", u64::from(limits::SYNC_ENTRIES_MAX)),
         ("time for the handshake, and then for Hello", limits::HELLO_TIMEOUT_MS),
         ("time of a request at the gateway", limits::REQUEST_TIMEOUT_MS),

@@ -1,157 +1,70 @@
-//! Transport: the QUIC endpoint. The only place of the gateway that knows quinn.
+//! Transport: the ways in. A [`Carrier`] moves the bytes of a session's streams; no rule of the protocol is here.
 //!
-//! Handshakes are bounded in number and time, each in a task of its own; above a threshold a stranger must prove
-//! his address first (Retry). 0-RTT is off, so that nothing of a device can be replayed.
+//! ```text
+//!              ┌─ native ────────────────────────────┐
+//! UDP ── quic ─┤                                     ├─ streams ───┐
+//!              └─ webtransport: HTTP/3, one request ─┘             ├─ device: one driver for all
+//! TCP ── https: TLS, one request ─ websocket: a lane in each frame ┘
+//! ```
+//!
+//! All of them stand behind one gate and on one port number.
 
-mod connection;
+mod bind;
+mod doors;
+mod gate;
+mod https;
+mod quic;
+mod rules;
+mod streams;
+mod websocket;
+mod webtransport;
 
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::Instant;
 
-pub(crate) use quinn::Endpoint;
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use seriatim_proto::error::ErrorCode;
-use seriatim_proto::token::Verifier;
-use seriatim_proto::{limits, wire};
-use tracing::{Instrument, debug, info_span};
+use seriatim_gateway_core::{Session, Transmit};
 
-use crate::config::GatewayConfig;
-use crate::hub::Hub;
-use crate::server::GatewayStartError;
+pub(crate) use doors::Doors;
+pub use rules::Origins;
 
-/// Handshakes under way above which addresses must be proved.
-const HANDSHAKES_RETRY: usize = 512;
-/// Handshakes under way above which new ones are refused.
-const HANDSHAKES_MAX: usize = 4_096;
-/// Streams that a device may have open: the control stream, its lanes, and calls.
-const BIDI_STREAMS_MAX: u32 = 1 + limits::SESSION_LANES_MAX + 47;
-/// Bytes that a device may send on one stream before they are read: a whole frame and more.
-const STREAM_RECEIVE_BYTES: u32 = 512 << 10;
-/// Bytes that a device may send before they are read.
-const RECEIVE_BYTES: u32 = 1 << 20;
-/// Bytes that wait in QUIC for a device's acknowledgement.
-const SEND_BYTES: u64 = 1 << 20;
-/// Room for datagrams that arrive in one burst: all devices share one socket.
-const SOCKET_BYTES: usize = 8 << 20;
-
-const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX && RECEIVE_BYTES >= STREAM_RECEIVE_BYTES);
-
-/// Binds the endpoint.
-pub(crate) fn bind(config: &GatewayConfig) -> Result<Endpoint, GatewayStartError> {
-    let server = server_config(config)?;
-    let bind = |source| GatewayStartError::Bind { address: config.listen, source };
-    let socket = UdpSocket::bind(config.listen).map_err(bind)?;
-    widen(&socket);
-    Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(bind)
+/// What a carrier found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Came {
+    /// Nothing new; it wakes its task when there is.
+    Nothing,
+    /// The session was told something.
+    Something,
+    /// The connection is over, and not by us.
+    Over,
 }
 
-fn server_config(config: &GatewayConfig) -> Result<ServerConfig, GatewayStartError> {
-    let chain = CertificateDer::pem_slice_iter(&config.certificate_chain_pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(GatewayStartError::Certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(&config.private_key_pem).map_err(GatewayStartError::PrivateKey)?;
-    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(GatewayStartError::Tls)?;
-    tls.alpn_protocols = vec![wire::ALPN.to_vec()];
-    tls.max_early_data_size = 0;
-    let crypto = QuicServerConfig::try_from(tls).expect("TLS 1.3 of aws-lc-rs has QUIC's initial cipher suite");
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(Arc::new(transport_config()));
-    server.migration(true);
-    server.max_incoming(HANDSHAKES_MAX);
-    Ok(server)
-}
+/// One connection of a device, as the session's driver sees it.
+pub(crate) trait Carrier: Send + 'static {
+    /// Hands on what came in, as far as the session wants data.
+    fn poll_in(&mut self, cx: &mut Context<'_>, now: Instant, session: &mut Session) -> Came;
 
-fn transport_config() -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    let idle = Duration::from_millis(limits::IDLE_TIMEOUT_MS);
-    transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None)
-        .max_idle_timeout(Some(idle.try_into().expect("half a minute fits QUIC's idle timeout")))
-        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_BYTES))
-        .receive_window(VarInt::from_u32(RECEIVE_BYTES))
-        .send_window(SEND_BYTES);
-    transport
-}
+    /// Writes what was held back; `true`: something went out.
+    fn poll_out(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool;
 
-/// Larger socket buffers, as far as the system allows; without them it only loses more in bursts.
-fn widen(socket: &UdpSocket) {
-    use rustix::net::sockopt;
-    let _ = sockopt::set_socket_recv_buffer_size_force(socket, SOCKET_BYTES)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, SOCKET_BYTES));
-    let _ = sockopt::set_socket_send_buffer_size(socket, SOCKET_BYTES);
-}
-
-/// The address that the endpoint is bound to.
-pub(crate) fn address(endpoint: &Endpoint) -> io::Result<SocketAddr> {
-    endpoint.local_addr()
-}
-
-/// Accepts connections until the endpoint is closed.
-pub(crate) async fn accept(endpoint: Endpoint, hub: Arc<Hub>, verifier: Arc<Verifier>) {
-    let handshakes = Arc::new(AtomicUsize::new(0));
-    while let Some(incoming) = endpoint.accept().await {
-        let under_way = handshakes.load(Ordering::Relaxed);
-        if hub.connections() >= limits::GATEWAY_SESSIONS_MAX as usize || under_way >= HANDSHAKES_MAX {
-            hub.metrics.handshakes_refused.inc();
-            incoming.refuse();
-            continue;
-        }
-        if under_way >= HANDSHAKES_RETRY && !incoming.remote_address_validated() && incoming.may_retry() {
-            // Fails only for an address that was validated already.
-            let _ = incoming.retry();
-            continue;
-        }
-        hub.metrics.connections_accepted.inc();
-        handshakes.fetch_add(1, Ordering::Relaxed);
-        let span = info_span!("connection", remote = %incoming.remote_address());
-        let task = serve(incoming, hub.clone(), verifier.clone(), HandshakeCount(handshakes.clone()));
-        tokio::spawn(task.instrument(span));
+    /// May [`Carrier::put`] be called? What is not taken stays in the session, which then stops pushing and reading.
+    fn has_room(&self) -> bool {
+        true
     }
-}
 
-async fn serve(incoming: Incoming, hub: Arc<Hub>, verifier: Arc<Verifier>, under_way: HandshakeCount) {
-    let connecting = match incoming.accept() {
-        Ok(connecting) => connecting,
-        Err(error) => return debug!(%error, "handshake refused"),
-    };
-    let deadline = Duration::from_millis(limits::HELLO_TIMEOUT_MS);
-    let connection = match tokio::time::timeout(deadline, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return debug!(%error, "handshake failed"),
-        Err(_) => return debug!("handshake took too long"),
-    };
-    drop(under_way);
-    connection::drive(connection, hub, verifier).await;
-}
+    /// Takes bytes of a stream, and tells the session if the stream takes no more for now.
+    fn put(&mut self, cx: &mut Context<'_>, session: &mut Session, transmit: Transmit);
 
-/// Closes the endpoint: what is still connected is told that the gateway goes down.
-pub(crate) async fn close(endpoint: &Endpoint) {
-    endpoint.close(VarInt::from_u32(ErrorCode::Shutdown.close_code()), b"SHUTDOWN: the gateway goes down");
-    // The close frames leave at once; a peer that does not answer is not waited for.
-    let _ = tokio::time::timeout(Duration::from_millis(500), endpoint.wait_idle()).await;
-}
-
-/// No new connections from now on.
-pub(crate) fn stop_accepting(endpoint: &Endpoint) {
-    endpoint.set_server_config(None);
-}
-
-/// One handshake under way, counted until dropped.
-struct HandshakeCount(Arc<AtomicUsize>);
-
-impl Drop for HandshakeCount {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// All of this wake-up was put; `true`: something went out that was held back.
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> bool {
+        false
     }
+
+    /// Bytes that wait here.
+    fn queued_bytes(&self) -> usize;
+
+    /// Ends the connection with a close code of docs/protocol.md.
+    fn close(&mut self, code: u32, reason: &str);
+
+    /// Ready when the device has taken in the close, or is gone.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }

@@ -1,6 +1,8 @@
 //! Two logic nodes of a fake cluster in this process: the real gRPC service, a simple state in memory.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub(crate) mod peer;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use seriatim_gateway::dev_ca::{DevFiles, ensure_dev_ca};
-use seriatim_gateway::{GatewayConfig, GatewayServer};
+use seriatim_gateway::{CertificateFiles, GatewayConfig, GatewayServer, Origins};
 use seriatim_proto::command::{Content, EntryRef, Kind};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
@@ -31,6 +34,9 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 type Out = mpsc::Sender<Result<Packet, Status>>;
+
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const TENANT: TenantId = TenantId(1);
 
@@ -190,8 +196,16 @@ impl State {
         }
         let inbox = self.inboxes.get(user).cloned().unwrap_or_default();
         let rest: Vec<_> = inbox.into_iter().filter(|entry| entry.entry.seq >= from).collect();
-        let more = rest.len() > limit as usize;
-        let entries: Vec<_> = rest.into_iter().take(limit as usize).collect();
+        // As the real one: cut by entries and by bytes, one entry at least.
+        let mut bytes = 0;
+        let fitting = rest.iter().take(limit as usize).take_while(|entry| {
+            let fits = bytes < limits::SYNC_BYTES_MAX as usize;
+            bytes += if let Body::Here { body, .. } = &entry.body { body.len() } else { 0 };
+            fits
+        });
+        let keep = fitting.count();
+        let more = rest.len() > keep;
+        let entries: Vec<_> = rest.into_iter().take(keep).collect();
         let last = entries.last().map(|last| (last.entry.seq.next(), last.entry.chain));
         let upto = last.filter(|_| more).map_or(tail, |(end, _)| end);
         let chain = last.map_or_else(Chain::default, |(_, chain)| chain);
@@ -486,6 +500,7 @@ pub(crate) struct Site {
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     running: Option<tokio::task::JoinHandle<Result<(), seriatim_gateway::GatewayRunError>>>,
     config: GatewayConfig,
+    registry: Registry,
 }
 
 pub(crate) fn now_s() -> u64 {
@@ -494,21 +509,39 @@ pub(crate) fn now_s() -> u64 {
 
 impl Site {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A site whose gateway is told something else than usual.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let files = ensure_dev_ca(dir.path()).unwrap();
         let token_public_key_pem = std::fs::read(&files.token_public).unwrap();
         let (cluster, logic) = Cluster::start(Verifier::from_public_pem(&token_public_key_pem).unwrap()).await;
-        let config = GatewayConfig {
+        let mut config = GatewayConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             logic,
-            certificate_chain_pem: std::fs::read(&files.gateway).unwrap(),
-            private_key_pem: std::fs::read(&files.gateway_key).unwrap(),
+            certificate: CertificateFiles { chain: files.gateway.clone(), key: files.gateway_key.clone() },
+            webtransport: Default::default(),
+            origins: Origins::default(),
+            address_connections_max: seriatim_gateway::ADDRESS_CONNECTIONS_MAX,
             token_public_key_pem,
             insecure_plaintext: true,
         };
+        change(&mut config);
         let minter = Minter::from_private_pem(&std::fs::read(&files.token_key).unwrap()).unwrap();
         let address = config.listen;
-        let mut site = Self { cluster, address, files, minter, _dir: dir, stop: None, running: None, config };
+        let mut site = Self {
+            cluster,
+            address,
+            files,
+            minter,
+            _dir: dir,
+            stop: None,
+            running: None,
+            config,
+            registry: Registry::default(),
+        };
         site.start_gateway().await;
         site
     }
@@ -517,8 +550,12 @@ impl Site {
         // A socket of the one before lives until its last connection has forgotten its peer.
         let deadline = Instant::now() + Duration::from_secs(10);
         let server = loop {
-            match GatewayServer::start(self.config.clone(), &mut Default::default()).await {
-                Ok(server) => break server,
+            let mut registry = Registry::default();
+            match GatewayServer::start(self.config.clone(), &mut registry).await {
+                Ok(server) => {
+                    self.registry = registry;
+                    break server;
+                }
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -542,6 +579,20 @@ impl Site {
     pub(crate) async fn stop_gateway(&mut self) {
         drop(self.stop.take());
         self.running.take().unwrap().await.unwrap().unwrap();
+    }
+
+    /// The metrics of the gateway, as text.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// One metric, by its name and labels; 0 if there is none yet.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
     }
 
     pub(crate) fn ca(&self) -> Vec<u8> {

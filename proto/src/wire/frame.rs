@@ -63,8 +63,34 @@ impl FrameDecoder {
     }
 }
 
+/// How many bytes the whole frames at the front take: as many as fit `bytes_max`, but one at least if one is whole.
+/// The bytes are of our own making: what is no frame counts as the rest.
+pub fn whole_frames(bytes: &[u8], bytes_max: usize) -> usize {
+    let mut end = 0;
+    while let Ok(Some((length, header))) = read_length(&bytes[end..]) {
+        let next = end + header + length;
+        if next > bytes.len() || (end > 0 && next > bytes_max) {
+            break;
+        }
+        end = next;
+    }
+    end
+}
+
+/// Splits the next frame off, its length included: `(frame, bytes of the length)`. `None` at the end.
+pub fn split_frame(bytes: &mut Bytes) -> Result<Option<(Bytes, usize)>, FrameError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let (length, header) = read_length(bytes)?.ok_or(FrameError::Truncated)?;
+    if bytes.len() < header + length {
+        return Err(FrameError::Truncated);
+    }
+    Ok(Some((bytes.split_to(header + length), header)))
+}
+
 /// Reads the length; `(length, bytes of the length itself)`.
-fn read_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+pub(super) fn read_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     let mut length = 0u64;
     for (place, byte) in bytes.iter().take(5).enumerate() {
         length |= u64::from(byte & 0x7f) << (7 * place);
@@ -127,6 +153,31 @@ mod tests {
         let mut decoder = FrameDecoder::default();
         decoder.push(&[0x80, 0x80, 0x80, 0x80, 0x80]);
         assert_eq!(decoder.next_frame::<v1::ClientFrame>(), Err(FrameError::Length));
+    }
+
+    #[test]
+    fn whole_frames_are_counted_up_to_the_bound_and_split_one_by_one() {
+        let mut bytes = BytesMut::new();
+        let ends: Vec<_> = (0..4)
+            .map(|nonce| {
+                encode_frame(&ping(nonce << 20), &mut bytes);
+                bytes.len()
+            })
+            .collect();
+        assert_eq!(whole_frames(&bytes, usize::MAX), ends[3]);
+        assert_eq!(whole_frames(&bytes, ends[2] - 1), ends[1]);
+        assert_eq!(whole_frames(&bytes, 0), ends[0], "one at least");
+        assert_eq!(whole_frames(&bytes[..ends[1] - 1], usize::MAX), ends[0], "not a part of one");
+        assert_eq!(whole_frames(&bytes[..1], usize::MAX), 0);
+        let mut rest = bytes.freeze();
+        for place in 0..4 {
+            let (frame, header) = split_frame(&mut rest).unwrap().unwrap();
+            let before = if place == 0 { 0 } else { ends[place - 1] };
+            assert_eq!((frame.len(), header), (ends[place] - before, 1));
+        }
+        assert_eq!(split_frame(&mut rest), Ok(None));
+        assert_eq!(split_frame(&mut Bytes::from_static(&[6, 8])), Err(FrameError::Truncated));
+        assert_eq!(split_frame(&mut Bytes::from_static(&[0x80])), Err(FrameError::Truncated));
     }
 
     proptest! {

@@ -4,9 +4,10 @@
 
 mod convert;
 mod frame;
+pub mod lane;
 
 pub use convert::*;
-pub use frame::{FrameDecoder, FrameError, encode_frame};
+pub use frame::{FrameDecoder, FrameError, encode_frame, split_frame, whole_frames};
 
 /// Generated messages.
 #[allow(

@@ -1,0 +1,273 @@
+//! Socket: a WebSocket to a gateway, for networks that block UDP: every frame says which stream it belongs to.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::ServerName;
+use seriatim_proto::wire::lane::{self, Place};
+use seriatim_proto::wire::v1::client_frame::Body as Asked;
+use seriatim_proto::wire::v1::server_frame::Body as Said;
+use seriatim_proto::wire::{self, FrameDecoder, v1, whole_frames};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, http};
+
+use crate::builder::Options;
+use crate::error::ConnectError;
+use crate::requests::Way;
+use crate::wire::{Broken, CALLS_MAX, DialError, Incoming, LANE_BYTES_MAX, closed_error};
+
+/// The lane of all sends; calls have numbers from the next one on.
+const SENDS: u64 = 1;
+/// Bytes of frames that are put into one message, unless a single frame is larger.
+const MESSAGE_BYTES: usize = 32 << 10;
+/// Bytes read from the socket at once.
+const READ_BYTES: usize = 16 << 10;
+const WRITE_BYTES: usize = 16 << 10;
+/// Bytes of frames that were read and not looked at, above which no more are read.
+const INCOMING_MAX: usize = 64;
+/// Without anything from the gateway for this long it is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// Without anything for this long it is not.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// A WebSocket.
+pub(crate) type Stream = WebSocketStream<TlsStream<TcpStream>>;
+
+/// A WebSocket whose gateway has said Welcome.
+pub(crate) struct Socket {
+    stream: Stream,
+    /// Whole frames that wait for the socket.
+    out: BytesMut,
+    unflushed: bool,
+    lane_last: u64,
+    /// Open calls: their lanes and requests.
+    calls: BTreeMap<u64, u64>,
+    subscription_id: u64,
+    /// Subscriptions up to this one are not wanted any more.
+    dropped: u64,
+    end: Option<DialError>,
+    heard_at: Instant,
+    look: Pin<Box<Sleep>>,
+}
+
+/// Connects, without a word of the protocol yet.
+pub(crate) async fn connect(options: &Options, address: SocketAddr) -> Result<Stream, DialError> {
+    let retry = |error: &dyn std::fmt::Display| DialError::Retry(format!("{address}: {error}"));
+    let stream = TcpStream::connect(address).await.map_err(|error| retry(&error))?;
+    stream.set_nodelay(true).map_err(|error| retry(&error))?;
+    let name = ServerName::try_from(options.server_name.clone())
+        .map_err(|error| DialError::Fatal(ConnectError::Handshake(error.to_string())))?;
+    let stream = options.endpoint.tls().connect(name, stream).await.map_err(|error| match error.get_ref() {
+        Some(inner) if inner.is::<rustls::Error>() => DialError::Fatal(ConnectError::Handshake(error.to_string())),
+        _ => retry(&error),
+    })?;
+    let host = if options.server_name.contains(':') {
+        format!("[{}]", options.server_name)
+    } else {
+        options.server_name.clone()
+    };
+    let url = format!("wss://{host}:{}{}", address.port(), lane::PATH);
+    let protocol = http::HeaderValue::from_bytes(wire::ALPN).expect("a token is a header value");
+    let mut request = url.into_client_request().map_err(|error| retry(&error))?;
+    request.headers_mut().insert(http::header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .max_write_buffer_size(WRITE_BYTES + 2 * lane::MESSAGE_BYTES_MAX)
+        .max_message_size(Some(lane::MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(lane::MESSAGE_BYTES_MAX));
+    match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
+        Ok((stream, _)) => Ok(stream),
+        Err(error) => Err(retry(&error)),
+    }
+}
+
+impl Socket {
+    /// Says Hello and waits for Welcome.
+    pub(crate) async fn greet(mut stream: Stream, hello: v1::Hello) -> Result<(Self, v1::Welcome), DialError> {
+        let lost = |error: Error| DialError::Retry(error.to_string());
+        let mut out = BytesMut::new();
+        wire::encode_frame(&crate::wire::frame(0, Asked::Hello(hello)), &mut out);
+        stream.send(Message::Binary(out.split().freeze())).await.map_err(lost)?;
+        loop {
+            let Some(message) = stream.next().await else { return Err(DialError::Retry("closed".to_owned())) };
+            match message.map_err(lost)? {
+                Message::Binary(bytes) => {
+                    let mut decoder = FrameDecoder::default();
+                    decoder.push(&bytes);
+                    let said = decoder.next_frame::<v1::ServerFrame>();
+                    let said = said.map_err(|error| DialError::Retry(error.to_string()))?.and_then(|frame| frame.body);
+                    if let Some(Said::Welcome(welcome)) = said {
+                        return Ok((Self::new(stream), welcome));
+                    }
+                }
+                Message::Close(close) => return Err(close_error(close)),
+                _ => {}
+            }
+        }
+    }
+
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            out: BytesMut::new(),
+            unflushed: false,
+            lane_last: SENDS,
+            calls: BTreeMap::new(),
+            subscription_id: 0,
+            dropped: 0,
+            end: None,
+            heard_at: Instant::now(),
+            look: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
+        }
+    }
+
+    pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<DialError> {
+        if let Some(end) = self.end.take() {
+            return Poll::Ready(end);
+        }
+        while self.look.as_mut().poll(cx).is_ready() {
+            let silent = self.heard_at.elapsed();
+            if silent >= SILENCE {
+                return Poll::Ready(DialError::Retry("the gateway is silent".to_owned()));
+            }
+            if silent >= KEEP_ALIVE {
+                let ping = Asked::Ping(v1::Ping { nonce: 0 });
+                wire::encode_frame(&crate::wire::frame(0, ping), &mut self.out);
+                self.pump(cx);
+            }
+            self.look.as_mut().reset((Instant::now() + KEEP_ALIVE / 2).into());
+        }
+        Poll::Pending
+    }
+
+    pub(crate) fn put(&mut self, way: Way, frame: &v1::ClientFrame) -> bool {
+        let place = match way {
+            Way::Control => Place::default(),
+            Way::Lane if self.out.len() >= LANE_BYTES_MAX => return false,
+            Way::Lane => Place { lane: SENDS, ..Place::default() },
+            Way::Call if self.calls.len() >= CALLS_MAX => return false,
+            Way::Call => {
+                self.lane_last += 1;
+                self.calls.insert(self.lane_last, frame.request_id);
+                Place { lane: self.lane_last, end: true, inbox: 0 }
+            }
+        };
+        let mut bytes = BytesMut::new();
+        wire::encode_frame(frame, &mut bytes);
+        place.put(&bytes, &mut self.out);
+        true
+    }
+
+    pub(crate) fn subscription_id(&self) -> Option<u64> {
+        Some(self.subscription_id).filter(|id| *id > self.dropped)
+    }
+
+    pub(crate) fn drop_inboxes(&mut self) {
+        self.dropped = self.subscription_id;
+    }
+
+    pub(crate) fn poll_in(&mut self, cx: &mut Context<'_>, incoming: &mut Vec<Incoming>) -> Result<(), Broken> {
+        while self.end.is_none() && incoming.len() < INCOMING_MAX {
+            let Poll::Ready(message) = self.stream.poll_next_unpin(cx) else { return Ok(()) };
+            self.heard_at = Instant::now();
+            match message {
+                Some(Ok(Message::Binary(bytes))) => self.read(bytes, incoming)?,
+                Some(Ok(Message::Close(close))) => self.end = Some(close_error(close)),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => self.end = Some(DialError::Retry(error.to_string())),
+                None => self.end = Some(DialError::Retry("closed".to_owned())),
+            }
+        }
+        // What is left is read at the next turn.
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    fn read(&mut self, bytes: Bytes, incoming: &mut Vec<Incoming>) -> Result<(), Broken> {
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&bytes);
+        loop {
+            match decoder.next_frame::<v1::ServerFrame>() {
+                Ok(Some(frame)) => self.take(frame, incoming)?,
+                Ok(None) => return decoder.finish().map_err(|_| Broken("a message ends inside a frame")),
+                Err(_) => return Err(Broken("a malformed frame")),
+            }
+        }
+    }
+
+    fn take(&mut self, frame: v1::ServerFrame, incoming: &mut Vec<Incoming>) -> Result<(), Broken> {
+        let v1::ServerFrame { request_id, lane, end, inbox, body, .. } = frame;
+        if inbox > 0 {
+            match body {
+                Some(Said::StreamHeader(header)) => self.subscription_id = header.subscription_id,
+                Some(body) if inbox > self.dropped => incoming.push(Incoming::Inbox { body }),
+                Some(_) | None => {}
+            }
+            if end && inbox > self.dropped {
+                incoming.push(Incoming::InboxEnd { subscription_id: inbox });
+            }
+            return Ok(());
+        }
+        let answered = body.is_some();
+        if let Some(body) = body {
+            incoming.push(Incoming::Said { request_id, body });
+        }
+        if let Some(request_id) = self.calls.get(&lane).copied().filter(|_| answered || end) {
+            self.calls.remove(&lane);
+            if !answered {
+                incoming.push(Incoming::CallBroken { request_id });
+            }
+        } else if end && lane == 0 {
+            return Err(Broken("the control stream ended"));
+        } else if end && lane == SENDS {
+            return Err(Broken("the lane ended"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn poll_out(&mut self, cx: &mut Context<'_>) {
+        self.pump(cx);
+    }
+
+    fn pump(&mut self, cx: &mut Context<'_>) {
+        if let Err(error) = self.try_pump(cx) {
+            self.end.get_or_insert(DialError::Retry(error.to_string()));
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn try_pump(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        while !self.out.is_empty() {
+            match self.stream.poll_ready_unpin(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return Ok(()),
+            }
+            let message = self.out.split_to(whole_frames(&self.out, MESSAGE_BYTES)).freeze();
+            self.stream.start_send_unpin(Message::Binary(message))?;
+            self.unflushed = true;
+        }
+        if self.unflushed && self.stream.poll_flush_unpin(cx)?.is_ready() {
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+}
+
+fn close_error(close: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>) -> DialError {
+    let Some(close) = close else { return DialError::Retry("closed".to_owned()) };
+    match lane::close_code_from_websocket(close.code.into()) {
+        Some(code) => closed_error(u64::from(code), close.reason.as_bytes()),
+        None => DialError::Retry(format!("closed with code {}: {}", close.code, close.reason)),
+    }
+}

@@ -1,0 +1,154 @@
+//! Certificate: the gateway's certificate, read anew when its files change, without a restart.
+//!
+//! Connections that are up keep what they were opened with. Files that cannot be used (half written, a key of another
+//! certificate) change nothing: the gateway goes on with what it has, and says so.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tracing::{info, warn};
+
+/// Where the gateway's certificate is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM: the server's certificate, then its issuers
+    pub chain: PathBuf,
+    /// PEM, PKCS#8: of the certificate
+    pub key: PathBuf,
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file cannot be read.
+    #[error("read {}", path.display())]
+    File {
+        /// which
+        path: PathBuf,
+        /// why not
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate chain.
+    #[error("read the certificate")]
+    Chain(#[source] rustls::pki_types::pem::Error),
+    /// The private key.
+    #[error("read the private key")]
+    Key(#[source] rustls::pki_types::pem::Error),
+    /// Certificate and key do not go together.
+    #[error("use the certificate")]
+    Mismatch(#[source] rustls::Error),
+}
+
+/// What was read from the files.
+#[derive(PartialEq, Eq)]
+struct Pem {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// The certificate that is used now.
+pub(crate) struct Certificates {
+    files: CertificateFiles,
+    provider: Arc<CryptoProvider>,
+    current: ArcSwap<CertifiedKey>,
+    /// What was looked at last, usable or not.
+    seen: Mutex<Pem>,
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Keys stay out of logs.
+        write!(f, "Certificates({})", self.files.chain.display())
+    }
+}
+
+impl Certificates {
+    pub(crate) fn load(files: CertificateFiles, provider: Arc<CryptoProvider>) -> Result<Self, CertificateError> {
+        let pem = read(&files)?;
+        let current = ArcSwap::from_pointee(certified(&pem, &provider)?);
+        Ok(Self { files, provider, current, seen: Mutex::new(pem) })
+    }
+
+    /// Takes what is in the files now, if it is new and good. `Some(false)`: new, but not usable.
+    pub(crate) fn refresh(&self) -> Option<bool> {
+        let read = read(&self.files);
+        let mut seen = self.seen.lock();
+        let error = match read {
+            Ok(pem) if pem == *seen => return None,
+            Ok(pem) => match certified(&pem, &self.provider) {
+                Ok(key) => {
+                    self.current.store(Arc::new(key));
+                    *seen = pem;
+                    info!(chain = %self.files.chain.display(), "certificate reloaded");
+                    return Some(true);
+                }
+                Err(error) => {
+                    *seen = pem;
+                    error
+                }
+            },
+            // A file that is being replaced; it is looked at again.
+            Err(error) => error,
+        };
+        let error: &dyn std::error::Error = &error;
+        warn!(error, "the new certificate cannot be used; the old one stays");
+        Some(false)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+fn read(files: &CertificateFiles) -> Result<Pem, CertificateError> {
+    let read =
+        |path: &PathBuf| std::fs::read(path).map_err(|source| CertificateError::File { path: path.clone(), source });
+    Ok(Pem { chain: read(&files.chain)?, key: read(&files.key)? })
+}
+
+fn certified(pem: &Pem, provider: &CryptoProvider) -> Result<CertifiedKey, CertificateError> {
+    let chain =
+        CertificateDer::pem_slice_iter(&pem.chain).collect::<Result<Vec<_>, _>>().map_err(CertificateError::Chain)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(CertificateError::Key)?;
+    CertifiedKey::from_der(chain, key, provider).map_err(CertificateError::Mismatch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev_ca::ensure_dev_ca;
+
+    #[test]
+    fn new_files_are_taken_and_bad_ones_change_nothing() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (files, others) = (ensure_dev_ca(dir.path()).unwrap(), ensure_dev_ca(other.path()).unwrap());
+        let paths = CertificateFiles { chain: files.gateway.clone(), key: files.gateway_key.clone() };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let certificates = Certificates::load(paths, provider).unwrap();
+        let first = certificates.current.load().cert.clone();
+        assert_eq!(certificates.refresh(), None);
+        // The chain is replaced before the key: they do not go together for a moment.
+        std::fs::copy(&others.gateway, &files.gateway).unwrap();
+        assert_eq!(certificates.refresh(), Some(false));
+        assert_eq!(certificates.current.load().cert, first);
+        assert_eq!(certificates.refresh(), None, "said once");
+        std::fs::copy(&others.gateway_key, &files.gateway_key).unwrap();
+        assert_eq!(certificates.refresh(), Some(true));
+        assert_ne!(certificates.current.load().cert, first);
+        std::fs::write(&files.gateway, "no certificate").unwrap();
+        assert_eq!(certificates.refresh(), Some(false));
+        std::fs::remove_file(&files.gateway).unwrap();
+        assert_eq!(certificates.refresh(), Some(false));
+    }
+}

@@ -1,0 +1,152 @@
+//! Gate: how many may be at the door, in all and of one address, whatever way they come.
+//!
+//! An address is an IPv4 address, or the first 64 bits of an IPv6 one: whoever has one of those has them all. Behind
+//! one address there may be a whole company, so the bound is high; it keeps one stranger from taking all the room.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use seriatim_proto::limits;
+
+use crate::hub::Hub;
+use crate::metrics::Why;
+
+/// Handshakes under way above which new ones are refused.
+pub(crate) const HANDSHAKES_MAX: usize = 4_096;
+/// Handshakes under way above which addresses must be proved.
+const HANDSHAKES_RETRY: usize = 512;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    hub: Arc<Hub>,
+    address_connections_max: u32,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    handshakes: AtomicUsize,
+    addresses: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl Gate {
+    pub(crate) fn new(hub: Arc<Hub>, address_connections_max: u32) -> Self {
+        Self { hub, address_connections_max, shared: Arc::default() }
+    }
+
+    /// Must this address be proved before it may come in? From half of its share on: what was sent under somebody's
+    /// forged address must not use it up.
+    pub(crate) fn wants_proof(&self, address: IpAddr) -> bool {
+        let of_address = self.shared.addresses.lock().get(&shortened(address)).copied().unwrap_or(0);
+        self.shared.handshakes.load(Ordering::Relaxed) >= HANDSHAKES_RETRY
+            || of_address >= self.address_connections_max / 2
+    }
+
+    /// Lets one in, from its first byte to its end.
+    pub(crate) fn enter(&self, address: IpAddr) -> Result<Pass, Why> {
+        let handshakes = self.shared.handshakes.load(Ordering::Relaxed);
+        if self.hub.connections() >= limits::GATEWAY_SESSIONS_MAX as usize || handshakes >= HANDSHAKES_MAX {
+            return Err(Why::Full);
+        }
+        let address = shortened(address);
+        let mut addresses = self.shared.addresses.lock();
+        let count = addresses.entry(address).or_insert(0);
+        if *count >= self.address_connections_max {
+            return Err(Why::Address);
+        }
+        *count += 1;
+        drop(addresses);
+        self.shared.handshakes.fetch_add(1, Ordering::Relaxed);
+        Ok(Pass { shared: self.shared.clone(), address, shaking_hands: true })
+    }
+}
+
+/// One that was let in, counted until dropped.
+pub(crate) struct Pass {
+    shared: Arc<Shared>,
+    address: IpAddr,
+    shaking_hands: bool,
+}
+
+impl Pass {
+    /// The handshake is done: from now on it is a connection.
+    pub(crate) fn greeted(&mut self) {
+        if std::mem::take(&mut self.shaking_hands) {
+            self.shared.handshakes.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.greeted();
+        let mut addresses = self.shared.addresses.lock();
+        if let Some(count) = addresses.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What counts as one address.
+fn shortened(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => std::net::Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn gate(max: u32) -> Gate {
+        Gate::new(Arc::new(Hub::new(Metrics::new(&mut Default::default()))), max)
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_no_more_until_one_leaves() {
+        let gate = gate(2);
+        let first = gate.enter(address("192.0.2.1")).unwrap();
+        let _second = gate.enter(address("::ffff:192.0.2.1")).unwrap();
+        assert!(matches!(gate.enter(address("192.0.2.1")), Err(Why::Address)));
+        assert!(gate.wants_proof(address("192.0.2.1")) && !gate.wants_proof(address("192.0.2.2")));
+        gate.enter(address("192.0.2.2")).unwrap();
+        drop(first);
+        gate.enter(address("192.0.2.1")).unwrap();
+        assert_eq!(gate.shared.addresses.lock().len(), 1, "who is gone is forgotten");
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let gate = gate(1);
+        let _pass = gate.enter(address("2001:db8:1:2::1")).unwrap();
+        assert!(gate.enter(address("2001:db8:1:2:ffff::9")).is_err());
+        assert!(gate.enter(address("2001:db8:1:3::1")).is_ok());
+    }
+
+    #[test]
+    fn handshakes_are_counted_until_they_are_done() {
+        let gate = gate(u32::MAX);
+        let mut passes: Vec<_> = (0..HANDSHAKES_MAX as u32)
+            .map(|number| gate.enter(IpAddr::V4(std::net::Ipv4Addr::from_bits(number))).unwrap())
+            .collect();
+        assert!(matches!(gate.enter(address("192.0.2.1")), Err(Why::Full)));
+        assert!(gate.wants_proof(address("192.0.2.1")));
+        passes[0].greeted();
+        passes[0].greeted();
+        drop(passes.pop());
+        assert_eq!(gate.shared.handshakes.load(Ordering::Relaxed), HANDSHAKES_MAX - 2);
+    }
+}

@@ -1,0 +1,134 @@
+//! QUIC: the UDP socket and its handshakes. What TLS agrees on says whether a device or a browser comes in.
+//!
+//! Handshakes are bounded in number and time, each in a task of its own; above a threshold a stranger must prove
+//! his address first (Retry). 0-RTT is off, so that nothing of a device can be replayed.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::Endpoint;
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::{Connection, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
+use seriatim_proto::error::ErrorCode;
+use seriatim_proto::limits;
+use seriatim_proto::wire::lane;
+use tracing::{Instrument, debug, info_span};
+
+use crate::device::{self, Desk};
+use crate::metrics::{Transport, TransportLabel, Why};
+use crate::transport::gate::{Gate, HANDSHAKES_MAX, Pass};
+use crate::transport::rules::Origins;
+use crate::transport::streams::StreamCarrier;
+use crate::transport::webtransport::{self, RefusedError, WebSession};
+
+/// Streams that a device may have open: the control stream, its lanes, and calls; and the one of a browser's request.
+const BIDI_STREAMS_MAX: u32 = lane::LANES_MAX as u32 + 1;
+/// HTTP/3 wants datagrams to be possible. Nothing is done with them: what does not fit is dropped.
+const DATAGRAM_BYTES: usize = 4 << 10;
+/// Bytes that a device may send on one stream before they are read: a whole frame and more.
+const STREAM_RECEIVE_BYTES: u32 = 512 << 10;
+/// Bytes that a device may send before they are read.
+const RECEIVE_BYTES: u32 = 1 << 20;
+/// Bytes that wait in QUIC for a device's acknowledgement.
+const SEND_BYTES: u64 = 1 << 20;
+
+const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX && RECEIVE_BYTES >= STREAM_RECEIVE_BYTES);
+
+/// Opens the endpoint on a bound socket.
+pub(crate) fn open(socket: UdpSocket, tls: rustls::ServerConfig) -> io::Result<Endpoint> {
+    let crypto = QuicServerConfig::try_from(tls).expect("TLS 1.3 of aws-lc-rs has QUIC's initial cipher suite");
+    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+    server.transport_config(Arc::new(transport_config()));
+    server.migration(true);
+    server.max_incoming(HANDSHAKES_MAX);
+    Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime))
+}
+
+fn transport_config() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let idle = Duration::from_millis(limits::IDLE_TIMEOUT_MS);
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(webtransport::UNI_STREAMS_MAX))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
+        .max_idle_timeout(Some(idle.try_into().expect("half a minute fits QUIC's idle timeout")))
+        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_BYTES))
+        .receive_window(VarInt::from_u32(RECEIVE_BYTES))
+        .send_window(SEND_BYTES);
+    transport
+}
+
+/// Accepts connections until the endpoint is closed.
+pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>, desk: Desk) {
+    while let Some(incoming) = endpoint.accept().await {
+        let address = incoming.remote_address().ip();
+        if gate.wants_proof(address) && !incoming.remote_address_validated() && incoming.may_retry() {
+            // Fails only for an address that was validated already.
+            let _ = incoming.retry();
+            continue;
+        }
+        match gate.enter(address) {
+            Ok(pass) => {
+                let span = info_span!("connection", remote = %incoming.remote_address());
+                tokio::spawn(serve(incoming, pass, origins.clone(), desk.clone()).instrument(span));
+            }
+            Err(why) => {
+                desk.hub.metrics.refused(Transport::Quic, why);
+                incoming.refuse();
+            }
+        }
+    }
+}
+
+async fn serve(incoming: Incoming, mut pass: Pass, origins: Arc<Origins>, desk: Desk) {
+    let metrics = desk.hub.metrics.clone();
+    let begun = Instant::now();
+    let deadline = Duration::from_millis(limits::HELLO_TIMEOUT_MS);
+    let mut transport = Transport::Quic;
+    let (connection, web) = match tokio::time::timeout(deadline, greet(incoming, &origins, &mut transport)).await {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(error)) => {
+            metrics.refused(transport, if error.is_request() { Why::Request } else { Why::Handshake });
+            return debug!(%error, "handshake failed");
+        }
+        Err(_) => {
+            metrics.refused(transport, Why::Deadline);
+            return debug!("handshake took too long");
+        }
+    };
+    pass.greeted();
+    let label = TransportLabel { transport };
+    metrics.connections_accepted.get_or_create(&label).inc();
+    metrics.handshake_seconds.get_or_create(&label).observe(begun.elapsed().as_secs_f64());
+    let carrier = StreamCarrier::new(connection, web, metrics.traffic(transport));
+    device::drive(carrier, transport, desk).await;
+}
+
+/// The handshake, and for a browser the session on top of it.
+async fn greet(
+    incoming: Incoming,
+    origins: &Origins,
+    transport: &mut Transport,
+) -> Result<(Connection, Option<WebSession>), RefusedError> {
+    let connection = incoming.accept()?.await?;
+    if protocol(&connection).as_deref() != Some(webtransport::ALPN) {
+        return Ok((connection, None));
+    }
+    *transport = Transport::WebTransport;
+    let web = WebSession::accept(&connection, origins).await?;
+    Ok((connection, Some(web)))
+}
+
+/// What TLS has agreed on.
+fn protocol(connection: &Connection) -> Option<Vec<u8>> {
+    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+}
+
+/// Closes the endpoint: what is still connected is told that the gateway goes down.
+pub(crate) async fn close(endpoint: &Endpoint) {
+    endpoint.close(VarInt::from_u32(ErrorCode::Shutdown.close_code()), b"SHUTDOWN: the gateway goes down");
+    // The close frames leave at once; a peer that does not answer is not waited for.
+    let _ = tokio::time::timeout(Duration::from_millis(500), endpoint.wait_idle()).await;
+}

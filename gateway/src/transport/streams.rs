@@ -1,0 +1,295 @@
+//! Streams: a QUIC connection as a carrier: each stream of the session is a stream of its own. In WebTransport each
+//! begins with the number of the session; otherwise the two are the same.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use seriatim_gateway_core::{Session, StreamId, Transmit};
+
+use crate::metrics::Traffic;
+use crate::transport::webtransport::{self, Preamble, WebEnd, WebSession};
+use crate::transport::{Came, Carrier};
+
+/// Bytes read from a stream at once.
+const READ_BYTES: usize = 8 << 10;
+
+type Accepting = BoxFuture<'static, Result<(SendStream, RecvStream), ConnectionError>>;
+
+/// A QUIC connection.
+pub(crate) struct StreamCarrier {
+    connection: Connection,
+    closed: BoxFuture<'static, ()>,
+    accepting: Accepting,
+    /// Set if the streams belong to a WebTransport session.
+    web: Option<Box<WebSession>>,
+    /// A stream that has not said its session yet.
+    opening: Option<Opening>,
+    close_code: VarInt,
+    readers: Vec<Reader>,
+    writers: BTreeMap<StreamId, Writer>,
+    bidi_next: u64,
+    traffic: Traffic,
+}
+
+struct Opening {
+    send: SendStream,
+    recv: RecvStream,
+    preamble: Preamble,
+}
+
+struct Reader {
+    id: StreamId,
+    recv: RecvStream,
+}
+
+struct Writer {
+    send: SendStream,
+    pending: Bytes,
+    finish: bool,
+}
+
+impl StreamCarrier {
+    /// A connection whose handshake is done, and perhaps the WebTransport session on it.
+    pub(crate) fn new(connection: Connection, web: Option<WebSession>, traffic: Traffic) -> Self {
+        let for_closed = connection.clone();
+        Self {
+            closed: Box::pin(async move { drop(for_closed.closed().await) }),
+            accepting: accept(&connection),
+            connection,
+            web: web.map(Box::new),
+            opening: None,
+            close_code: VarInt::from_u32(0),
+            readers: Vec::new(),
+            writers: BTreeMap::new(),
+            bidi_next: 0,
+            traffic,
+        }
+    }
+
+    /// Streams are accepted only when they may be read: what waits costs the device, not us.
+    fn accept_streams(&mut self, cx: &mut Context<'_>, session: &Session) -> Came {
+        let mut came = Came::Nothing;
+        while session.wants_data(StreamId::Bidi(self.bidi_next)) {
+            match self.poll_stream(cx) {
+                Poll::Ready(Ok((send, recv))) => {
+                    self.take_stream(send, recv);
+                    came = Came::Something;
+                }
+                Poll::Ready(Err(_)) => return Came::Over,
+                Poll::Pending => break,
+            }
+        }
+        came
+    }
+
+    /// The next stream of the session.
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Result<(SendStream, RecvStream), ConnectionError>> {
+        loop {
+            if let (Some(web), Some(opening)) = (&self.web, &mut self.opening) {
+                let said = std::task::ready!(opening.preamble.poll(cx, &mut opening.recv, 2));
+                let ours = said.is_ok_and(|said| said == web.stream_header());
+                let Some(Opening { mut send, mut recv, .. }) = self.opening.take() else { continue };
+                if ours {
+                    return Poll::Ready(Ok((send, recv)));
+                }
+                // Fails only for a stream that is over already.
+                let _ = send.reset(webtransport::H3_REQUEST_REJECTED.into());
+                let _ = recv.stop(webtransport::H3_REQUEST_REJECTED.into());
+            }
+            let (send, recv) = std::task::ready!(self.accepting.poll_unpin(cx))?;
+            self.accepting = accept(&self.connection);
+            if self.web.is_none() {
+                return Poll::Ready(Ok((send, recv)));
+            }
+            self.opening = Some(Opening { send, recv, preamble: Preamble::default() });
+        }
+    }
+
+    /// What of WebTransport is not the session's; `true`: the connection is over.
+    fn poll_web(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(web) = &mut self.web else { return false };
+        match web.poll(cx, &self.connection) {
+            Poll::Ready(WebEnd::Closed) => self.connection.close(webtransport::connection_code(0), b""),
+            Poll::Ready(WebEnd::Broken(code)) => self.connection.close(code.into(), b""),
+            Poll::Pending => return false,
+        }
+        true
+    }
+
+    fn take_stream(&mut self, send: SendStream, recv: RecvStream) {
+        let id = StreamId::Bidi(self.bidi_next);
+        self.bidi_next += 1;
+        self.readers.push(Reader { id, recv });
+        self.writers.insert(id, Writer { send, pending: Bytes::new(), finish: false });
+    }
+
+    fn read_streams(&mut self, cx: &mut Context<'_>, now: Instant, session: &mut Session) -> bool {
+        let mut any = false;
+        let mut buffer = [0; READ_BYTES];
+        let received = &self.traffic.received;
+        self.readers.retain_mut(|Reader { id, recv }| {
+            while session.wants_data(*id) {
+                let Poll::Ready(read) = recv.poll_read(cx, &mut buffer) else { return true };
+                any = true;
+                match read {
+                    Ok(0) => {
+                        session.handle_stream_end(now, *id);
+                        return false;
+                    }
+                    Ok(count) => {
+                        received.inc_by(count as u64);
+                        session.handle_stream_data(now, *id, &buffer[..count]);
+                    }
+                    Err(ReadError::Reset(_)) => {
+                        session.handle_stream_reset(*id);
+                        return false;
+                    }
+                    // The connection is gone: so is the driver, at its next turn.
+                    Err(_) => return false,
+                }
+            }
+            true
+        });
+        any
+    }
+
+    /// The inbox stream opens with its first bytes. A device that allows no streams does not want pushes.
+    fn open_inbox(&mut self, cx: &mut Context<'_>, session: &mut Session, id: StreamId) -> bool {
+        let open = std::pin::pin!(self.connection.open_uni());
+        match open.poll(cx) {
+            Poll::Ready(Ok(send)) => {
+                let pending = self.web.as_ref().map_or_else(Bytes::new, |web| web.uni_header());
+                self.writers.insert(id, Writer { send, pending, finish: false });
+                true
+            }
+            Poll::Ready(Err(_)) | Poll::Pending => {
+                session.handle_stream_reset(id);
+                false
+            }
+        }
+    }
+
+    /// Writes what is pending of a stream; tells the session whether it takes more.
+    fn write(&mut self, cx: &mut Context<'_>, session: &mut Session, id: StreamId) -> bool {
+        let Some(writer) = self.writers.get_mut(&id) else { return false };
+        let mut any = false;
+        while !writer.pending.is_empty() {
+            match Pin::new(&mut writer.send).poll_write(cx, &writer.pending) {
+                Poll::Ready(Ok(count)) => {
+                    self.traffic.sent.inc_by(count as u64);
+                    writer.pending.advance(count);
+                    any = true;
+                }
+                Poll::Ready(Err(WriteError::Stopped(_))) => {
+                    self.drop_stream(id);
+                    session.handle_stream_reset(id);
+                    return true;
+                }
+                // The connection is gone: so is the driver, at its next turn.
+                Poll::Ready(Err(_)) => {
+                    self.drop_stream(id);
+                    return true;
+                }
+                Poll::Pending => {
+                    session.handle_blocked(id);
+                    return any;
+                }
+            }
+        }
+        if writer.finish {
+            // Fails only if it was finished or the connection is gone.
+            let _ = writer.send.finish();
+            self.drop_stream(id);
+        } else {
+            session.handle_writable(id);
+        }
+        any
+    }
+
+    fn drop_stream(&mut self, id: StreamId) {
+        self.writers.remove(&id);
+        self.readers.retain(|reader| reader.id != id);
+    }
+}
+
+impl Carrier for StreamCarrier {
+    fn poll_in(&mut self, cx: &mut Context<'_>, now: Instant, session: &mut Session) -> Came {
+        if self.closed.poll_unpin(cx).is_ready() || self.poll_web(cx) {
+            return Came::Over;
+        }
+        let accepted = self.accept_streams(cx, session);
+        match self.read_streams(cx, now, session) {
+            true if accepted != Came::Over => Came::Something,
+            _ => accepted,
+        }
+    }
+
+    fn poll_out(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
+        let mut any = false;
+        let blocked: Vec<_> =
+            self.writers.iter().filter(|(_, writer)| !writer.pending.is_empty()).map(|(id, _)| *id).collect();
+        for id in blocked {
+            any |= self.write(cx, session, id);
+        }
+        any
+    }
+
+    fn put(&mut self, cx: &mut Context<'_>, session: &mut Session, transmit: Transmit) {
+        let Transmit { stream, bytes, finish } = transmit;
+        if let StreamId::Inbox(_) = stream
+            && !self.writers.contains_key(&stream)
+            && !self.open_inbox(cx, session, stream)
+        {
+            return;
+        }
+        let Some(writer) = self.writers.get_mut(&stream) else { return };
+        // A new stream begins with its header.
+        writer.pending = if writer.pending.is_empty() { bytes } else { joined(&writer.pending, &bytes) };
+        writer.finish = finish;
+        self.write(cx, session, stream);
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.writers.values().map(|writer| writer.pending.len()).sum()
+    }
+
+    fn close(&mut self, code: u32, reason: &str) {
+        match &mut self.web {
+            Some(web) => {
+                self.close_code = webtransport::connection_code(code);
+                web.close(&self.connection, code, reason);
+            }
+            // QUIC says it again until the device has heard it.
+            None => self.connection.close(VarInt::from_u32(code), reason.as_bytes()),
+        }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.web.as_mut().map_or(Poll::Ready(()), |web| web.poll_close(cx))
+    }
+}
+
+impl Drop for StreamCarrier {
+    fn drop(&mut self) {
+        // For a browser that did not end the connection when it heard that the session is over.
+        self.connection.close(self.close_code, b"");
+    }
+}
+
+fn joined(first: &[u8], second: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(first.len() + second.len());
+    bytes.extend_from_slice(first);
+    bytes.extend_from_slice(second);
+    bytes.freeze()
+}
+
+fn accept(connection: &Connection) -> Accepting {
+    let connection = connection.clone();
+    Box::pin(async move { connection.accept_bi().await })
+}
