@@ -143,7 +143,7 @@ impl fmt::Display for ErrorCode {
 }
 
 /// A refusal as it travels: the code, a sentence for people, and when to come again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Refusal {
     /// what happened

@@ -13,6 +13,7 @@ pub mod chaos;
 pub mod codec;
 pub mod command;
 pub mod error;
+pub mod guard;
 pub mod hash;
 pub mod ids;
 pub mod limits;

@@ -16,7 +16,7 @@ use crate::store::{HolderRow, InboxEntry, NamespaceState};
 
 /// Gateway → logic node. Any logic node takes any call; one that must be served by a slot's holder is refused with
 /// `NotHolder` elsewhere, and the gateway sends it to the holder that its table or the refusal names.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum GatewayRequest {
     /// Must come first.
     Hello {
@@ -63,7 +63,7 @@ pub enum GatewayRequest {
 }
 
 /// A request of a session.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Call {
     /// At the holder of the conversation's slot → `Reply::Committed`.
     Send {
@@ -158,7 +158,7 @@ pub enum Call {
 }
 
 /// Logic node → gateway.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum GatewayResponse {
     /// The answer to `Hello`.
     Welcome {
@@ -208,7 +208,7 @@ pub enum GatewayResponse {
 }
 
 /// Who answers.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct LogicWelcome {
     /// which cluster
     pub cluster: ClusterId,
@@ -219,7 +219,7 @@ pub struct LogicWelcome {
 }
 
 /// Slots, holders and how to reach them. Rows only ever replace rows of a lower or the same epoch.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
 pub struct HolderTable {
     /// rows that changed
     pub rows: Vec<HolderRow>,
@@ -271,7 +271,7 @@ impl Scopes {
 }
 
 /// The answer to a call.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Reply {
     /// fsynced on a majority and applied
     Committed {
@@ -314,7 +314,7 @@ pub enum Reply {
 }
 
 /// What became of a send.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum SendState {
     /// in the conversation
     Committed(Seq),
@@ -327,7 +327,7 @@ pub enum SendState {
 }
 
 /// A page of an inbox.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct SyncPage {
     /// rising by seq
     pub entries: Vec<SyncEntry>,
@@ -346,7 +346,7 @@ pub struct SyncPage {
 }
 
 /// An inbox entry with what is known of its body.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct SyncEntry {
     /// the reference
     pub entry: InboxEntry,
@@ -355,7 +355,7 @@ pub struct SyncEntry {
 }
 
 /// A body, or why it is not there.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Body {
     /// message: salt and body. Membership: an empty salt and the encoded `Content`
     Here {
@@ -373,14 +373,14 @@ pub enum Body {
 }
 
 /// An entry of a conversation with its body.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct HistoryEntry {
     /// the stored entry
     pub message: crate::store::StoredMessage,
 }
 
 /// A pushed entry: what it is, where it is, and its body.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct PushEntry {
     /// place in the inbox
     pub seq: Seq,
@@ -399,7 +399,7 @@ pub struct PushEntry {
 }
 
 /// A call's no.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, thiserror::Error)]
 pub enum CallError {
     /// Another node holds the slot; nothing happened.
     #[error("another node holds slot {slot}")]
@@ -415,7 +415,7 @@ pub enum CallError {
 }
 
 /// Logic node → logic node.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum PeerRequest {
     /// Must come first.
     Hello {
@@ -434,7 +434,7 @@ pub enum PeerRequest {
 }
 
 /// Deliveries for one slot, with bodies for the push.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct SlotDeliveries {
     /// the target slot
     pub slot: SlotId,
@@ -445,7 +445,7 @@ pub struct SlotDeliveries {
 }
 
 /// A body that travels with deliveries.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct DeliveryBody {
     /// whose
     pub tenant: TenantId,
@@ -460,7 +460,7 @@ pub struct DeliveryBody {
 }
 
 /// Logic node → logic node.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum PeerResponse {
     /// The answer to `Hello`.
     Welcome {

@@ -15,7 +15,7 @@ use crate::ids::{
 use crate::meta::{Directory, StoreToken};
 
 /// Node → store.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum StoreRequest {
     /// Must come first. A store of another cluster refuses with `WrongCluster`.
     Hello {
@@ -56,7 +56,7 @@ pub enum StoreRequest {
 }
 
 /// How fresh a read must be.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Freshness {
     /// by ReadIndex, at the leader
     Linearizable,
@@ -65,7 +65,7 @@ pub enum Freshness {
 }
 
 /// Store → node.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum StoreResponse {
     /// The answer to `Hello`.
     Welcome {
@@ -98,7 +98,7 @@ pub enum StoreResponse {
 }
 
 /// Who answers.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct StoreWelcome {
     /// `None` before `cluster init`
     pub cluster: Option<ClusterId>,
@@ -107,7 +107,7 @@ pub struct StoreWelcome {
 }
 
 /// A store's no.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, thiserror::Error)]
 pub enum StoreRefusal {
     /// Another store leads the group; nothing happened.
     #[error("another store leads the group")]
@@ -121,7 +121,7 @@ pub enum StoreRefusal {
 }
 
 /// What became of one lease's renewal.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Renewal {
     /// Noted.
     Renewed,
@@ -138,7 +138,7 @@ pub enum Renewal {
 
 /// What changed. After `Watch` a full table of each group comes first, then deltas; leaders and followers both send
 /// what they applied, so a table may be behind: epochs tell.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum StoreEvent {
     /// Slots of a group and who holds them.
     Holders {
@@ -159,7 +159,7 @@ pub enum StoreEvent {
 }
 
 /// One slot of the holder table.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
 pub struct HolderRow {
     /// which slot
     pub slot: SlotId,
@@ -174,7 +174,7 @@ pub struct HolderRow {
 }
 
 /// One read.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Read {
     /// A slot's row → `Holder`.
     Holder(SlotId),
@@ -263,7 +263,7 @@ pub enum Read {
 }
 
 /// The answer to one read.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum ReadOutcome {
     /// `Holder`; `None`: the slot was never claimed
     Holder(HolderRow),
@@ -318,7 +318,7 @@ pub struct NamespaceState {
 }
 
 /// A conversation, for its holder.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct ConversationState {
     /// its row
     pub namespace: NamespaceState,
@@ -400,7 +400,7 @@ impl StoredMessage {
 }
 
 /// A store's own view of itself and its groups, for operators.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct StoreStatus {
     /// `None` before `cluster init`
     pub cluster: Option<ClusterId>,
@@ -425,7 +425,7 @@ pub struct StoreStatus {
 }
 
 /// One replica, for operators.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct GroupStatus {
     /// which group
     pub group: GroupId,

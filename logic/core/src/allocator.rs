@@ -15,6 +15,7 @@
 //! A segment of another epoch is dropped.
 
 use seriatim_proto::command::{Place, Segment};
+use seriatim_proto::guard::{self, Guard};
 use seriatim_proto::ids::{Epoch, Seq};
 use seriatim_proto::limits;
 
@@ -86,10 +87,10 @@ impl Allocator {
     pub fn ready(&self, count: u64) -> Ready {
         let fits = |run: Option<Run>| run.is_some_and(|run| run.left() >= count);
         match self.fetch {
-            Fetch::Opening => Ready::Wait,
+            Fetch::Opening if !guard::is_out(Guard::OneFetch) => Ready::Wait,
             _ if fits(self.current) || fits(self.next) => Ready::Segment,
             Fetch::Reserving => Ready::Wait,
-            Fetch::None => Ready::Open,
+            Fetch::None | Fetch::Opening => Ready::Open,
         }
     }
 

@@ -22,6 +22,7 @@ use std::collections::VecDeque;
 use seriatim_proto::chaos::{self, Sabotage};
 use seriatim_proto::command::{HolderOp, Reject, Segment, Want};
 use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::guard::{self, Guard};
 use seriatim_proto::hash;
 use seriatim_proto::ids::{CounterName, Epoch, Namespace, Seq, TenantId};
 use seriatim_proto::limits;
@@ -127,7 +128,8 @@ impl SlotHolder {
             return self.not_holder();
         }
         let namespace = Namespace::counter(key.0, key.1.clone());
-        if self.phase != Phase::Serving || hash::slot(&namespace) != self.slot {
+        let serving = self.phase == Phase::Serving || guard::is_out(Guard::Released);
+        if !serving || hash::slot(&namespace) != self.slot {
             return self.not_holder();
         }
         if self.counters_waiting >= self.limits.queue_max {
@@ -315,5 +317,6 @@ impl SlotHolder {
 
 /// Is the time over in which this holder may answer from memory?
 fn is_lapsed(clock: &Clock) -> bool {
-    clock.now_ms >= clock.lease_until_ms && !chaos::sabotaged(Sabotage::SegmentNotFenced)
+    let unwatched = chaos::sabotaged(Sabotage::SegmentNotFenced) || guard::is_out(Guard::LeaseEnd);
+    clock.now_ms >= clock.lease_until_ms && !unwatched
 }

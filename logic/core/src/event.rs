@@ -82,7 +82,7 @@ pub struct Cancel {
 }
 
 /// What happens to a holder.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
     /// A session wants an entry written → `Reply`.
     Send {
@@ -213,7 +213,7 @@ pub enum Event {
 }
 
 /// What a holder wants done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Effect {
     /// Propose this command, in the order of the effects. Exactly one `Outcome` or `ProposeFailed` must follow.
     Propose {

@@ -107,7 +107,7 @@ pub(crate) struct SendOp {
 }
 
 /// The holder of one slot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SlotHolder {
     pub(crate) slot: SlotId,
     pub(crate) epoch: Epoch,

@@ -58,7 +58,7 @@ pub(crate) enum Note {
     Incoming(Vec<(u64, usize)>),
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Pipeline {
     slot: SlotId,
     epoch: Epoch,

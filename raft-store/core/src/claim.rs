@@ -4,6 +4,7 @@
 //! I3: each claim raises the epoch, so at most one lease owns each epoch.
 
 use seriatim_proto::command::{Outcome, Reject};
+use seriatim_proto::guard::{self, Guard};
 use seriatim_proto::ids::{Epoch, LeaseId, NodeId, SlotId};
 
 use crate::apply::{At, Event, Held, No};
@@ -30,7 +31,7 @@ pub(crate) fn claim(
         Some(held) if held != lease => view.lease_row(at.group, held)?.map(|row| row.node),
         _ => None,
     };
-    if seen != row.epoch || holder.is_some() {
+    if seen != row.epoch || holder.is_some() && !guard::is_out(Guard::ClaimOfHeld) {
         return Err(Reject::ClaimRefused { epoch: row.epoch, holder }.into());
     }
     row.epoch = seen.next();

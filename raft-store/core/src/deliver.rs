@@ -10,6 +10,7 @@
 //! I8, I9: see `inbox.rs`. Acceptance is per member and conversation.
 
 use seriatim_proto::command::{DeliveredRecord, Delivery, DeliveryOutcome, EntryRef, Outcome, Reject};
+use seriatim_proto::guard::{self, Guard};
 use seriatim_proto::ids::{ConversationId, Owner, Seq};
 use seriatim_proto::limits;
 
@@ -57,8 +58,8 @@ fn take(view: &mut impl View, held: Held, delivery: &Delivery) -> Result<Deliver
     let mut inbox = Inbox::load(view, held.slot, *tenant, user, conversation)?;
     let last = inbox.last();
     let accepted = *after <= last;
-    let new: &[EntryRef] =
-        if accepted { &entries[entries.partition_point(|entry| Some(entry.seq) <= last)..] } else { &[] };
+    let had = |entry: &EntryRef| Some(entry.seq) <= last && !guard::is_out(Guard::DeliveryRepeat);
+    let new: &[EntryRef] = if accepted { &entries[entries.partition_point(had)..] } else { &[] };
     let (first, segment) = match inbox.row.allot(held, *place, new.len() as u64) {
         Ok((first, segment)) => (Some(first), segment),
         Err(_) if new.is_empty() => (None, None),

@@ -9,6 +9,7 @@
 
 use seriatim_proto::chaos::{self, Sabotage};
 use seriatim_proto::command::Reject;
+use seriatim_proto::guard::{self, Guard};
 use seriatim_proto::ids::{Fence, SlotId};
 
 use crate::apply::{At, Held, No};
@@ -19,19 +20,21 @@ use crate::view::{Fatal, Rows, View};
 /// Checks the fence and consumes its `n`.
 pub(crate) fn admit(view: &mut impl View, at: At, fence: Fence) -> Result<Held, No> {
     let Some(mut row) = owned_slot(view, at, fence.slot)? else { return Err(Reject::WrongGroup(fence.slot).into()) };
-    if fence.epoch != row.epoch && chaos::sabotaged(Sabotage::FenceAtDoorOnly) {
+    let unfenced = chaos::sabotaged(Sabotage::FenceAtDoorOnly) || guard::is_out(Guard::FenceEpoch);
+    if fence.epoch != row.epoch && unfenced {
         return Ok(Held { slot: fence.slot, epoch: fence.epoch, generation: row.generation });
     }
     if fence.epoch != row.epoch {
         return Err(Reject::Fenced { current: row.epoch }.into());
     }
-    if fence.n < row.next_n {
+    let in_order = !guard::is_out(Guard::FenceN);
+    if fence.n < row.next_n && in_order {
         return Err(Reject::Passed.into());
     }
     if row.lease.is_none() {
         return Err(Reject::Fenced { current: row.epoch }.into());
     }
-    if fence.n > row.next_n {
+    if fence.n > row.next_n && in_order {
         return Err(Reject::Expected { n: row.next_n }.into());
     }
     row.next_n += 1;
