@@ -242,7 +242,7 @@ impl Socket {
 
     fn pump(&mut self, cx: &mut Context<'_>) {
         if let Err(error) = self.try_pump(cx) {
-            self.end.get_or_insert(DialError::Retry(error.to_string()));
+            self.end.get_or_insert_with(|| DialError::Retry(error.to_string()));
             cx.waker().wake_by_ref();
         }
     }

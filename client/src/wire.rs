@@ -67,7 +67,8 @@ enum Bare {
 pub(crate) async fn dial(options: &Options, attempt: usize) -> Result<(Wire, v1::Welcome), DialError> {
     let address = options.addresses[attempt % options.addresses.len()];
     let late = |_| DialError::Retry(format!("{address} does not answer"));
-    let bare = tokio::time::timeout(DIAL_TIMEOUT, connect(options, address)).await.map_err(late)??;
+    // Boxed: the futures of three handshakes are large.
+    let bare = tokio::time::timeout(DIAL_TIMEOUT, Box::pin(connect(options, address))).await.map_err(late)??;
     let hello = v1::Hello {
         min_minor: wire::MINOR_MIN,
         max_minor: wire::MINOR_MAX,
@@ -92,16 +93,17 @@ pub(crate) async fn dial(options: &Options, attempt: usize) -> Result<(Wire, v1:
             }
         }
     };
-    tokio::time::timeout(DIAL_TIMEOUT * 3, greeting).await.map_err(late)?
+    tokio::time::timeout(DIAL_TIMEOUT * 3, Box::pin(greeting)).await.map_err(late)?
 }
 
 async fn connect(options: &Options, address: SocketAddr) -> Result<Bare, DialError> {
-    let quic = async { quic::connect(options, address).await.map(Bare::Quic) };
-    let socket = async { socket::connect(options, address).await.map(|stream| Bare::Socket(Box::new(stream))) };
+    let quic = Box::pin(async { quic::connect(options, address).await.map(Bare::Quic) });
+    let socket =
+        Box::pin(async { socket::connect(options, address).await.map(|stream| Bare::Socket(Box::new(stream))) });
     match options.transport {
         Transport::Quic => quic.await,
         Transport::WebSocket => socket.await,
-        Transport::Fastest => race(quic, socket).await,
+        Transport::Fastest => Box::pin(race(quic, socket)).await,
     }
 }
 

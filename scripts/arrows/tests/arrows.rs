@@ -17,6 +17,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("seriatim-jepsen", &["seriatim-client", "seriatim-proto"]),
     ("seriatim-logic", &["seriatim-logic-core", "seriatim-proto"]),
     ("seriatim-logic-core", &["seriatim-proto"]),
+    // The model check drives one core against the other, as logic's own tests do.
+    ("seriatim-model", &["seriatim-logic-core", "seriatim-proto", "seriatim-store-core"]),
     ("seriatim-proto", &[]),
     ("seriatim-store", &["seriatim-proto", "seriatim-store-core"]),
     ("seriatim-store-core", &["seriatim-proto"]),
