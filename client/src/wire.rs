@@ -114,21 +114,28 @@ async fn race<T>(
 ) -> Result<T, DialError> {
     let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
     match tokio::time::timeout(HEAD_START, &mut first).await {
-        // Another transport changes nothing about who the gateway is.
         Ok(Ok(won)) => return Ok(won),
-        Ok(Err(error @ (DialError::Fatal(_) | DialError::Expired(_)))) => return Err(error),
-        Ok(Err(DialError::Retry(_))) => return second.await,
+        Ok(Err(error)) => return other(error, second).await,
         Err(_) => {}
     }
     tokio::select! {
         won = &mut first => match won {
-            Err(DialError::Retry(_)) => second.await,
-            settled => settled,
+            Ok(won) => Ok(won),
+            Err(error) => other(error, second).await,
         },
         won = &mut second => match won {
-            Err(DialError::Retry(_)) => first.await,
-            settled => settled,
+            Ok(won) => Ok(won),
+            Err(error) => other(error, first).await,
         },
+    }
+}
+
+/// One way has failed; the other one counts. What stands on one way only, a box that shows a certificate of its own,
+/// must not end a client that gets through on the other; if both fail, what is final is told.
+async fn other<T>(failed: DialError, other: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    match other.await {
+        Err(DialError::Retry(_)) if !matches!(failed, DialError::Retry(_)) => Err(failed),
+        settled => settled,
     }
 }
 

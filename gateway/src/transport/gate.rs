@@ -16,6 +16,8 @@ use crate::metrics::Why;
 
 /// Handshakes under way above which new ones are refused.
 pub(crate) const HANDSHAKES_MAX: usize = 4_096;
+/// Handshakes under way of one address above which its new ones are refused: one stranger does not shut the door.
+const HANDSHAKES_ADDRESS_MAX: u32 = 512;
 /// Handshakes under way above which addresses must be proved.
 const HANDSHAKES_RETRY: usize = 512;
 
@@ -30,7 +32,15 @@ pub(crate) struct Gate {
 #[derive(Default)]
 struct Shared {
     handshakes: AtomicUsize,
-    addresses: Mutex<HashMap<IpAddr, u32>>,
+    addresses: Mutex<HashMap<IpAddr, OfAddress>>,
+}
+
+/// What there is of one address.
+#[derive(Clone, Copy, Default)]
+struct OfAddress {
+    connections: u32,
+    /// those of them that are not greeted
+    handshakes: u32,
 }
 
 impl Gate {
@@ -41,9 +51,10 @@ impl Gate {
     /// Must this address be proved before it may come in? From half of its share on: what was sent under somebody's
     /// forged address must not use it up.
     pub(crate) fn wants_proof(&self, address: IpAddr) -> bool {
-        let of_address = self.shared.addresses.lock().get(&shortened(address)).copied().unwrap_or(0);
+        let of_address = self.shared.addresses.lock().get(&shortened(address)).copied().unwrap_or_default();
         self.shared.handshakes.load(Ordering::Relaxed) >= HANDSHAKES_RETRY
-            || of_address >= self.address_connections_max / 2
+            || of_address.connections >= self.address_connections_max / 2
+            || of_address.handshakes >= HANDSHAKES_ADDRESS_MAX / 2
     }
 
     /// Lets one in, from its first byte to its end.
@@ -54,11 +65,12 @@ impl Gate {
         }
         let address = shortened(address);
         let mut addresses = self.shared.addresses.lock();
-        let count = addresses.entry(address).or_insert(0);
-        if *count >= self.address_connections_max {
+        let of_address = addresses.entry(address).or_default();
+        if of_address.connections >= self.address_connections_max || of_address.handshakes >= HANDSHAKES_ADDRESS_MAX {
             return Err(Why::Address);
         }
-        *count += 1;
+        of_address.connections += 1;
+        of_address.handshakes += 1;
         drop(addresses);
         self.shared.handshakes.fetch_add(1, Ordering::Relaxed);
         Ok(Pass { shared: self.shared.clone(), address, shaking_hands: true })
@@ -77,6 +89,9 @@ impl Pass {
     pub(crate) fn greeted(&mut self) {
         if std::mem::take(&mut self.shaking_hands) {
             self.shared.handshakes.fetch_sub(1, Ordering::Relaxed);
+            if let Some(of_address) = self.shared.addresses.lock().get_mut(&self.address) {
+                of_address.handshakes -= 1;
+            }
         }
     }
 }
@@ -85,9 +100,9 @@ impl Drop for Pass {
     fn drop(&mut self) {
         self.greeted();
         let mut addresses = self.shared.addresses.lock();
-        if let Some(count) = addresses.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of_address) = addresses.get_mut(&self.address) {
+            of_address.connections -= 1;
+            if of_address.connections == 0 {
                 addresses.remove(&self.address);
             }
         }
@@ -126,6 +141,17 @@ mod tests {
         drop(first);
         gate.enter(address("192.0.2.1")).unwrap();
         assert_eq!(gate.shared.addresses.lock().len(), 1, "who is gone is forgotten");
+    }
+
+    #[test]
+    fn one_address_does_not_take_all_handshakes() {
+        let gate = gate(u32::MAX);
+        let mut passes: Vec<_> =
+            (0..HANDSHAKES_ADDRESS_MAX).map(|_| gate.enter(address("192.0.2.1")).unwrap()).collect();
+        assert!(matches!(gate.enter(address("192.0.2.1")), Err(Why::Address)));
+        assert!(gate.enter(address("192.0.2.2")).is_ok());
+        passes[0].greeted();
+        gate.enter(address("192.0.2.1")).unwrap();
     }
 
     #[test]

@@ -64,17 +64,23 @@ impl FrameDecoder {
 }
 
 /// How many bytes the whole frames at the front take: as many as fit `bytes_max`, but one at least if one is whole.
-/// The bytes are of our own making: what is no frame counts as the rest.
+/// The bytes are of our own making: what is no frame counts as the rest, so that who takes them away is never stuck.
 pub fn whole_frames(bytes: &[u8], bytes_max: usize) -> usize {
     let mut end = 0;
-    while let Ok(Some((length, header))) = read_length(&bytes[end..]) {
-        let next = end + header + length;
-        if next > bytes.len() || (end > 0 && next > bytes_max) {
-            break;
+    loop {
+        match read_length(&bytes[end..]) {
+            Ok(Some((length, header))) => {
+                let next = end + header + length;
+                if next > bytes.len() || (end > 0 && next > bytes_max) {
+                    return end;
+                }
+                end = next;
+            }
+            Ok(None) => return end,
+            Err(_) if end == 0 => return bytes.len(),
+            Err(_) => return end,
         }
-        end = next;
     }
-    end
 }
 
 /// Splits the next frame off, its length included: `(frame, bytes of the length)`. `None` at the end.
@@ -169,6 +175,7 @@ mod tests {
         assert_eq!(whole_frames(&bytes, 0), ends[0], "one at least");
         assert_eq!(whole_frames(&bytes[..ends[1] - 1], usize::MAX), ends[0], "not a part of one");
         assert_eq!(whole_frames(&bytes[..1], usize::MAX), 0);
+        assert_eq!(whole_frames(&[0xff; 20], 4), 20, "no frame: the rest, so that nobody waits for more of it");
         let mut rest = bytes.freeze();
         for place in 0..4 {
             let (frame, header) = split_frame(&mut rest).unwrap().unwrap();
