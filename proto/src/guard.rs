@@ -5,7 +5,7 @@
 //! Without the feature `guards` every guard is in place, and the compiler leaves nothing of this module.
 //!
 //! # Reading order
-//! [`Guard`] (the list), [`is_out`] (what the cores ask), [`without`] (what the model check calls).
+//! [`Guard`] (the list), [`is_out`] (what the cores ask), `without` (what the model check calls).
 
 /// A check of a core.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
