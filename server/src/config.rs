@@ -113,7 +113,7 @@ pub(crate) struct GatewayOptions {
     /// `chain` the certificate chain, if browsers know its CA
     #[arg(long, value_name = "short|chain")]
     webtransport_certificate: Option<WebTransportCertificate>,
-    /// origin of web pages that may connect, such as https://chat.example, repeated; * for all; without any, pages of
+    /// origin of web pages that may connect, such as `https://chat.example`, repeated; * for all; without any, pages of
     /// this gateway's host
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allow_origin: Vec<String>,
