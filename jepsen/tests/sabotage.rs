@@ -31,17 +31,39 @@ fn sabotage(folder: &Path, arguments: &[&str]) -> Output {
         .expect("the program was built for this test")
 }
 
-/// The whole table; about ten minutes.
+/// The whole table; about ten minutes. A bug shows itself in its moment, and on a busy machine a trial may miss it or
+/// prove too little: what was missed gets one more trial, under another seed. A control that finds something never does.
 #[test]
 fn all_planted_bugs_are_caught_and_their_controls_are_clean() {
     let Some(bin) = binaries() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let output = sabotage(folder.path(), &["--json", "--bin", bin.to_str().unwrap()]);
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    eprintln!("{stderr}");
-    assert_eq!(stdout.lines().last(), Some(r#"{"caught":12,"total":12}"#), "{stderr}");
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert_eq!(stderr.matches("control: clean").count(), 12, "{stderr}");
+    let trial = |arguments: &[&str]| {
+        let output = sabotage(folder.path(), &[arguments, &["--json", "--bin", bin.to_str().unwrap()]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        eprintln!("{said}");
+        let bad = ["NOT CLEAN", "control: broken", "by broken"];
+        assert!(!bad.iter().any(|bad| said.contains(bad)), "{said}");
+        let last = String::from_utf8_lossy(&output.stdout).lines().last().map(str::to_owned);
+        (said, last, output.status.code())
+    };
+    let (said, last, exit) = trial(&["--seed", "1"]);
+    let word = |line: &str, nth| line.split_whitespace().nth(nth).map(str::to_owned);
+    let missed: Vec<String> = said
+        .lines()
+        .filter(|line| word(line, 1).as_deref() == Some("MISSED"))
+        .filter_map(|line| word(line, 0))
+        .collect();
+    let caught = said.lines().filter(|line| word(line, 1).as_deref() == Some("caught")).count();
+    assert_eq!(caught + missed.len(), 12, "{said}");
+    if missed.is_empty() {
+        assert_eq!((last.as_deref(), exit), (Some(r#"{"caught":12,"total":12}"#), Some(0)), "{said}");
+        assert_eq!(said.matches("control: clean").count(), 12, "{said}");
+        return;
+    }
+    let (said, last, exit) = trial(&["--seed", "2", "--only", &missed.join(",")]);
+    let all = format!(r#"{{"caught":{0},"total":{0}}}"#, missed.len());
+    assert_eq!((last.as_deref(), exit), (Some(all.as_str()), Some(0)), "{said}");
+    assert_eq!(said.matches("control: clean").count(), missed.len(), "{said}");
 }
 
 #[test]
