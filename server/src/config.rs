@@ -94,7 +94,7 @@ pub(crate) struct GatewayOptions {
     #[command(flatten)]
     #[serde(skip)]
     pub(crate) common: Common,
-    /// address to listen on, over UDP and TCP; [::]:PORT is for IPv6 and IPv4
+    /// address to listen on, over UDP and TCP; `[::]:PORT` is for IPv6 and IPv4
     #[arg(long)]
     listen: Option<SocketAddr>,
     /// host:port of logic nodes, comma-separated; one that answers is enough
