@@ -140,6 +140,7 @@ mod tests {
             moves: Vec::new(),
             draining: Vec::new(),
             replica_next: seriatim_proto::ids::ReplicaId(1),
+            rotten: Vec::new(),
         }
     }
 

@@ -125,6 +125,8 @@ pub const PROPOSALS_IN_FLIGHT_MAX: u32 = 4;
 pub const SLOT_IN_FLIGHT_MAX: u32 = 1_024;
 /// Operations that wait at one slot's holder. Full means `Busy`.
 pub const SLOT_QUEUE_MAX: u32 = 8_192;
+/// Bytes of what a store says is wrong with a replica.
+pub const ROT_REASON_BYTES_MAX: u32 = 300;
 /// Free bytes of the data folder's file system below which writes are refused.
 pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 

@@ -98,6 +98,24 @@ pub enum MetaCommand {
         /// as the leader carried it out
         moved: MoveRecord,
     },
+    /// A store, or the leader of a group, has found that a replica is not what was promised. Repeated, it changes
+    /// nothing.
+    ReportRot {
+        /// of which group
+        group: GroupId,
+        /// which replica
+        replica: ReplicaId,
+        /// what is wrong, for people; at most [`limits::ROT_REASON_BYTES_MAX`]
+        what: String,
+    },
+    /// Begins to replace a replica that was reported as rotten by a new one on the same store. The same again returns
+    /// the move; one that was turned back goes forward again.
+    BeginRebuild {
+        /// of which group
+        group: GroupId,
+        /// which replica is rotten
+        replica: ReplicaId,
+    },
 }
 
 macro_rules! limits_of_tenants {
@@ -190,6 +208,17 @@ pub struct ReplicaRecord {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
 pub struct StoreToken(pub [u8; 16]);
 
+/// A replica that is not what was promised: it never runs again.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct RotRecord {
+    /// of which group
+    pub group: GroupId,
+    /// which, and where
+    pub replica: ReplicaRecord,
+    /// what is wrong, for people
+    pub what: String,
+}
+
 /// A replica that moves.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub struct MoveRecord {
@@ -213,6 +242,10 @@ impl MoveRecord {
     /// The replica that is gone at the end of the move, as things stand.
     pub fn goes(&self) -> Option<ReplicaRecord> {
         if self.back { self.joining } else { self.leaving }
+    }
+    /// Is a rotten replica replaced by a new one on the same store?
+    pub fn is_rebuild(&self) -> bool {
+        self.joining.zip(self.leaving).is_some_and(|(joining, leaving)| joining.store == leaving.store)
     }
 }
 
@@ -265,9 +298,15 @@ pub struct Directory {
     pub draining: Vec<StoreId>,
     /// replica ids from here on were not given yet
     pub replica_next: ReplicaId,
+    /// replicas that were found rotten and are not replaced yet
+    pub rotten: Vec<RotRecord>,
 }
 
 impl Directory {
+    /// Was the replica found rotten?
+    pub fn is_rotten(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.rotten.iter().any(|rot| rot.group == group && rot.replica.id == replica)
+    }
     /// Was the replica once made, and is it no longer? A replica whose id this directory does not know yet was not.
     pub fn is_removed(&self, group: GroupId, replica: ReplicaId) -> bool {
         let of_group = self.groups.iter().filter(|record| record.id == group).flat_map(|record| &record.replicas);
@@ -298,10 +337,12 @@ pub enum MetaOutcome {
     DrainingSet,
     /// `RemoveStore`, also if there was none
     StoreRemoved,
-    /// `BeginMove`, and `CancelMove` if there was one to turn back
+    /// `BeginMove`, `BeginRebuild`, and `CancelMove` if there was one to turn back
     Moving(MoveRecord),
     /// `EndMove`, also if it had ended; `CancelMove` if nothing moves
     NothingMoves,
+    /// `ReportRot`, also of a replica that is no more
+    RotNoted,
 }
 
 /// Why group 0 says no.

@@ -26,6 +26,7 @@
 //! FF00 + group    'S' store:8                                 Store         group 0, per store
 //! FF00 + group    'T' tenant:4                                Tenant        group 0, per tenant with limits of its own
 //! FF00 + group    'U' store:8                                 Standing      group 0, per store that joined or is drained
+//! FF00 + group    'V' group:4 replica:8                       Rotten        group 0, until the replica is replaced
 //!
 //! owner:        'b' user\0 (inbox)   'c' conversation   'n' counter\0
 //! conversation: 'd' user\0 user\0 (direct)   'g' key:16 (group)
@@ -34,7 +35,7 @@
 
 use seriatim_proto::ids::{
     ConversationId, ConversationKey, CounterName, DeviceId, Generation, GroupId, LeaseId, LogIndex, MessageId, NodeId,
-    Owner, Seq, SlotId, StoreId, TenantId, UserId,
+    Owner, ReplicaId, Seq, SlotId, StoreId, TenantId, UserId,
 };
 use seriatim_proto::limits;
 use seriatim_store_core::key::TENANT_NONE;
@@ -188,6 +189,11 @@ fn put_group_item(out: &mut Vec<u8>, item: &GroupItem) {
             out.push(b'U');
             out.extend_from_slice(&store.0.to_be_bytes());
         }
+        GroupItem::Rotten(group, replica) => {
+            out.push(b'V');
+            out.extend_from_slice(&group.0.to_be_bytes());
+            out.extend_from_slice(&replica.0.to_be_bytes());
+        }
     }
 }
 
@@ -294,6 +300,7 @@ fn group_item(input: &mut Input<'_>) -> Option<GroupItem> {
         b'S' => GroupItem::Store(StoreId(input.u64()?)),
         b'T' => GroupItem::Tenant(TenantId(input.u32()?)),
         b'U' => GroupItem::Standing(StoreId(input.u64()?)),
+        b'V' => GroupItem::Rotten(GroupId(input.u32()?), ReplicaId(input.u64()?)),
         _ => return None,
     })
 }

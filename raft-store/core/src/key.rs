@@ -9,8 +9,8 @@
 //! The variants of [`Item`], [`SlotItem`] and [`GroupItem`] stand in the order of their letters in `keys.rs`.
 
 use seriatim_proto::ids::{
-    ConversationId, DeviceId, GroupId, LeaseId, MessageId, Namespace, NodeId, Owner, Seq, SlotId, StoreId, TenantId,
-    UserId,
+    ConversationId, DeviceId, GroupId, LeaseId, MessageId, Namespace, NodeId, Owner, ReplicaId, Seq, SlotId, StoreId,
+    TenantId, UserId,
 };
 use seriatim_proto::limits;
 
@@ -85,6 +85,8 @@ pub enum GroupItem {
     Tenant(TenantId),
     /// Group 0: how a store that joined later stands, or one that is drained.
     Standing(StoreId),
+    /// Group 0: a replica that was found rotten.
+    Rotten(GroupId, ReplicaId),
 }
 
 /// No tenant may have this number: it stands for the slot itself in key bytes.
@@ -138,6 +140,8 @@ pub enum Scan {
     Moves,
     /// Group 0: how stores stand.
     Standings,
+    /// Group 0: all replicas that were found rotten.
+    Rotten,
     /// Pending conversations of a slot.
     Pending {
         /// which slot
@@ -198,6 +202,7 @@ impl Scan {
             Scan::Tenants => Key::group(GroupId::META, GroupItem::Tenant(TenantId(0))),
             Scan::Moves => Key::group(GroupId::META, GroupItem::Move(GroupId(0))),
             Scan::Standings => Key::group(GroupId::META, GroupItem::Standing(StoreId(0))),
+            Scan::Rotten => Key::group(GroupId::META, GroupItem::Rotten(GroupId(0), ReplicaId(0))),
             Scan::Pending { slot, after: Some((tenant, conversation)) } => {
                 return (Key::pending(*slot, *tenant, conversation.clone()), true);
             }
@@ -230,6 +235,7 @@ impl Scan {
             (Scan::Tenants, Scope::Group(GroupItem::Tenant(_))) => group(GroupId::META),
             (Scan::Moves, Scope::Group(GroupItem::Move(_))) => group(GroupId::META),
             (Scan::Standings, Scope::Group(GroupItem::Standing(_))) => group(GroupId::META),
+            (Scan::Rotten, Scope::Group(GroupItem::Rotten(..))) => group(GroupId::META),
             (Scan::Pending { slot, .. }, Scope::Slot(SlotItem::Pending(..))) => key.slot == *slot,
             (Scan::Cursors { slot, tenant, user }, Scope::Tenant(of, Item::Cursor(owner, _)))
             | (Scan::Inbox { slot, tenant, user, .. }, Scope::Tenant(of, Item::Inbox(owner, _))) => {
@@ -284,6 +290,7 @@ mod tests {
             Scan::Tenants,
             Scan::Moves,
             Scan::Standings,
+            Scan::Rotten,
             Scan::Pending { slot, after: None },
             Scan::Pending { slot, after: Some((tenant, conversation.clone())) },
             Scan::Cursors { slot, tenant, user: user.clone() },

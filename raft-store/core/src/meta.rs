@@ -53,6 +53,12 @@ pub(crate) fn meta(
         }
         (Some(_), MetaCommand::CancelMove { moved }) => placement::cancel_move(view, moved, events)?,
         (Some(_), MetaCommand::EndMove { moved }) => placement::end_move(view, moved, events)?,
+        (Some(_), MetaCommand::ReportRot { group, replica, what }) => {
+            placement::report_rot(view, *group, *replica, what, events)?
+        }
+        (Some(row), MetaCommand::BeginRebuild { group, replica }) => {
+            placement::begin_rebuild(view, row, *group, *replica, events)?
+        }
     };
     Ok(Outcome::Meta(outcome))
 }

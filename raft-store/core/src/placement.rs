@@ -5,6 +5,7 @@
 //! BeginMove{from, to} ─▶ Move{joining, leaving} ─▶ the group's leader: learner → promote → remove ─▶ EndMove
 //!                      BeginMove ▲│ CancelMove: turned back ─▶ the members as they were ─▶ EndMove
 //! SetDraining ─▶ its replicas move away ─▶ RemoveStore
+//! ReportRot ─▶ BeginRebuild ─▶ Move{joining, leaving} on one store ─▶ as above; the end takes the report away
 //! ```
 //! The group's own membership decides who votes; group 0 says where it should go, and learns when it is there.
 //!
@@ -12,8 +13,11 @@
 //! I15: a replica gets its id here, once. Once its move has ended without it, it is in no record, and its id is below
 //! `replica_next`: whoever has this directory listens to it no more.
 
-use seriatim_proto::ids::{GroupId, StoreId};
-use seriatim_proto::meta::{GroupRecord, MetaOutcome, MetaRefusal, MoveRecord, ReplicaRecord, StoreRecord, StoreToken};
+use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
+use seriatim_proto::limits;
+use seriatim_proto::meta::{
+    GroupRecord, MetaOutcome, MetaRefusal, MoveRecord, ReplicaRecord, RotRecord, StoreRecord, StoreToken,
+};
 
 use crate::apply::Event;
 use crate::key::{GroupItem, Scan};
@@ -146,6 +150,63 @@ pub(crate) fn begin_move(
     Ok(MetaOutcome::Moving(moved))
 }
 
+/// Notes that a replica is rotten. Of one that is no more, nothing is kept.
+pub(crate) fn report_rot(
+    view: &mut impl View,
+    group: GroupId,
+    replica: ReplicaId,
+    what: &str,
+    events: &mut Vec<Event>,
+) -> Result<MetaOutcome, Fatal> {
+    if what.len() > limits::ROT_REASON_BYTES_MAX as usize {
+        return refused(MetaRefusal::Malformed);
+    }
+    let Some(record) = group_record(view, group)? else { return refused(MetaRefusal::Unknown) };
+    let moved = move_of(view, group)?;
+    let joining = moved.and_then(|moved| moved.joining);
+    let found = record.replicas.iter().copied().chain(joining).find(|known| known.id == replica);
+    let key = group_key(GroupItem::Rotten(group, replica));
+    if let (Some(replica), None) = (found, view.get(&key)?) {
+        view.put(key, Row::Rotten(RotRecord { group, replica, what: what.to_owned() }));
+        changed(view, events)?;
+    }
+    Ok(MetaOutcome::RotNoted)
+}
+
+/// Gives the new replica its id, on the store of the rotten one. The same again returns the move. Group 0 too: its
+/// replicas stay on their stores.
+pub(crate) fn begin_rebuild(
+    view: &mut impl View,
+    mut cluster: ClusterRow,
+    group: GroupId,
+    replica: ReplicaId,
+    events: &mut Vec<Event>,
+) -> Result<MetaOutcome, Fatal> {
+    let Some(record) = group_record(view, group)? else { return refused(MetaRefusal::Unknown) };
+    let leaving = record.replicas.iter().copied().find(|known| known.id == replica);
+    if let Some(moved) = move_of(view, group)? {
+        if !moved.is_rebuild() || moved.leaving != leaving {
+            return refused(MetaRefusal::Moving);
+        }
+        return if moved.back { turn(view, moved, events) } else { Ok(MetaOutcome::Moving(moved)) };
+    }
+    let is_rotten = view.get(&group_key(GroupItem::Rotten(group, replica)))?.is_some();
+    let Some(leaving) = leaving.filter(|_| is_rotten && record.closed) else { return refused(MetaRefusal::Misplaced) };
+    if standing(view, leaving.store)?.draining && group != GroupId::META {
+        return refused(MetaRefusal::Draining);
+    }
+    if cluster.replica_next.0 >= ID_END {
+        return refused(MetaRefusal::Malformed);
+    }
+    let joining = ReplicaRecord { id: cluster.replica_next, store: leaving.store };
+    cluster.replica_next.0 += 1;
+    put_cluster(view, cluster);
+    let revision = changed(view, events)?;
+    let moved = MoveRecord { group, joining: Some(joining), leaving: Some(leaving), back: false, revision };
+    put_move(view, moved.clone());
+    Ok(MetaOutcome::Moving(moved))
+}
+
 /// The other way round from now on. The record stays until the members are so: some of the move may have happened.
 fn turn(view: &mut impl View, moved: MoveRecord, events: &mut Vec<Event>) -> Result<MetaOutcome, Fatal> {
     let turned = MoveRecord { back: !moved.back, revision: changed(view, events)?, ..moved };
@@ -187,6 +248,12 @@ pub(crate) fn end_move(
     record.replicas.sort_unstable_by_key(|replica| replica.store);
     put_group(view, record);
     view.delete(group_key(GroupItem::Move(moved.group)));
+    if let Some(gone) = moved.goes() {
+        let report = group_key(GroupItem::Rotten(moved.group, gone.id));
+        if view.get(&report)?.is_some() {
+            view.delete(report);
+        }
+    }
     changed(view, events)?;
     Ok(MetaOutcome::NothingMoves)
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use seriatim_proto::ids::{GroupId, StoreId};
-use seriatim_proto::meta::{Directory, GroupRecord, MoveRecord};
+use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand, MoveRecord, RotRecord};
 
 /// A move that should begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,9 +22,23 @@ pub struct PlannedMove {
     pub why: Why,
 }
 
+impl PlannedMove {
+    /// What begins it.
+    pub fn command(&self, directory: &Directory) -> Option<MetaCommand> {
+        if self.why != Why::Rot {
+            return Some(MetaCommand::BeginMove { group: self.group, from: self.from, to: Some(self.to) });
+        }
+        let rot =
+            directory.rotten.iter().find(|rot| rot.group == self.group && Some(rot.replica.store) == self.from)?;
+        Some(MetaCommand::BeginRebuild { group: self.group, replica: rot.replica.id })
+    }
+}
+
 /// What a move is good for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
+    /// it is rotten: a new one on the same store takes its place
+    Rot,
     /// its store is being drained
     Drain,
     /// the group has fewer replicas than it should
@@ -40,7 +54,7 @@ const VOTERS: usize = 3;
 const STILL_MAX: usize = 4;
 
 /// The next move, if there should be one and none `gets_on`. Only stores that `may_get` one are given any. Group 0
-/// stays where it is.
+/// stays where it is; only its rotten replicas are replaced.
 pub fn next_move(
     directory: &Directory,
     may_get: impl Fn(StoreId) -> bool,
@@ -68,12 +82,25 @@ pub fn next_move(
         takers.sort_unstable();
         takers
     };
+    // What a majority still holds can be rebuilt; the others need more than this.
+    let rebuild = |rot: &RotRecord| {
+        let group = directory.groups.iter().find(|group| group.id == rot.group && group.closed && !moves(group))?;
+        let store = rot.replica.store;
+        let stays = group.id == GroupId::META || !drained(store);
+        let sound = group.replicas.iter().filter(|replica| !directory.is_rotten(group.id, replica.id)).count();
+        let is_due =
+            group.replicas.contains(&rot.replica) && stays && may_get(store) && sound > group.replicas.len() / 2;
+        is_due.then_some(PlannedMove { group: group.id, from: Some(store), to: store, why: Why::Rot })
+    };
     let taker = |group: &GroupRecord| takers.iter().find(|(_, store)| !has(group, *store)).copied();
 
-    let leaving = groups().find_map(|group| {
-        let from = group.replicas.iter().find(|replica| drained(replica.store))?;
-        Some(PlannedMove { group: group.id, from: Some(from.store), to: taker(group)?.1, why: Why::Drain })
-    });
+    let rotten = directory.rotten.iter().find_map(rebuild);
+    let leaving = || {
+        groups().find_map(|group| {
+            let from = group.replicas.iter().find(|replica| drained(replica.store))?;
+            Some(PlannedMove { group: group.id, from: Some(from.store), to: taker(group)?.1, why: Why::Drain })
+        })
+    };
     let few = || {
         groups()
             .filter(|group| group.replicas.len() < VOTERS)
@@ -81,6 +108,8 @@ pub fn next_move(
     };
     let balance = || {
         groups()
+            // Not with a replica that counts for nothing.
+            .filter(|group| !directory.rotten.iter().any(|rot| rot.group == group.id))
             .filter_map(|group| {
                 let (least, to) = taker(group)?;
                 let from = group.replicas.iter().map(|replica| (load[&replica.store], replica.store)).max()?;
@@ -92,5 +121,5 @@ pub fn next_move(
             .max_by_key(|(gain, _)| *gain)
             .map(|(_, planned)| planned)
     };
-    leaving.or_else(few).or_else(balance)
+    rotten.or_else(leaving).or_else(few).or_else(balance)
 }

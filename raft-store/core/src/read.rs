@@ -170,18 +170,21 @@ fn directory(view: &impl Reader) -> Result<Option<Directory>, Fatal> {
         moves: Vec::new(),
         draining: Vec::new(),
         replica_next: cluster.replica_next,
+        rotten: Vec::new(),
     };
     let mut rows = view.scan(&Scan::Stores, usize::MAX)?;
     rows.extend(view.scan(&Scan::Nodes, usize::MAX)?);
     rows.extend(view.scan(&Scan::Tenants, usize::MAX)?);
     rows.extend(view.scan(&Scan::Moves, usize::MAX)?);
     rows.extend(view.scan(&Scan::Standings, usize::MAX)?);
+    rows.extend(view.scan(&Scan::Rotten, usize::MAX)?);
     for (key, row) in rows {
         match row {
             Row::Store(store) => directory.stores.push(store),
             Row::Node(node) => directory.nodes.push(node),
             Row::Tenant(tenant) => directory.tenants.push(tenant),
             Row::Move(moved) => directory.moves.push(moved),
+            Row::Rotten(rot) => directory.rotten.push(rot),
             Row::Standing(standing) => {
                 if let (Scope::Group(GroupItem::Standing(store)), true) = (&key.scope, standing.draining) {
                     directory.draining.push(*store);

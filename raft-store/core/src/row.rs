@@ -8,7 +8,7 @@ use seriatim_proto::command::{DeliveryRecord, SlotRange};
 use seriatim_proto::ids::{
     BodyHash, Chain, ClusterId, Epoch, Generation, GroupId, LeaseId, NodeId, ReplicaId, Seq, SlotId, StoreId,
 };
-use seriatim_proto::meta::{GroupRecord, MoveRecord, NodeRecord, StoreRecord, StoreToken, TenantRecord};
+use seriatim_proto::meta::{GroupRecord, MoveRecord, NodeRecord, RotRecord, StoreRecord, StoreToken, TenantRecord};
 use seriatim_proto::store::{HolderRow, InboxEntry, NamespaceState, StoredMessage};
 
 /// The value of a row.
@@ -54,6 +54,8 @@ pub enum Row {
     Move(MoveRecord),
     /// under `GroupItem::Standing`
     Standing(StandingRow),
+    /// under `GroupItem::Rotten`
+    Rotten(RotRecord),
 }
 
 /// How a store stands, beside its record. A store of `Init` has none until it is drained.

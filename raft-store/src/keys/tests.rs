@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use seriatim_proto::codec;
 use seriatim_proto::command::{DeliveryRecord, EntryRef, Kind, SlotRange};
 use seriatim_proto::ids::{BodyHash, Chain, ClusterId, Epoch, ReplicaId};
-use seriatim_proto::meta::{GroupRecord, MoveRecord, NodeKind, NodeRecord, ReplicaRecord, StoreRecord, StoreToken};
+use seriatim_proto::meta::{
+    GroupRecord, MoveRecord, NodeKind, NodeRecord, ReplicaRecord, RotRecord, StoreRecord, StoreToken,
+};
 use seriatim_proto::store::{InboxEntry, StoredMessage};
 use seriatim_store_core::row::*;
 use seriatim_store_core::{Row, Scan};
@@ -66,6 +68,7 @@ fn keys_have_their_golden_bytes() {
         (Key::group(GroupId(0), GroupItem::Tenant(TenantId(7))), "ff005400000007"),
         (Key::group(GroupId(0), GroupItem::Move(GroupId(4))), "ff004d00000004"),
         (Key::group(GroupId(0), GroupItem::Standing(StoreId(7))), "ff00550000000000000007"),
+        (Key::group(GroupId(0), GroupItem::Rotten(GroupId(4), ReplicaId(7))), "ff0056000000040000000000000007"),
     ];
     for (key, golden) in cases {
         assert_eq!(hex(&encode(&key)), golden.replace(' ', ""), "{key:?}");
@@ -96,7 +99,7 @@ fn keys_at_their_upper_bounds_stay_in_their_slot() {
         assert_eq!(decode(&bytes), Some(key));
         assert!(slot_start(slot) <= bytes && bytes < slot_start(SlotId(limits::SLOTS)));
     }
-    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Standing(StoreId(u64::MAX))));
+    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Rotten(GroupId(u32::MAX), ReplicaId(u64::MAX))));
     assert!(slot_start(SlotId(u16::MAX)) <= last && last < vec![0xff; 3]);
 }
 
@@ -230,6 +233,14 @@ fn rows_have_their_golden_bytes() {
             "0112040101 02000007".to_owned(),
         ),
         (Row::Standing(StandingRow { token: Some(StoreToken([0xcc; 16])), draining: true }), format!("011301{cc}01")),
+        (
+            Row::Rotten(RotRecord {
+                group: GroupId(4),
+                replica: ReplicaRecord { id: ReplicaId(7), store: StoreId(2) },
+                what: "no".to_owned(),
+            }),
+            "011404070202".to_owned() + "6e6f",
+        ),
     ];
     for (row, golden) in cases {
         let bytes = codec::encode(&row);
@@ -297,6 +308,7 @@ fn any_key() -> impl Strategy<Value = Key> {
         any::<u32>().prop_map(|id| GroupItem::Tenant(TenantId(id))),
         (0..300u32).prop_map(|id| GroupItem::Move(GroupId(id))),
         any::<u64>().prop_map(|id| GroupItem::Standing(StoreId(id))),
+        (0..300u32, any::<u64>()).prop_map(|(group, id)| GroupItem::Rotten(GroupId(group), ReplicaId(id))),
     ];
     prop_oneof![
         6 => (slot.clone(), tenant.clone(), any_item()).prop_map(|(slot, tenant, item)| Key::tenant(slot, tenant, item)),

@@ -1,6 +1,7 @@
 //! Stores that join and leave, and replicas that move.
 
 use seriatim_proto::ids::{ClusterId, ReplicaId, StoreId};
+use seriatim_proto::limits;
 use seriatim_proto::meta::{
     Directory, MetaCommand, MetaOutcome, MetaRefusal, MoveRecord, ReplicaRecord, StoreRecord, StoreToken,
 };
@@ -291,4 +292,88 @@ fn groups_of_a_small_cluster_grow_to_three_replicas() {
     let moves = settle(&mut meta);
     assert!(moves.iter().all(|planned| planned.from.is_none() && planned.why == Why::Few));
     assert_eq!((meta.stores_of(1), meta.stores_of(2)), (vec![1, 2, 3], vec![1, 2, 3]));
+}
+
+fn report(group: u32, replica: ReplicaId, what: &str) -> MetaCommand {
+    MetaCommand::ReportRot { group: GroupId(group), replica, what: what.to_owned() }
+}
+
+fn rebuild(group: u32, replica: ReplicaId) -> MetaCommand {
+    MetaCommand::BeginRebuild { group: GroupId(group), replica }
+}
+
+#[test]
+fn a_rotten_replica_is_replaced_on_its_store_and_the_report_goes_with_it() {
+    // Group 0's own too.
+    for group in [0, 1] {
+        let mut meta = Meta::new(3, 1);
+        let before = meta.directory();
+        let old = before.groups[group as usize].replicas[1];
+        assert_eq!(meta.refused(rebuild(group, old.id)), MetaRefusal::Misplaced, "nobody said that it is rotten");
+        assert_eq!(meta.meta(report(group, old.id, "a bit")), MetaOutcome::RotNoted);
+        let revision = meta.directory().revision;
+        assert_eq!(meta.meta(report(group, old.id, "another")), MetaOutcome::RotNoted);
+        assert_eq!(meta.directory().revision, revision, "a repeat changes nothing");
+        assert!(meta.directory().is_rotten(GroupId(group), old.id));
+        let planned = next_move(&meta.directory(), |_| true, |_| false).unwrap();
+        assert_eq!(
+            (planned.group, planned.from, planned.to, planned.why),
+            (GroupId(group), Some(old.store), old.store, Why::Rot)
+        );
+        let MetaOutcome::Moving(moved) = meta.meta(planned.command(&meta.directory()).unwrap()) else {
+            panic!("moving")
+        };
+        assert!(moved.is_rebuild());
+        assert_eq!((moved.leaving, moved.joining.unwrap().store), (Some(old), old.store));
+        assert_eq!(meta.meta(rebuild(group, old.id)), MetaOutcome::Moving(moved.clone()), "the same again");
+        assert_eq!(next_move(&meta.directory(), |_| true, |_| false), None);
+        let record = meta.directory().groups[group as usize].clone();
+        let wanted = voters_wanted(&record, &moved);
+        assert!(wanted.len() == 3 && !wanted.contains(&old) && wanted.contains(&moved.joining.unwrap()));
+        // Turned back and forward again.
+        let back = meta.cancel(&moved);
+        assert_eq!(voters_wanted(&record, &back).iter().filter(|replica| **replica == old).count(), 1);
+        let MetaOutcome::Moving(forward) = meta.meta(rebuild(group, old.id)) else { panic!("moving") };
+        assert!(!forward.back);
+        meta.end(&forward);
+        let directory = meta.directory();
+        assert!(directory.rotten.is_empty() && directory.is_removed(GroupId(group), old.id));
+        assert!(directory.groups[group as usize].replicas.contains(&forward.joining.unwrap()));
+        assert_eq!(meta.meta(report(group, old.id, "late")), MetaOutcome::RotNoted);
+        assert!(meta.directory().rotten.is_empty(), "of what is no more nothing is kept");
+    }
+}
+
+#[test]
+fn what_is_rotten_is_rebuilt_only_where_that_can_end_well() {
+    let mut meta = Meta::new(4, 2);
+    let long = "x".repeat(limits::ROT_REASON_BYTES_MAX as usize + 1);
+    assert_eq!(meta.refused(report(1, ReplicaId(5), &long)), MetaRefusal::Malformed);
+    assert_eq!(meta.refused(report(9, ReplicaId(5), "")), MetaRefusal::Unknown);
+    let replicas = meta.directory().groups[1].replicas.clone();
+    let whys = |meta: &Meta| next_move(&meta.directory(), |_| true, |_| false).map(|planned| planned.why);
+    meta.meta(report(1, replicas[0].id, ""));
+    assert_eq!(whys(&meta), Some(Why::Rot));
+    assert_eq!(next_move(&meta.directory(), |store| store != replicas[0].store, |_| false), None, "its store is away");
+    // Two of four: nobody could agree to a new one.
+    meta.meta(report(1, replicas[1].id, ""));
+    assert_eq!(whys(&meta), None);
+
+    // A store that is drained gets no new replica: the old one moves elsewhere.
+    let mut meta = Meta::new(3, 1);
+    let fourth = meta.add("s4:1", 7);
+    let old = meta.directory().groups[1].replicas[0];
+    meta.meta(report(1, old.id, ""));
+    meta.meta(MetaCommand::SetDraining { store: old.store, draining: true });
+    assert_eq!(meta.refused(rebuild(1, old.id)), MetaRefusal::Draining);
+    let planned = next_move(&meta.directory(), |_| true, |_| false).unwrap();
+    assert_eq!((planned.from, planned.to, planned.why), (Some(old.store), fourth, Why::Drain));
+    let moved = meta.begin(1, Some(old.store.0), Some(fourth.0));
+    assert_eq!(meta.refused(rebuild(1, old.id)), MetaRefusal::Moving);
+    // The one that joins is rotten too: it leaves again, and its report with it.
+    meta.meta(report(1, moved.joining.unwrap().id, ""));
+    assert_eq!(meta.directory().rotten.len(), 2);
+    let back = meta.cancel(&moved);
+    meta.end(&back);
+    assert_eq!(meta.directory().rotten.iter().map(|rot| rot.replica).collect::<Vec<_>>(), [old]);
 }
