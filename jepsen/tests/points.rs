@@ -143,6 +143,20 @@ impl Watched {
         Ok(())
     }
 
+    /// A store has lost its votes: all of it is set aside and rebuilt.
+    async fn rot(&mut self) -> anyhow::Result<()> {
+        let leader = self.leader().await;
+        let follower = self.cluster.names(Role::Store).into_iter().find(|name| *name != leader);
+        let follower = follower.context("there is one store only")?;
+        self.look().await;
+        self.cluster.kill(&follower).await?;
+        let mark = self.cluster.data_dir(&follower).join("watermark");
+        std::fs::OpenOptions::new().write(true).open(mark)?.set_len(10)?;
+        self.cluster.start_node(&follower).await?;
+        self.wait_for(Point::ReplicaRetired).await;
+        Ok(())
+    }
+
     /// A leader stops in order, and gives its groups away.
     async fn hand_over(&mut self) -> anyhow::Result<()> {
         let leader = self.leader().await;
@@ -190,6 +204,7 @@ async fn every_point_is_passed_by_some_node() {
     }
     watched.take_over().await.unwrap();
     watched.hand_over().await.unwrap();
+    watched.rot().await.unwrap();
     workload.stop().await.unwrap();
     watched.look().await;
     let (missing, ends) = (watched.missing(), watched.cluster.ended_by_themselves());

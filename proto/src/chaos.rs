@@ -96,6 +96,12 @@ named! {
         ReplicaBorn = "replica.born",
         /// a replica has its members and is not noted as initialised
         ReplicaInitialised = "replica.initialised",
+        /// a replica is noted as rotten and nothing of it is gone
+        ReplicaRotten = "replica.rotten",
+        /// the log of a rotten replica is gone, its rows may be there, and a new one is not born
+        ReplicaRetired = "replica.retired",
+        /// a damaged database is set aside, others perhaps not yet
+        StoreSetAside = "store.set-aside",
         /// entries are to be sent to a follower
         AppendSend = "append.send",
         /// entries are received from a leader

@@ -422,6 +422,19 @@ pub struct StoreStatus {
     pub token: StoreToken,
     /// one per replica
     pub groups: Vec<GroupStatus>,
+    /// replicas here that are rotten and not replaced yet: they do not run
+    pub rotten: Vec<RottenStatus>,
+}
+
+/// A replica that was found rotten, for operators.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct RottenStatus {
+    /// which group
+    pub group: GroupId,
+    /// which of its replicas
+    pub replica: crate::ids::ReplicaId,
+    /// what is wrong
+    pub what: String,
 }
 
 /// One replica, for operators.

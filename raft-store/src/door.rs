@@ -171,7 +171,7 @@ impl Door {
 /// Answers reads of one group from its rows, all at one moment.
 pub(crate) fn serve_reads(replica: &Replica, asked: &[Read]) -> Result<Vec<ReadOutcome>, StoreRefusal> {
     let fatal = |fatal| {
-        replica.fatal.raise(format!("group {} cannot read: {fatal}", replica.group));
+        replica.fatal.raise_of(format_args!("group {} cannot read", replica.group), &fatal);
         StoreRefusal::Refused(Refusal::new(ErrorCode::Internal, "the store cannot read"))
     };
     let view = replica.state.view(replica.group).map_err(fatal)?;

@@ -1,26 +1,62 @@
 //! Fatal: the one way in which a part of the store says that the process must stop.
 //!
 //! A failed write or fsync is never retried and never acknowledged: whoever sees it raises the signal, and the
-//! process ends with an error.
+//! process ends with an error. If the reason is that data on disk is damaged, that is noted for the next start (rot.rs).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use seriatim_store_core::Fatal;
 use tokio::sync::watch;
+
+use crate::rot;
 
 /// Raised at most once; the first reason stays.
 #[derive(Clone, Debug)]
-pub(crate) struct FatalSignal(Arc<watch::Sender<Option<Arc<str>>>>);
+pub(crate) struct FatalSignal(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    reason: watch::Sender<Option<Arc<str>>>,
+    /// the data folder, where rot is noted
+    folder: Option<PathBuf>,
+}
 
 impl FatalSignal {
-    /// A signal that nobody has raised.
+    /// A signal that nobody has raised, and that notes nothing.
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(None)))
+        Self(Arc::new(Shared { reason: watch::Sender::new(None), folder: None }))
+    }
+
+    /// A signal that nobody has raised, of the store of a data folder.
+    pub(crate) fn of(folder: PathBuf) -> Self {
+        Self(Arc::new(Shared { reason: watch::Sender::new(None), folder: Some(folder) }))
+    }
+
+    /// Data on disk is damaged: notes it for the next start, and stops this process.
+    pub(crate) fn raise_rot(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        if let Some(folder) = &self.0.folder
+            && let Err(error) = rot::note(folder, &reason)
+        {
+            tracing::error!(%error, "the next start does not know that data is damaged, and finds it again");
+        }
+        self.raise(reason);
+    }
+
+    /// What apply or a read says; `act` is what it was about to do.
+    pub(crate) fn raise_of(&self, act: std::fmt::Arguments<'_>, fatal: &Fatal) {
+        match fatal {
+            Fatal::Corrupt(_) => self.raise_rot(format!("{act}: {fatal}")),
+            Fatal::Broken { .. } | Fatal::Storage(_) | Fatal::Entry(_) => self.raise(format!("{act}: {fatal}")),
+        }
     }
 
     /// Says that the process must stop, and why.
     pub(crate) fn raise(&self, reason: impl Into<String>) {
         let reason = reason.into();
-        self.0.send_if_modified(|current| {
+        self.0.reason.send_if_modified(|current| {
             if current.is_some() {
                 return false;
             }
@@ -32,12 +68,12 @@ impl FatalSignal {
 
     /// The reason, if raised.
     pub(crate) fn reason(&self) -> Option<Arc<str>> {
-        self.0.borrow().clone()
+        self.0.reason.borrow().clone()
     }
 
     /// Waits until it is raised.
     pub(crate) async fn raised(&self) -> Arc<str> {
-        let mut receiver = self.0.subscribe();
+        let mut receiver = self.0.reason.subscribe();
         loop {
             if let Some(reason) = receiver.borrow_and_update().clone() {
                 return reason;

@@ -8,6 +8,7 @@
 //! linearizably, under an open record or for a move; whatever else is not listed is never started.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::limits;
-use seriatim_proto::meta::StoreToken;
-use seriatim_proto::store::{GroupStatus, StoreRefusal, StoreStatus};
+use seriatim_proto::meta::{RotRecord, StoreToken};
+use seriatim_proto::store::{GroupStatus, RottenStatus, StoreRefusal, StoreStatus};
 
 use crate::admission::Budget;
 use crate::balance;
@@ -37,10 +38,12 @@ use crate::raft::state_machine::StateMachine;
 use crate::raft::types::Member;
 use crate::replica::{Replica, Shared};
 use crate::rocks::state_db::StateDb;
+use seriatim_store_core::Fatal;
 
 /// Everything that lives in one store process.
 pub(crate) struct Host {
     folder: Mutex<DataFolder>,
+    data_dir: PathBuf,
     identity: RwLock<Option<Arc<Identity>>>,
     token: StoreToken,
     address: String,
@@ -56,8 +59,8 @@ pub(crate) struct Host {
     node_budget: Budget,
     replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     starting: Mutex<BTreeSet<GroupId>>,
-    /// Replicas that are not started because their log is not what was promised.
-    rotten: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
+    /// Replicas that are not started because they are not what was promised, and why.
+    rotten: Mutex<BTreeMap<(GroupId, ReplicaId), String>>,
     /// Replicas that should be here and are not: group 0 is asked whether they still should.
     doubted: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     stopping: AtomicBool,
@@ -74,6 +77,8 @@ pub(crate) struct Parts {
     pub(crate) fatal: FatalSignal,
     pub(crate) tuning: Tuning,
     pub(crate) groups: tokio::runtime::Handle,
+    /// why everything was set aside at this start, if it was
+    pub(crate) rot: Option<String>,
 }
 
 /// A replica that should be running here.
@@ -101,8 +106,13 @@ impl Host {
         let token = parts.folder.token();
         let events = Events::new();
         parts.raft.follow(events.directory());
+        let before = || parts.rot.clone().unwrap_or_else(|| FOUND_BEFORE.to_owned());
+        let born = identity.iter().flat_map(|identity| &identity.born);
+        let rotten = born.filter(|born| born.stage == Stage::Rotten);
+        let rotten = rotten.map(|born| ((born.group, born.replica), before())).collect();
         Arc::new(Self {
             token,
+            data_dir: parts.folder.path().to_owned(),
             folder: Mutex::new(parts.folder),
             identity: RwLock::new(identity),
             address: parts.address,
@@ -117,7 +127,7 @@ impl Host {
             node_budget: Budget::new(limits::PROPOSAL_BYTES_NODE_MAX),
             replicas: RwLock::default(),
             starting: Mutex::default(),
-            rotten: Mutex::default(),
+            rotten: Mutex::new(rotten),
             doubted: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
@@ -158,15 +168,14 @@ impl Host {
     /// Bears or starts a replica, once. Answers when it runs or is known not to.
     pub(crate) async fn want(self: &Arc<Self>, wanted: Wanted) {
         let (group, id) = (wanted.group, wanted.replica);
-        if self.replicas.read().contains_key(&group) || self.rotten.lock().contains(&(group, id)) {
-            return;
-        }
+        // A newer one than an old directory names; an older one goes first.
+        let runs = || self.replicas.read().get(&group).is_some_and(|running| running.id() >= id);
         // What a crash left parts of is on its way out, though an old directory may name it.
-        let is_removed = || {
+        let is_dead = || {
             let born = self.identity().and_then(|identity| identity.born(group, id));
-            born.is_some_and(|born| born.stage == Stage::Removed)
+            born.is_some_and(|born| born.is_dead())
         };
-        if !self.take_turn(group, || self.replicas.read().contains_key(&group) || is_removed()).await {
+        if runs() || is_dead() || !self.take_turn(group, || runs() || is_dead()).await {
             return;
         }
         let host = Arc::clone(self);
@@ -175,7 +184,8 @@ impl Host {
             Ok(Ok(replica)) => {
                 self.replicas.write().insert(group, replica);
             }
-            Ok(Err(StartError::Rot(what))) => self.note_rot(group, id, &what),
+            Ok(Err(StartError::Rot(what))) => self.note_rot(group, id, &what).await,
+            Ok(Err(StartError::Damaged(what))) => self.fatal.raise_rot(format!("group {group} cannot start: {what}")),
             Ok(Err(StartError::NotBorn)) => {
                 if self.doubted.lock().insert((group, id)) {
                     let host = Arc::clone(self);
@@ -201,7 +211,7 @@ impl Host {
         true
     }
 
-    fn note_rot(&self, group: GroupId, replica: ReplicaId, what: &str) {
+    async fn note_rot(self: &Arc<Self>, group: GroupId, replica: ReplicaId, what: &str) {
         let (group_id, replica_id) = (group.0, replica.0);
         tracing::error!(
             group = group_id,
@@ -209,7 +219,72 @@ impl Host {
             what,
             "ALARM: rot: the replica is not started and does not vote"
         );
-        self.rotten.lock().insert((group, replica));
+        self.metrics.rot_found.inc();
+        // Whatever becomes of its files: it never runs again.
+        if let Err(error) = self.note(move |folder| folder.note_rotten(group, replica)).await {
+            return self.fatal.raise(format!("group {group} cannot note that replica {replica} is rotten: {error}"));
+        }
+        self.rotten.lock().insert((group, replica), what.to_owned());
+        chaos::hit(Point::ReplicaRotten);
+    }
+
+    /// Stops a replica that somebody else found rotten.
+    pub(crate) async fn heed_rot(self: &Arc<Self>, rot: &RotRecord) {
+        let (group, replica) = (rot.group, rot.replica.id);
+        let is_known = || {
+            let born = self.identity().and_then(|identity| identity.born(group, replica));
+            born.is_none_or(|born| born.is_dead())
+        };
+        if is_known() || !self.take_turn(group, is_known).await {
+            return;
+        }
+        self.note_rot(group, replica, &rot.what).await;
+        self.stop_one(group, replica).await;
+        self.starting.lock().remove(&group);
+    }
+
+    /// Stops a replica of ours, if it runs. It gives its leadership away first.
+    async fn stop_one(&self, group: GroupId, replica: ReplicaId) {
+        let running = {
+            let mut replicas = self.replicas.write();
+            let ours = replicas.get(&group).is_some_and(|running| running.id() == replica);
+            if ours { replicas.remove(&group) } else { None }
+        };
+        let Some(running) = running else { return };
+        running.transfer_away().await;
+        let deadline = Instant::now() + TRANSFER_TIMEOUT;
+        while Instant::now() < deadline && running.leadership().is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        running.stop().await;
+        // Openraft goes on applying what it had committed.
+        running.live.until_machine_ended().await;
+    }
+
+    /// Takes a replica out of service for ever, with its log and its vote. Its rows stay until another one is born, or
+    /// group 0 has let go of it.
+    async fn retire(self: &Arc<Self>, group: GroupId, replica: ReplicaId) -> Result<(), String> {
+        self.stop_one(group, replica).await;
+        self.note(move |folder| folder.note_rotten(group, replica)).await.map_err(|error| error.to_string())?;
+        self.raft.forget(group, replica).await.map_err(|error| error.to_string())?;
+        chaos::hit(Point::ReplicaRetired);
+        Ok(())
+    }
+
+    /// Replicas here that are rotten and not replaced yet.
+    pub(crate) fn rotten(&self) -> Vec<RottenStatus> {
+        let rotten = self.rotten.lock();
+        let status = |((group, replica), what): (&(GroupId, ReplicaId), &String)| RottenStatus {
+            group: *group,
+            replica: *replica,
+            what: what.clone(),
+        };
+        rotten.iter().map(status).collect()
+    }
+
+    /// Where everything is kept.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// Bears a replica, or finds that it is rot or was removed: by what group 0 says now.
@@ -244,7 +319,14 @@ impl Host {
         let host = Arc::clone(self);
         match self.groups.spawn(async move { host.remove_replica(group, replica).await }).await {
             Ok(Ok(())) => {
-                self.rotten.lock().remove(&(group, replica));
+                if self.rotten.lock().remove(&(group, replica)).is_some() {
+                    self.metrics.rebuilt.inc();
+                    tracing::info!(
+                        group = group.0,
+                        replica = replica.0,
+                        "ALARM over: another took the rotten replica's place"
+                    );
+                }
                 tracing::info!(group = group.0, replica = replica.0, "a replica that moved away is removed from here");
             }
             // The log writer has ended: the next start goes on.
@@ -259,22 +341,16 @@ impl Host {
     }
 
     async fn remove_replica(self: &Arc<Self>, group: GroupId, replica: ReplicaId) -> Result<(), String> {
-        let running = {
-            let mut replicas = self.replicas.write();
-            let ours = replicas.get(&group).is_some_and(|running| running.id() == replica);
-            if ours { replicas.remove(&group) } else { None }
-        };
-        if let Some(running) = running {
-            running.stop().await;
-            // Openraft goes on applying what it had committed.
-            running.live.until_machine_ended().await;
-        }
+        self.stop_one(group, replica).await;
         // First of all, so that what a crash leaves never runs: some of its log may be gone, and none of its vote.
         if !self.note(move |folder| folder.note_removing(group, replica)).await.map_err(|error| error.to_string())? {
             return Ok(());
         }
         self.raft.forget(group, replica).await.map_err(|error| error.to_string())?;
-        self.clean(group).await?;
+        // The rows may be those of the one that took its place.
+        if !self.identity().is_some_and(|identity| identity.has_other(group, replica)) {
+            self.clean(group).await?;
+        }
         self.note(move |folder| folder.note_removed(group, replica)).await.map_err(|error| error.to_string())
     }
 
@@ -297,14 +373,22 @@ impl Host {
             if closed && !joining {
                 return Err(StartError::Rot("no log under a closed record".into()));
             }
+            // A rotten one whose place this one takes: its rows are where ours will be.
+            for other in identity.born.iter().filter(|other| other.group == group) {
+                self.retire(group, other.replica).await.map_err(StartError::Failed)?;
+            }
             self.clean(group).await.map_err(StartError::Failed)?;
             self.note(move |folder| folder.note_born(group, replica)).await.map_err(|error| failed(&error))?;
             chaos::hit(Point::ReplicaBorn);
         }
-        let rows = self.state.view(group).map_err(|error| failed(&error))?;
+        let unread = |fatal: Fatal| match fatal {
+            Fatal::Corrupt(_) => StartError::Damaged(fatal.to_string()),
+            Fatal::Broken { .. } | Fatal::Storage(_) | Fatal::Entry(_) => StartError::Failed(fatal.to_string()),
+        };
+        let rows = self.state.view(group).map_err(unread)?;
         let live = GroupLive::load(group, &rows, self.events.clone());
         drop(rows);
-        let live = Arc::new(live.map_err(|error| failed(&error))?);
+        let live = Arc::new(live.map_err(unread)?);
         let machine = StateMachine::open(
             group,
             Arc::clone(&self.state),
@@ -484,6 +568,7 @@ impl Host {
             fsync_us_p99,
             token: self.token,
             groups: self.replicas().iter().map(|replica| self.group_status(identity.as_deref(), replica)).collect(),
+            rotten: self.rotten(),
         }
     }
 
@@ -533,6 +618,8 @@ impl Host {
 pub(crate) enum StartError {
     /// Its log is not what was promised: it stays down, the others go on.
     Rot(String),
+    /// A database that all replicas here share is damaged: the next start sets it aside.
+    Damaged(String),
     /// It is not here, and whether it should be born is for group 0 to say.
     NotBorn,
     /// The process cannot go on.
@@ -545,5 +632,7 @@ const FIRST_LEADER_TIMEOUT: Duration = Duration::from_millis(2 * limits::RAFT_EL
 const TURN: Duration = Duration::from_millis(20);
 /// Pause before group 0 is asked again about a replica that is not here.
 const DOUBT_RETRY: Duration = Duration::from_millis(500);
+/// Said of a replica whose rot an earlier run of the process has found.
+const FOUND_BEFORE: &str = "found rotten before the store's last start";
 /// Time for leaderships to be taken over when a store stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);

@@ -43,7 +43,7 @@ pub(crate) struct Identity {
     pub(crate) poisoned: bool,
     /// the stores of group 0 as `cluster init` named them
     pub(crate) meta_stores: Vec<StoreRecord>,
-    /// the replicas of group 0 as `cluster init` named them
+    /// the replicas of group 0 as `cluster init` named them, but for one of this store that was removed
     pub(crate) meta_replicas: Vec<ReplicaRecord>,
     /// replicas that were born in this folder
     pub(crate) born: Vec<BornReplica>,
@@ -65,9 +65,17 @@ impl BornReplica {
     pub(crate) fn is_initialised(&self) -> bool {
         self.stage != Stage::Born
     }
+
+    /// Does it never run again?
+    pub(crate) fn is_dead(&self) -> bool {
+        match self.stage {
+            Stage::Born | Stage::Initialised => false,
+            Stage::Removed | Stage::Rotten => true,
+        }
+    }
 }
 
-/// What has become of a replica. On disk one byte: 0, 1, 2.
+/// What has become of a replica. On disk one byte: 0, 1, 2, 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Stage {
     /// it may have nothing yet
@@ -76,6 +84,8 @@ pub(crate) enum Stage {
     Initialised,
     /// it is being removed: parts of it may be gone, and it never runs again
     Removed,
+    /// it is not what was promised: parts of it may be gone, and it never runs again; group 0 may still name it
+    Rotten,
 }
 
 impl Identity {
@@ -83,9 +93,18 @@ impl Identity {
     pub(crate) fn born(&self, group: GroupId, replica: ReplicaId) -> Option<BornReplica> {
         self.born.iter().copied().find(|born| born.group == group && born.replica == replica)
     }
-    /// This store's replica of group 0.
+    /// This store's replica of group 0 that starts without a question: one that has taken part, or the one that
+    /// `cluster init` named.
     pub(crate) fn meta_replica(&self) -> Option<ReplicaId> {
-        self.meta_replicas.iter().find(|replica| replica.store == self.store).map(|replica| replica.id)
+        let took_part = |born: &&BornReplica| born.group == GroupId::META && born.stage == Stage::Initialised;
+        let took_part = self.born.iter().filter(took_part).map(|born| born.replica).max();
+        let named = || self.meta_replicas.iter().find(|replica| replica.store == self.store).map(|replica| replica.id);
+        took_part.or_else(named)
+    }
+
+    /// Does another replica of the group live here than `replica`?
+    pub(crate) fn has_other(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.born.iter().any(|born| born.group == group && born.replica != replica && !born.is_dead())
     }
 }
 
@@ -220,7 +239,27 @@ impl DataFolder {
             return Ok(true);
         }
         born.stage = Stage::Removed;
+        // The one that `cluster init` named is never born again (I15).
+        identity.meta_replicas.retain(|named| group != GroupId::META || named.id != replica);
         self.write(identity).map(|()| true)
+    }
+
+    /// Notes that a replica is rotten, also one of which nothing is here. One that is being removed stays that.
+    pub(crate) fn note_rotten(&mut self, group: GroupId, replica: ReplicaId) -> Result<(), IdentityError> {
+        let mut identity = self.identity.clone().expect("replicas are born only by stores that have an identity");
+        match identity.born.iter_mut().find(|born| born.group == group && born.replica == replica) {
+            Some(born) if born.is_dead() => return Ok(()),
+            Some(born) => born.stage = Stage::Rotten,
+            None => identity.born.push(BornReplica { group, replica, stage: Stage::Rotten }),
+        }
+        self.write(identity)
+    }
+
+    /// Notes that all replicas of this folder are rotten.
+    pub(crate) fn note_all_rotten(&mut self) -> Result<(), IdentityError> {
+        let Some(mut identity) = self.identity.clone() else { return Ok(()) };
+        identity.born.iter_mut().filter(|born| !born.is_dead()).for_each(|born| born.stage = Stage::Rotten);
+        self.write(identity)
     }
 
     /// Notes that nothing of a replica is left here.
@@ -233,11 +272,16 @@ impl DataFolder {
         self.write(identity)
     }
 
-    /// Replicas that are being removed.
-    pub(crate) fn removed(&self) -> BTreeSet<ReplicaKey> {
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replicas that never run again: parts of them may be gone.
+    pub(crate) fn dead(&self) -> BTreeSet<ReplicaKey> {
         let born = self.identity.iter().flat_map(|identity| &identity.born);
-        let removed = born.filter(|born| born.stage == Stage::Removed);
-        removed.map(|born| ReplicaKey { group: born.group, replica: born.replica }).collect()
+        let dead = born.filter(|born| born.is_dead());
+        dead.map(|born| ReplicaKey { group: born.group, replica: born.replica }).collect()
     }
 
     /// What tells this folder from one that was wiped.
@@ -357,14 +401,14 @@ mod tests {
         let (group, replica) = (GroupId(3), ReplicaId(9));
         assert!(!folder.note_removing(group, replica).unwrap(), "it never lived here");
         folder.note_born(group, replica).unwrap();
-        assert!(folder.removed().is_empty());
+        assert!(folder.dead().is_empty());
         assert!(folder.note_removing(group, replica).unwrap());
         // What was under way meanwhile.
         folder.note_initialised(group, replica).unwrap();
         folder.note_born(group, replica).unwrap();
         drop(folder);
         let mut folder = DataFolder::open(dir.path()).unwrap();
-        assert_eq!(folder.removed(), [ReplicaKey { group, replica }].into());
+        assert_eq!(folder.dead(), [ReplicaKey { group, replica }].into());
         assert!(folder.note_removing(group, replica).unwrap());
         folder.note_removed(group, replica).unwrap();
         assert!(folder.removed().is_empty() && folder.identity().unwrap().born(group, replica).is_none());

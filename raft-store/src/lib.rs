@@ -37,6 +37,7 @@ mod raft;
 mod remote;
 mod replica;
 mod rocks;
+mod rot;
 mod server;
 mod service;
 mod transport;

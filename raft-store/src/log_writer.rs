@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 
 use crate::fatal::FatalSignal;
 use crate::log_record::{Record, ReplicaKey, chain_seed};
+use crate::rocks::is_damage;
 use crate::rocks::log_db::{LogBatch, LogDb, LogMeta};
 use crate::watermark::Watermark;
 
@@ -489,6 +490,10 @@ impl Writer {
                     self.mark.raise(&marks);
                 }
                 Ok(()) => {}
+                Err(error) if is_damage(&error) => {
+                    self.failed = true;
+                    self.fatal.raise_rot(format!("write the log: {error}"));
+                }
                 Err(error) => self.fail(error),
             }
         }

@@ -32,12 +32,21 @@ pub(crate) async fn follow_directory(host: Arc<Host>) {
     loop {
         let directory = changes.borrow_and_update().clone();
         if let Some(directory) = directory {
+            heed_rot(&host, &directory).await;
             remove_unnamed(&host, &directory).await;
             start_named(&host, &directory).await;
         }
         if changes.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Stops the replicas that group 0 knows to be rotten: others may have found it.
+async fn heed_rot(host: &Arc<Host>, directory: &Directory) {
+    let Some(identity) = host.identity() else { return };
+    for rot in directory.rotten.iter().filter(|rot| rot.replica.store == identity.store) {
+        host.heed_rot(rot).await;
     }
 }
 
@@ -53,8 +62,11 @@ async fn remove_unnamed(host: &Arc<Host>, directory: &Directory) {
 /// Starts all replicas that the directory names for this store, concurrently.
 pub(crate) async fn start_named(host: &Arc<Host>, directory: &Directory) {
     let Some(identity) = host.identity() else { return };
-    let groups = directory.groups.iter().filter(|record| record.id != GroupId::META);
-    let wanted = groups.filter_map(|record| wanted(directory, record, identity.store));
+    let wanted = directory.groups.iter().filter_map(|record| wanted(directory, record, identity.store));
+    // Group 0's replica is started by the identity alone, unless it is a rebuilt one that has not taken part yet.
+    let by_identity =
+        |wanted: &Wanted| wanted.group == GroupId::META && identity.meta_replica() == Some(wanted.replica);
+    let wanted = wanted.filter(|wanted| !by_identity(wanted));
     futures_util::future::join_all(wanted.map(|wanted| host.want(wanted))).await;
 }
 
@@ -62,7 +74,8 @@ pub(crate) async fn start_named(host: &Arc<Host>, directory: &Directory) {
 pub(crate) fn wanted(directory: &Directory, record: &GroupRecord, store: StoreId) -> Option<Wanted> {
     let joins = directory.moves.iter().filter(|moved| moved.group == record.id).find_map(|moved| moved.joining);
     let joins = joins.filter(|replica| replica.store == store);
-    let ours = record.replicas.iter().find(|replica| replica.store == store).copied().or(joins)?;
+    // Where a rotten one is rebuilt, the new one runs and the old one never again.
+    let ours = joins.or_else(|| record.replicas.iter().find(|replica| replica.store == store).copied())?;
     Some(Wanted {
         group: record.id,
         replica: ours.id,
@@ -127,7 +140,7 @@ async fn look(host: &Arc<Host>) {
     let state = Arc::clone(host.state());
     match tokio::task::spawn_blocking(move || state.flush()).await {
         Ok(Ok(())) => (),
-        Ok(Err(fatal)) => return host.fatal().raise(format!("state.db cannot be flushed: {fatal}")),
+        Ok(Err(fatal)) => return host.fatal().raise_of(format_args!("state.db cannot be flushed"), &fatal),
         // The runtime is going down.
         Err(_) => return,
     }

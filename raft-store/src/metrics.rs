@@ -46,6 +46,12 @@ pub(crate) struct StoreMetrics {
     pub(crate) disk_free_bytes: Gauge,
     /// moves of replicas that this store began or turned back, as the leader of group 0
     pub(crate) moves: Counter,
+    /// replicas of this store that are rotten and not replaced yet
+    pub(crate) rotten: Gauge,
+    /// replicas of this store that were found rotten
+    pub(crate) rot_found: Counter,
+    /// rotten replicas of this store that were replaced
+    pub(crate) rebuilt: Counter,
     /// rows that apply had to read from RocksDB
     pub(crate) state_gets: Counter,
     /// rows that apply found in memory
@@ -83,6 +89,9 @@ impl StoreMetrics {
             read_only: Gauge::default(),
             disk_free_bytes: Gauge::default(),
             moves: Counter::default(),
+            rotten: Gauge::default(),
+            rot_found: Counter::default(),
+            rebuilt: Counter::default(),
             state_gets: Counter::default(),
             state_cache_hits: Counter::default(),
             state_rows_written: Counter::default(),
@@ -108,6 +117,9 @@ impl StoreMetrics {
             metrics.moves.clone(),
         );
         registry.register_with_unit("disk_free", "Free disk", Unit::Bytes, metrics.disk_free_bytes.clone());
+        registry.register("rotten_replicas", "Replicas that are rotten and not replaced yet", metrics.rotten.clone());
+        registry.register("rot_found", "Replicas that were found rotten", metrics.rot_found.clone());
+        registry.register("rebuilt_replicas", "Rotten replicas that were replaced", metrics.rebuilt.clone());
         registry.register("state_gets", "Rows read from RocksDB by apply", metrics.state_gets.clone());
         registry.register("state_cache_hits", "Rows apply found in memory", metrics.state_cache_hits.clone());
         registry.register("state_rows_written", "Rows spilled to RocksDB", metrics.state_rows_written.clone());

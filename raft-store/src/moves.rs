@@ -79,6 +79,17 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
 
     // Also one that stays because the move was turned back when it had left already.
     if let Some(comes) = wanted.iter().find(|record| !members.voters.contains(&record.id)) {
+        // What is rotten never comes back: a move that was turned back to it goes forward again.
+        if moved.back && directory.is_rotten(moved.group, comes.id) {
+            let again = match (moved.is_rebuild(), moved.leaving) {
+                (true, Some(leaving)) => MetaCommand::BeginRebuild { group: moved.group, replica: leaving.id },
+                _ => {
+                    let store = |replica: Option<ReplicaRecord>| replica.map(|replica| replica.store);
+                    MetaCommand::BeginMove { group: moved.group, from: store(moved.leaving), to: store(moved.joining) }
+                }
+            };
+            return tell_meta(&directory, again).await.map(drop);
+        }
         let to = address(&directory, comes.store).ok_or("the joining store has no address")?;
         if !members.all.contains(&comes.id) {
             let member = Member { replica: comes.id, store: comes.store, address: to };
@@ -86,7 +97,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
             tracing::info!(group = replica.group.0, replica = comes.id.0, store = comes.store.0, "a replica joins");
             return Ok(());
         }
-        if !replica.follows_closely(comes.store) {
+        if !replica.is_close(comes.id) {
             return Err("the joining replica does not have everything yet".to_owned());
         }
         if !is_settled(&to, directory.cluster, *comes).await {
@@ -108,7 +119,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
     }
     if members.voters != ids || members.is_joint {
         // A change that its own voters cannot commit could not be turned back either.
-        let follow = |record: &&ReplicaRecord| record.id == replica.id() || replica.follows_closely(record.store);
+        let follow = |record: &&ReplicaRecord| record.id == replica.id() || replica.is_close(record.id);
         if wanted.iter().filter(follow).count() <= wanted.len() / 2 {
             return Err("too few of the new voters follow closely".to_owned());
         }
@@ -177,15 +188,18 @@ pub(crate) async fn read_directory(known: &Directory) -> Result<Directory, Strin
     Err(last)
 }
 
-/// A store on which no replica of group 0 runs learns the directory from those that have one. Runs until it is dropped.
+/// A store learns the directory from those that have a replica of group 0, above all if it has none. Runs until it is
+/// dropped.
 pub(crate) async fn learn_directory(host: Arc<Host>) {
     let mut tick = tokio::time::interval(LEARN);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut turn = 0;
+    let (mut turn, mut looks) = (0, 0_u64);
     loop {
         tick.tick().await;
         let Some(identity) = host.identity() else { continue };
-        if host.serving(GroupId::META).is_ok() {
+        looks += 1;
+        // One that has a replica asks too, now and then: that replica may have been removed, and hears nothing.
+        if host.serving(GroupId::META).is_ok() && looks % LEARN_TOO != 0 {
             continue;
         }
         let known = host.events().directory().borrow().clone();
@@ -317,9 +331,9 @@ impl Planner {
             asked.iter().filter(|(_, answers)| *answers).map(|(store, _)| *store).collect();
         let planned = plan::next_move(directory, |store| may_get(store) && answering.contains(&store), gets_on)?;
         // A replica less for a moment, to look better: not while a store is away.
-        let all_well = answering.len() == directory.stores.len();
+        let all_well = answering.len() == directory.stores.len() && directory.rotten.is_empty();
         let may_begin = planned.why != Why::Balance || all_well;
-        may_begin.then_some(MetaCommand::BeginMove { group: planned.group, from: planned.from, to: Some(planned.to) })
+        planned.command(directory).filter(|_| may_begin)
     }
 }
 
@@ -340,6 +354,8 @@ const AVOID: Duration = Duration::from_secs(300);
 const PLAN: Duration = Duration::from_secs(1);
 /// Pause before a step is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Of so many times a store with a replica of group 0 asks once.
+const LEARN_TOO: u64 = 25;
 /// How often a store without a replica of group 0 asks for the directory.
 const LEARN: Duration = Duration::from_millis(200);
 /// Time for group 0 to apply a command.

@@ -218,10 +218,23 @@ impl Replica {
         self.close_follower(store).is_some()
     }
 
+    /// As [`Replica::follows_closely`], of one replica: two of them are on one store while a rotten one is rebuilt.
+    pub(crate) fn is_close(&self, replica: ReplicaId) -> bool {
+        let last = self.last_index();
+        self.handle.matched().into_iter().any(|(member, matched)| {
+            member.replica == replica
+                && matched.is_some_and(|matched| matched + TRANSFER_LAG_MAX >= last)
+                && self.handle.is_heard(replica)
+        })
+    }
+
+    /// The store's replica that can take the leadership: a learner cannot.
     fn close_follower(&self, store: StoreId) -> Option<ReplicaId> {
         let last = self.last_index();
+        let voters = self.handle.membership().voters;
         let ready = self.handle.matched().into_iter().find(|(member, matched)| {
             member.store == store
+                && voters.contains(&member.replica)
                 && matched.is_some_and(|matched| matched + TRANSFER_LAG_MAX >= last)
                 && self.handle.is_heard(member.replica)
         });
@@ -253,7 +266,8 @@ impl Replica {
         if self.leadership().is_none() {
             return;
         }
-        let others = self.handle.matched().into_iter();
+        let voters = self.handle.membership().voters;
+        let others = self.handle.matched().into_iter().filter(|(member, _)| voters.contains(&member.replica));
         let others = others.filter(|(member, _)| member.store != self.store && self.handle.is_heard(member.replica));
         if let Some((member, Some(_))) = others.max_by_key(|(_, matched)| *matched) {
             self.handle.transfer(member.replica).await;
@@ -299,6 +313,7 @@ impl Replica {
     pub(crate) fn stores(&self) -> Vec<StoreId> {
         let mut stores = self.status().voters;
         stores.sort_unstable();
+        stores.dedup();
         stores
     }
 
@@ -307,7 +322,7 @@ impl Replica {
         match self.state.flushed_position(self.group) {
             Ok(Some(_)) => self.handle.snapshot().await,
             Ok(None) => (),
-            Err(fatal) => self.fatal.raise(format!("group {} cannot read its position: {fatal}", self.group)),
+            Err(fatal) => self.fatal.raise_of(format_args!("group {} cannot read its position", self.group), &fatal),
         }
     }
 

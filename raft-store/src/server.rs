@@ -27,7 +27,9 @@ use crate::meta;
 use crate::metrics::StoreMetrics;
 use crate::moves;
 use crate::raft::group::RaftHost;
-use crate::rocks::state_db::StateDb;
+use crate::raft::log_store::LogOpenError;
+use crate::rocks::state_db::{StateDb, StateDbError};
+use crate::rot;
 use crate::service::StoreService;
 
 /// Why a store does not start.
@@ -122,19 +124,34 @@ impl StoreServer {
             .build()
             .map_err(open)?;
         let metrics = StoreMetrics::new(registry);
-        let fatal = FatalSignal::new();
+        let fatal = FatalSignal::of(config.data_dir.clone());
         let sockets = tokio::runtime::Handle::current();
         let opened = {
             let (fatal, groups, advertised) = (fatal.clone(), groups.handle().clone(), advertised.clone());
             tokio::task::spawn_blocking(move || {
-                let folder = DataFolder::open(&config.data_dir)?;
+                let mut folder = DataFolder::open(&config.data_dir)?;
                 folder.check_address(&advertised)?;
                 let disk = DiskGuard::new(config.data_dir.clone(), config.disk_reserve_bytes).map_err(open)?;
-                let state = Arc::new(StateDb::open(&config.data_dir, &tuning).map_err(open)?);
-                let removed = folder.removed();
-                let raft = RaftHost::open(&config.data_dir, &removed, &tuning, &fatal, sockets, groups.clone())
-                    .map_err(open)?;
+                let databases = |folder: &DataFolder| {
+                    let state = StateDb::open(folder.path(), &tuning).map_err(Unopened::of_state)?;
+                    let raft =
+                        RaftHost::open(folder.path(), &folder.dead(), &tuning, &fatal, sockets.clone(), groups.clone());
+                    Ok((Arc::new(state), raft.map_err(Unopened::of_log)?))
+                };
+                let opened = match rot::noted(folder.path()).map_err(open)? {
+                    Some(what) => Err(Unopened::Rot(what)),
+                    None => databases(&folder),
+                };
+                let (rot, opened) = match opened {
+                    Err(Unopened::Rot(what)) => {
+                        rot::set_aside(&mut folder, &what)?;
+                        (Some(what), databases(&folder))
+                    }
+                    opened => (None, opened),
+                };
+                let (state, raft) = opened.map_err(Unopened::into_error)?;
                 Ok::<_, StoreStartError>(Parts {
+                    rot,
                     folder,
                     address: advertised,
                     raft,
@@ -166,6 +183,7 @@ impl StoreServer {
         server.tasks.push(groups.spawn(meta::follow_directory(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(meta::tend(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(moves::plan(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(rot::report(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(moves::learn_directory(Arc::clone(&server.host))));
         Ok(server)
     }
@@ -206,7 +224,7 @@ impl StoreServer {
             match directory {
                 Ok(ReadOutcome::Directory(Some(directory))) => meta::start_named(&self.host, &directory).await,
                 Ok(_) => (),
-                Err(fatal) => self.fatal.raise(format!("the directory cannot be read: {fatal}")),
+                Err(fatal) => self.fatal.raise_of(format_args!("the directory cannot be read"), &fatal),
             }
         };
         tokio::join!(self.host.start_meta(), named);
@@ -253,6 +271,37 @@ async fn serve(
         .add_service(AdminServer::new(AdminService::new(host)))
         .serve_with_incoming(listener::incoming(listener, closing))
         .await
+}
+
+/// Why the databases of a folder do not open.
+enum Unopened {
+    /// they are damaged
+    Rot(String),
+    /// anything else
+    Failed(StoreStartError),
+}
+
+impl Unopened {
+    fn of_state(error: StateDbError) -> Self {
+        if error.is_rot() { Self::Rot(chain(&error)) } else { Self::Failed(open(error)) }
+    }
+
+    fn of_log(error: LogOpenError) -> Self {
+        if error.is_rot() { Self::Rot(chain(&error)) } else { Self::Failed(open(error)) }
+    }
+
+    fn into_error(self) -> StoreStartError {
+        match self {
+            Self::Rot(reason) => StoreStartError::Groups { reason },
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 fn open(error: impl std::error::Error + Send + Sync + 'static) -> StoreStartError {

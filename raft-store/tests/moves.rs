@@ -4,176 +4,18 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Cluster, DEADLINE, Holder, Node, TENANT, admin, any_port, direct, start, status};
+use common::placement::{PATIENCE, Writer, directory, join, load, meta, short_logs, wait_for, wait_settled};
+use common::{Cluster, DEADLINE, admin, start, status};
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
-use seriatim_proto::command::{Command, Outcome};
-use seriatim_proto::hash;
-use seriatim_proto::ids::{Chain, ConversationId, GroupId, ReplicaId, Seq, StoreId};
-use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, MetaRefusal, StoreToken};
-use seriatim_proto::store::{Read, ReadOutcome, StoredMessage};
-use seriatim_store::Tuning;
+use seriatim_proto::ids::{GroupId, StoreId};
+use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, MetaRefusal};
 
 const GROUPS: u32 = 4;
-/// Moves copy and catch up; each waits for the one before.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Logs so short that who joins needs a snapshot.
-fn short_logs() -> Tuning {
-    Tuning { flush_log_bytes: 64 << 10, log_keep_entries: 10, ..Tuning::default() }
-}
-
-async fn meta(cluster: &Cluster, command: MetaCommand) -> MetaOutcome {
-    match cluster.propose(GroupId::META, &[Command::Meta(command)]).await.remove(0) {
-        Outcome::Meta(outcome) => outcome,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn directory(cluster: &Cluster) -> Directory {
-    match cluster.read(GroupId::META, Read::Directory).await {
-        ReadOutcome::Directory(Some(directory)) => directory,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Starts one more store and takes it into the cluster, as `raftctl node join` does.
-async fn join(cluster: &mut Cluster) -> StoreId {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let server =
-        start(folder.path().to_owned(), any_port(), 1 << 20, cluster.tuning).await.expect("an empty store starts");
-    let address = server.address();
-    cluster.nodes.push(Node { folder, address, reserve_bytes: 1 << 20, server: Some(server) });
-    let known = directory(cluster).await;
-    let token = status(&address.to_string()).await.token;
-    let added = meta(cluster, MetaCommand::AddStore { address: address.to_string(), token }).await;
-    let MetaOutcome::StoreAdded(record) = added else { panic!("{added:?}") };
-    let mut stores = known.stores.clone();
-    stores.push(record.clone());
-    let replicas = known.groups[0].replicas.clone();
-    let cluster = known.cluster;
-    let (wiped, replica) = (StoreToken([0; 16]), ReplicaId(0));
-    let adopt = |token| {
-        let (stores, replicas) = (stores.clone(), replicas.clone());
-        AdminRequest::Adopt { cluster, store: record.id, replica, token, stores, replicas }
-    };
-    // A late request that was meant for the folder that was here before.
-    assert!(matches!(admin(&address.to_string(), &adopt(wiped)).await, AdminResponse::Refused(_)));
-    assert_eq!(status(&address.to_string()).await.cluster, None);
-    let adopt = adopt(token);
-    assert_eq!(admin(&address.to_string(), &adopt).await, AdminResponse::Adopted);
-    record.id
-}
-
-/// How many data groups have a replica on each store, by the directory.
-fn load(directory: &Directory) -> Vec<(StoreId, usize)> {
-    let of = |store: StoreId| {
-        let groups = directory.groups.iter().filter(|group| group.id != GroupId::META);
-        groups.filter(|group| group.replicas.iter().any(|replica| replica.store == store)).count()
-    };
-    directory.stores.iter().map(|store| (store.id, of(store.id))).collect()
-}
-
-async fn wait_for(cluster: &Cluster, what: &str, mut level: impl FnMut(&Directory) -> bool) -> Directory {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let directory = directory(cluster).await;
-        if level(&directory) {
-            return directory;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}; {:?} {:?}", load(&directory), directory.moves);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Waits until each store runs exactly the replicas that the directory names for it, and no leftover of another.
-async fn wait_settled(cluster: &Cluster) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let directory = directory(cluster).await;
-        let mut wrong = Vec::new();
-        for node in cluster.nodes.iter().filter(|node| node.server.is_some()) {
-            let status = status(&node.address.to_string()).await;
-            let mut runs: Vec<_> = status.groups.iter().map(|group| (group.group, group.replica)).collect();
-            let named = directory.groups.iter().flat_map(|group| {
-                let ours = group.replicas.iter().filter(|replica| Some(replica.store) == status.store);
-                ours.map(|replica| (group.id, replica.id))
-            });
-            let mut named: Vec<_> = named.collect();
-            runs.sort_unstable();
-            named.sort_unstable();
-            if runs != named {
-                wrong.push((status.store, runs, named));
-            }
-        }
-        if wrong.is_empty() && directory.moves.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "not in time: {wrong:?} {:?}", directory.moves);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Appends to a conversation until it is told to stop; how many were acked.
-struct Writer {
-    conversation: ConversationId,
-    holder: Holder,
-    written: u64,
-}
-
-impl Writer {
-    async fn new(cluster: &Cluster) -> Writer {
-        let conversation = direct("alice", "bob");
-        let slot = hash::conversation_slot(TENANT, &conversation);
-        let holder = Holder::claim(cluster, slot, GROUPS).await;
-        Writer { conversation, holder, written: 0 }
-    }
-
-    async fn write(&mut self, cluster: &Cluster, count: u64) {
-        for _ in 0..count {
-            self.written += 1;
-            let command = self.holder.message(&self.conversation, "alice", self.written, &[b'x'; 1_000]);
-            // A repeat of what was applied but not answered is `Passed`.
-            let outcomes = cluster.propose(self.holder.group, &[command]).await;
-            assert!(
-                matches!(
-                    outcomes[0],
-                    Outcome::Appended(_) | Outcome::Rejected(seriatim_proto::command::Reject::Passed)
-                ),
-                "{outcomes:?}"
-            );
-        }
-    }
-
-    /// Everything that was acked is there, once, in order, linked.
-    async fn check(&self, cluster: &Cluster) {
-        let mut all: Vec<StoredMessage> = Vec::new();
-        let mut from = Seq::FIRST;
-        loop {
-            let read = Read::Messages {
-                tenant: TENANT,
-                conversation: self.conversation.clone(),
-                from,
-                limit: 1_000,
-                bytes_max: 1 << 20,
-            };
-            let ReadOutcome::Messages(part) = cluster.read(self.holder.group, read).await else { panic!("messages") };
-            let Some(last) = part.last() else { break };
-            from = last.entry.seq.next();
-            all.extend(part);
-        }
-        assert_eq!(all.len() as u64, self.written);
-        let mut chain = Chain::default();
-        for message in &all {
-            assert_eq!(message.link_from(chain), message.chain);
-            chain = message.chain;
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fourth_store_gets_its_share_and_gives_it_back_while_writes_go_on() {
     let mut cluster = Cluster::start(3, GROUPS, short_logs()).await;
-    let mut writer = Writer::new(&cluster).await;
+    let mut writer = Writer::new(&cluster, GROUPS).await;
     writer.write(&cluster, 400).await;
 
     let fourth = join(&mut cluster).await;
@@ -221,7 +63,7 @@ async fn a_fourth_store_gets_its_share_and_gives_it_back_while_writes_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_survives_the_death_of_whoever_takes_part_in_it() {
     let mut cluster = Cluster::start(3, GROUPS, short_logs()).await;
-    let mut writer = Writer::new(&cluster).await;
+    let mut writer = Writer::new(&cluster, GROUPS).await;
     writer.write(&cluster, 200).await;
     let group = writer.holder.group;
     join(&mut cluster).await;
@@ -258,7 +100,7 @@ async fn a_move_survives_the_death_of_whoever_takes_part_in_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_can_be_turned_at_any_time_and_nothing_is_lost() {
     let mut cluster = Cluster::start(3, GROUPS, short_logs()).await;
-    let mut writer = Writer::new(&cluster).await;
+    let mut writer = Writer::new(&cluster, GROUPS).await;
     writer.write(&cluster, 200).await;
     let group = writer.holder.group;
     let fourth = join(&mut cluster).await;
@@ -334,7 +176,7 @@ async fn a_first_store_that_was_wiped_cannot_take_its_place_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_moved_away_is_gone_and_does_not_come_back_with_its_store() {
     let mut cluster = Cluster::start(3, GROUPS, short_logs()).await;
-    let mut writer = Writer::new(&cluster).await;
+    let mut writer = Writer::new(&cluster, GROUPS).await;
     writer.write(&cluster, 100).await;
     let group = writer.holder.group;
     let fourth = join(&mut cluster).await;

@@ -80,6 +80,9 @@ pub(crate) enum Group {
     /// stores, logic nodes and gateways
     #[command(subcommand, visible_alias = "nodes")]
     Node(Node),
+    /// what a human should know of
+    #[command(subcommand, visible_alias = "alarms")]
+    Alarm(Alarm),
     /// a user's inbox
     #[command(subcommand, visible_alias = "users")]
     User(User),
@@ -177,6 +180,14 @@ pub(crate) enum Node {
         #[arg(long, value_name = "ID")]
         confirm: Option<u64>,
     },
+}
+
+/// `raftctl alarm`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alarm {
+    /// rotten replicas and full disks, and what is done about them; exits 10 if there are any
+    #[command(alias = "list")]
+    Ls,
 }
 
 /// `raftctl user`

@@ -152,6 +152,7 @@ pub(crate) mod tests {
             fsync_us_p99: 0,
             token: StoreToken([0; 16]),
             groups,
+            rotten: Vec::new(),
         };
         (status.address.clone(), Ok(status))
     }

@@ -199,3 +199,42 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
     common::wait_until("the cluster is healthy", || is_healthy(&cluster));
 }
+
+#[test]
+fn a_rotten_store_raises_an_alarm_and_is_rebuilt_by_itself() {
+    let cluster = Cluster::start();
+    let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "before"]);
+    assert_eq!(sent.exit, Some(0), "{}", sent.error);
+    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    let none = raftctl(&cluster, &["alarm", "ls"]);
+    assert_eq!((none.exit, none.json["items"].as_array().unwrap().len()), (Some(0), 0), "{}", none.error);
+    let replicas = || {
+        let groups = raftctl(&cluster, &["raft", "groups"]).json;
+        let of_third = |row: &&Value| row["store"] == "3" && row["replica"].is_string();
+        let ids = groups["items"].as_array().unwrap().iter().filter(of_third).map(|row| row["replica"].clone());
+        ids.collect::<Vec<_>>()
+    };
+    let before = replicas();
+    assert_eq!(before.len(), 5);
+
+    // Its votes are gone, so nothing of it may take part any more.
+    cluster.kill("store-3");
+    let mark = cluster.data().join("store-3").join("watermark");
+    std::fs::OpenOptions::new().write(true).open(mark).unwrap().set_len(10).unwrap();
+    cluster.start_node("store-3");
+    let mut alarms = Value::Null;
+    common::wait_until("the alarm is raised", || {
+        let said = raftctl(&cluster, &["alarm", "ls"]);
+        alarms = said.json;
+        said.exit == Some(10) && !alarms["items"].as_array().unwrap().is_empty()
+    });
+    assert!(alarms["items"].as_array().unwrap().iter().all(|row| row["alarm"] == "rot" && row["store"] == "3"));
+    let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "meanwhile"]);
+    assert_eq!(sent.exit, Some(0), "{}", sent.error);
+    common::wait_until("the alarm is over", || raftctl(&cluster, &["alarm", "ls"]).exit == Some(0));
+    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    let after = replicas();
+    assert_eq!(after.len(), 5);
+    assert!(after.iter().all(|id| !before.contains(id)), "no id comes back: {before:?} {after:?}");
+    assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
+}

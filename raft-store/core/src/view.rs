@@ -27,6 +27,9 @@ pub enum Fatal {
     /// The engine failed.
     #[error("state storage failed: {0}")]
     Storage(String),
+    /// The engine's own checksums say that what it reads is not what was written.
+    #[error("state storage is damaged: {0}")]
+    Corrupt(String),
     /// A committed entry that this program cannot read. Other replicas may have applied it.
     #[error("entry {0} does not decode: a newer version wrote it, run that")]
     Entry(LogIndex),

@@ -77,6 +77,7 @@ impl From<StartError> for crate::host::StartError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Log(LogOpenError::Rot { .. }) => Self::Rot(error.to_string()),
+            StartError::Log(error) if error.is_rot() => Self::Damaged(error.to_string()),
             StartError::Log(LogOpenError::Read { key, source }) => {
                 Self::Failed(format!("read the log of {key}: {source}"))
             }

@@ -31,6 +31,7 @@ use crate::fatal::FatalSignal;
 use crate::log_record::{Record, RecordError, ReplicaKey, chain_seed};
 use crate::log_writer::{LogCommand, LogSender, LogStats, LogWriter};
 use crate::rocks::log_db::{LogDb, LogDbError, LogMeta};
+use crate::rocks::{is_damage, is_damage_io};
 use crate::watermark::{Watermark, WatermarkError};
 
 /// Bytes of a replica's newest entries that stay in memory once they are on disk.
@@ -78,6 +79,21 @@ pub(crate) enum LogOpenError {
     },
 }
 
+impl LogOpenError {
+    /// Are the files that all logs share damaged?
+    pub(crate) fn is_rot(&self) -> bool {
+        match self {
+            LogOpenError::Db(LogDbError::Rot { .. })
+            | LogOpenError::Watermark(WatermarkError::Damaged { .. } | WatermarkError::Missing { .. }) => true,
+            LogOpenError::Db(LogDbError::Open { source, .. }) => is_damage(source),
+            LogOpenError::Read { source, .. } => is_damage_io(source),
+            LogOpenError::Watermark(WatermarkError::Io { .. }) | LogOpenError::Thread(_) | LogOpenError::Rot { .. } => {
+                false
+            }
+        }
+    }
+}
+
 /// What is wrong with a rotten log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Rot {
@@ -88,6 +104,14 @@ pub(crate) enum Rot {
         promised: u64,
         /// highest of log end, purged and applied
         end: Option<u64>,
+    },
+    /// The rows that the purged entries made are not there.
+    #[error("its log begins behind entry {purged}, and its rows reach {applied:?}")]
+    Behind {
+        /// last purged entry
+        purged: u64,
+        /// last applied entry on disk
+        applied: Option<u64>,
     },
     /// Its rows are there, and no log, no vote and no mark: what a crash leaves of a removal.
     #[error("there are rows of it, and neither log nor vote")]
@@ -149,6 +173,11 @@ impl LogStores {
             && !chaos::sabotaged(Sabotage::WalCut)
         {
             return Err(LogOpenError::Rot { key, rot: Rot::Short { promised, end } });
+        }
+        if let Some(purged) = log.log.purged.map(|id| id.index)
+            && applied < Some(purged)
+        {
+            return Err(LogOpenError::Rot { key, rot: Rot::Behind { purged, applied } });
         }
         let nothing = log.log.last.is_none() && log.log.purged.is_none() && self.mark.mark(key).vote.is_none();
         if nothing && applied.is_some() {

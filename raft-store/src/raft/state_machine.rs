@@ -151,7 +151,7 @@ impl StateMachine {
     }
 
     fn stop<T>(&self, fatal: Fatal) -> io::Result<T> {
-        self.fatal.raise(format!("group {} cannot apply: {fatal}", self.group));
+        self.fatal.raise_of(format_args!("group {} cannot apply", self.group), &fatal);
         Err(io::Error::other(fatal))
     }
 }

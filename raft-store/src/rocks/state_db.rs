@@ -84,6 +84,19 @@ pub(crate) enum StateDbError {
     },
 }
 
+impl StateDbError {
+    /// Are its files damaged?
+    pub(crate) fn is_rot(&self) -> bool {
+        match self {
+            StateDbError::Open { source, .. } => super::is_damage(source),
+            StateDbError::Install { source, .. } => {
+                source.kind() == io::ErrorKind::InvalidData || super::is_damage_io(source)
+            }
+            StateDbError::Folder { .. } => false,
+        }
+    }
+}
+
 impl StateDb {
     /// Opens it in `folder/state.db`, completing an install that a crash interrupted.
     pub(crate) fn open(folder: &Path, tuning: &Tuning) -> Result<Self, StateDbError> {
@@ -443,7 +456,10 @@ fn intent_group(name: &str) -> Option<GroupId> {
 }
 
 fn storage(error: rocksdb::Error) -> Fatal {
-    Fatal::Storage(error.to_string())
+    match super::is_damage(&error) {
+        true => Fatal::Corrupt(error.to_string()),
+        false => Fatal::Storage(error.to_string()),
+    }
 }
 
 fn fatal_io(fatal: Fatal) -> io::Error {

@@ -1,6 +1,8 @@
 //! A cluster of stores in this process, on loopback ports and temporary folders, and a client of the Store channel.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "test code; each test binary uses its own part")]
 
+pub mod placement;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;

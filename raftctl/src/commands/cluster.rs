@@ -58,6 +58,7 @@ pub(super) async fn status(target: &Target) -> Result<Exit, Failure> {
         let health = match (status.cluster, status.read_only) {
             (None, _) => "no cluster",
             (_, true) => "read-only",
+            _ if !status.rotten.is_empty() => "rotten",
             _ => "ok",
         };
         healthy &= health == "ok";

@@ -1,5 +1,6 @@
 //! Commands: one file per noun; here only the match.
 
+mod alarm;
 mod cluster;
 mod doubt;
 mod moves;
@@ -17,7 +18,7 @@ mod verify;
 use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, StoreId};
 
-use crate::cli::{Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
+use crate::cli::{Alarm, Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -46,6 +47,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             moves::begin(&target()?, GroupId(group), (from.map(StoreId), to.map(StoreId)), dry_run).await
         }
         Group::Raft(Raft::CancelMove { group }) => moves::cancel(&target()?, GroupId(group)).await,
+        Group::Alarm(Alarm::Ls) => alarm::ls(&target()?).await,
         Group::Node(Node::Ls) => node::ls(&target()?).await,
         Group::Node(Node::Join { address }) => node::join(&target()?, &address).await,
         Group::Node(Node::Drain { store, wait }) => node::drain(&target()?, StoreId(store), wait).await,

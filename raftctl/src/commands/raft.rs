@@ -1,6 +1,7 @@
 //! `raftctl raft groups`: every replica, how far it is, and how far behind its leader.
 
 use serde_json::json;
+use seriatim_proto::store::StoreStatus;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, List, number};
@@ -92,7 +93,9 @@ pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
         }
         for store in view.missing() {
             // It answers and has none, or it does not answer.
+            let is_rotten = |status: &&StoreStatus| status.rotten.iter().any(|rot| rot.group == group);
             let (state, why) = match survey.store(store) {
+                Some(status) if is_rotten(&status) => ("rotten", "has a rotten replica of it: raftctl alarm ls"),
                 Some(_) => ("missing", "has no replica of it"),
                 None => ("unreachable", "does not answer, or is not named"),
             };

@@ -1,0 +1,216 @@
+//! Rot: data that is not what was promised, from its discovery to its end.
+//!
+//! ```text
+//! one replica's log or rows ──▶ Rotten in IDENTITY ──┐
+//! a whole database, ROTTEN ──▶ all replicas Rotten ──┼─▶ ReportRot ─▶ BeginRebuild ─▶ a new replica here (host.rs)
+//!                           └▶ its files to rotten/  │                                └▶ the old one is in no record:
+//! group 0 says so (check.rs) ────────────────────────┘                                   removed, rotten/ too
+//! ```
+//! What RocksDB's own checksums refuse while the store runs is noted in the file `ROTTEN`, and the process stops: the
+//! next start takes it from there.
+//!
+//! # Invariants
+//! I15: a replica is noted as rotten before anything of it goes, and never runs again; its place is taken under a new id.
+//! I6: nothing that a majority may need is deleted before group 0 has let go of the replica.
+//!
+//! # Failure
+//! The note in `ROTTEN` stays until all is set aside, so a crash in between goes on where it was. A row that checks and
+//! does not make sense is no rot but a bug of ours or another version's row: all replicas would have it, and are kept.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use seriatim_proto::chaos::{self, Point};
+use seriatim_proto::limits;
+use seriatim_proto::meta::MetaCommand;
+
+use crate::host::Host;
+use crate::identity::{DataFolder, IdentityError, write_durable};
+use crate::moves;
+
+/// Notes that a database of the folder is damaged. The next start sets it aside.
+pub(crate) fn note(folder: &Path, what: &str) -> io::Result<()> {
+    write_durable(folder, NOTE, what.as_bytes())
+}
+
+/// What was noted, if it was.
+pub(crate) fn noted(folder: &Path) -> io::Result<Option<String>> {
+    match fs::read(folder.join(NOTE)) {
+        Ok(what) => Ok(Some(String::from_utf8_lossy(&what).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes all replicas of the folder out of service, and moves its databases away. `what` is why.
+pub(crate) fn set_aside(folder: &mut DataFolder, what: &str) -> Result<(), IdentityError> {
+    let path = folder.path().to_owned();
+    let io = |source| IdentityError::Io { path: path.clone(), source };
+    tracing::error!(
+        what,
+        "ALARM: rot: all replicas of this store are rebuilt; its files are kept in {ASIDE} meanwhile"
+    );
+    note(&path, what).map_err(io)?;
+    folder.note_all_rotten()?;
+    let aside = path.join(ASIDE);
+    fs::create_dir_all(&aside).map_err(io)?;
+    for name in DATABASES {
+        let (from, to) = (path.join(name), aside.join(name));
+        // Left by a crash in the middle of this, or by an earlier rot: then the older of the two goes.
+        if from.exists() {
+            remove(&to).map_err(io)?;
+            fs::rename(&from, &to).map_err(io)?;
+            chaos::hit(Point::StoreSetAside);
+        }
+    }
+    for folder in [&aside, &path] {
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+    }
+    fs::remove_file(path.join(NOTE)).map_err(io)?;
+    fs::File::open(&path).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what was set aside, once nothing of it may be needed any more.
+fn remove_aside(folder: &Path) {
+    let aside = folder.join(ASIDE);
+    if aside.exists()
+        && let Err(error) = fs::remove_dir_all(&aside)
+    {
+        tracing::warn!(path = %aside.display(), %error, "rotten files that nobody needs any more cannot be removed");
+    }
+}
+
+/// Tells group 0 of the rotten replicas of this store until it knows. Runs until it is dropped.
+pub(crate) async fn report(host: Arc<Host>) {
+    let mut tick = tokio::time::interval(REPORT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let rotten = host.rotten();
+        host.metrics().rotten.set(i64::try_from(rotten.len()).unwrap_or(i64::MAX));
+        if rotten.is_empty() {
+            let folder = host.data_dir().to_owned();
+            // The runtime is going down, or it is done.
+            let _ = tokio::task::spawn_blocking(move || remove_aside(&folder)).await;
+            continue;
+        }
+        let Some(directory) = host.events().directory().borrow().clone() else { continue };
+        for rot in rotten {
+            let (group, replica) = (rot.group, rot.replica);
+            if directory.is_rotten(group, replica) || directory.is_removed(group, replica) {
+                continue;
+            }
+            let what = shortened(rot.what);
+            if let Err(why) = moves::tell_meta(&directory, MetaCommand::ReportRot { group, replica, what }).await {
+                tracing::info!(group = group.0, replica = replica.0, why, "group 0 does not know of the rot yet");
+            }
+        }
+    }
+}
+
+/// What fits a report.
+fn shortened(mut what: String) -> String {
+    let mut end = what.len().min(limits::ROT_REASON_BYTES_MAX as usize);
+    while !what.is_char_boundary(end) {
+        end -= 1;
+    }
+    what.truncate(end);
+    what
+}
+
+/// Says that a database is damaged; the rest is why.
+const NOTE: &str = "ROTTEN";
+/// Where damaged databases are until everything is rebuilt.
+const ASIDE: &str = "rotten";
+/// What goes there. The log and the votes belong together, and to the rows.
+const DATABASES: [&str; 4] = ["log.db", "watermark", "state.db", "snapshots"];
+/// How often group 0 is told what it does not know yet.
+const REPORT: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
+    use seriatim_proto::meta::ReplicaRecord;
+
+    use super::*;
+    use crate::identity::{Identity, Stage};
+
+    fn folder_with_data(path: &Path) -> DataFolder {
+        let mut folder = DataFolder::open(path).unwrap();
+        folder
+            .adopt(Identity {
+                cluster: ClusterId([1; 16]),
+                store: StoreId(1),
+                address: "a:1".into(),
+                poisoned: false,
+                meta_stores: vec![],
+                meta_replicas: vec![ReplicaRecord { id: ReplicaId(1), store: StoreId(1) }],
+                born: vec![],
+            })
+            .unwrap();
+        folder.note_born(GroupId(0), ReplicaId(1)).unwrap();
+        folder.note_born(GroupId(3), ReplicaId(9)).unwrap();
+        folder.note_removing(GroupId(3), ReplicaId(9)).unwrap();
+        fill(path);
+        folder
+    }
+
+    fn fill(path: &Path) {
+        for name in ["log.db", "state.db", "snapshots"] {
+            fs::create_dir(path.join(name)).unwrap();
+            fs::write(path.join(name).join("1"), name).unwrap();
+        }
+        fs::write(path.join("watermark"), "w").unwrap();
+    }
+
+    #[test]
+    fn what_is_set_aside_is_kept_and_its_replicas_never_run_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = folder_with_data(dir.path());
+        set_aside(&mut folder, "a bit").unwrap();
+        assert_eq!(noted(dir.path()).unwrap(), None);
+        for name in DATABASES {
+            assert!(!dir.path().join(name).exists() && dir.path().join(ASIDE).join(name).exists(), "{name}");
+        }
+        let stage = |folder: &DataFolder, group, replica| {
+            folder.identity().unwrap().born(GroupId(group), ReplicaId(replica)).map(|born| born.stage)
+        };
+        assert_eq!(stage(&folder, 0, 1), Some(Stage::Rotten));
+        assert_eq!(stage(&folder, 3, 9), Some(Stage::Removed), "it was on its way out already");
+        drop(folder);
+
+        // A crash after any step is gone on from at the next start.
+        let mut folder = DataFolder::open(dir.path()).unwrap();
+        fill(dir.path());
+        note(dir.path(), "another bit").unwrap();
+        fs::remove_dir_all(dir.path().join(ASIDE).join("log.db")).unwrap();
+        fs::rename(dir.path().join("log.db"), dir.path().join(ASIDE).join("log.db")).unwrap();
+        assert_eq!(noted(dir.path()).unwrap().unwrap(), "another bit");
+        set_aside(&mut folder, "another bit").unwrap();
+        assert!(DATABASES.iter().all(|name| dir.path().join(ASIDE).join(name).exists()));
+        remove_aside(dir.path());
+        remove_aside(dir.path());
+        assert!(!dir.path().join(ASIDE).exists());
+    }
+
+    #[test]
+    fn a_report_is_as_long_as_group_0_takes_it() {
+        let long = "ä".repeat(400);
+        let short = shortened(long.clone());
+        assert!(short.len() <= limits::ROT_REASON_BYTES_MAX as usize && long.starts_with(&short));
+        assert_eq!(shortened("short".to_owned()), "short");
+    }
+}
