@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Refusal;
-use crate::ids::{ClusterId, ReplicaId, StoreId};
+use crate::ids::{ClusterId, GroupId, ReplicaId, StoreId};
 use crate::meta::{ReplicaRecord, StoreRecord, StoreToken};
 use crate::store::StoreStatus;
 
@@ -36,6 +36,11 @@ pub enum AdminRequest {
     },
     /// What this store is and does.
     Status,
+    /// Has the replicas of the groups that this store leads make a digest of their rows at one entry.
+    Compare {
+        /// only these; empty: all
+        groups: Vec<GroupId>,
+    },
 }
 
 /// Store → operator.
@@ -52,4 +57,6 @@ pub enum AdminResponse {
     Status(StoreStatus),
     /// why not
     Refused(Refusal),
+    /// `Compare`: those that are led here
+    Comparing(Vec<GroupId>),
 }

@@ -125,6 +125,12 @@ pub const PROPOSALS_IN_FLIGHT_MAX: u32 = 4;
 pub const SLOT_IN_FLIGHT_MAX: u32 = 1_024;
 /// Operations that wait at one slot's holder. Full means `Busy`.
 pub const SLOT_QUEUE_MAX: u32 = 8_192;
+/// Bytes a second that a store reads to find damage, and for digests of rows.
+pub const SCRUB_BYTES_PER_S: u64 = 4 << 20;
+/// Seconds between the beginnings of two scrubs of everything, and of two comparisons of a group's replicas.
+pub const SCRUB_PERIOD_S: u64 = 6 * 3_600;
+/// Seconds that a comparison waits for the digests of all replicas.
+pub const COMPARE_PATIENCE_S: u64 = 3_600;
 /// Bytes of what a store says is wrong with a replica.
 pub const ROT_REASON_BYTES_MAX: u32 = 300;
 /// Free bytes of the data folder's file system below which writes are refused.

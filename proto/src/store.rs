@@ -468,4 +468,19 @@ pub struct GroupStatus {
     pub voters: Vec<StoreId>,
     /// it has promised something: without its log it would be rot, not a new replica
     pub settled: bool,
+    /// of its rows, at the last entry at which replicas are compared
+    pub digest: Option<RowsDigest>,
+}
+
+/// What all replicas of a group have in common at one entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct RowsDigest {
+    /// applied entry
+    pub index: u64,
+    /// rows
+    pub rows: u64,
+    /// bytes of keys and values
+    pub bytes: u64,
+    /// BLAKE3 over all rows in key order, each as key length (4, big-endian), value length (4), key, value
+    pub hash: [u8; 32],
 }

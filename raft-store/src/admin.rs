@@ -24,6 +24,7 @@ use seriatim_proto::meta::{MetaCommand, MetaOutcome, ReplicaRecord, StoreRecord,
 use seriatim_proto::store::{Freshness, StoreRefusal, StoreStatus};
 use seriatim_store_core::Key;
 
+use crate::check;
 use crate::host::Host;
 use crate::identity::{Identity, IdentityError};
 use crate::remote;
@@ -60,6 +61,14 @@ impl admin_server::Admin for AdminService {
 async fn handle(host: &Arc<Host>, request: AdminRequest) -> AdminResponse {
     let answered = match request {
         AdminRequest::Status => Ok(AdminResponse::Status(host.status())),
+        AdminRequest::Compare { groups } => {
+            let led = host.replicas().into_iter().filter(|replica| replica.leadership().is_some());
+            let led: Vec<_> = led.filter(|led| groups.is_empty() || groups.contains(&led.group)).collect();
+            for replica in &led {
+                check::begin(replica).await;
+            }
+            Ok(AdminResponse::Comparing(led.iter().map(|replica| replica.group).collect()))
+        }
         AdminRequest::Adopt { cluster, store, replica: _, token, stores, replicas } => {
             // In a task of its own, as below: a birth that ends in the middle would hold up the next one.
             let host = Arc::clone(host);

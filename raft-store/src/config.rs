@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use seriatim_proto::chaos::{self, Limit};
 use seriatim_proto::limits;
@@ -19,6 +20,9 @@ pub struct StoreConfig {
     pub insecure_plaintext: bool,
     /// Free bytes of the file system below which writes are refused.
     pub disk_reserve_bytes: u64,
+    /// Bytes a second that are read in the background to find damage; 0: only what is asked for is read, at the
+    /// default's pace.
+    pub scrub_bytes_per_s: u64,
 }
 
 /// Bounds that are no part of any promise. Tests make these small.
@@ -34,6 +38,8 @@ pub struct Tuning {
     pub log_keep_entries: u64,
     /// Threads that run all groups: half of the cores, at most 4, since the log writer and the sockets need the rest.
     pub group_threads: usize,
+    /// Time between the beginnings of two scrubs, and of two comparisons of a group's replicas.
+    pub scrub_period: Duration,
 }
 
 impl StoreConfig {
@@ -45,6 +51,7 @@ impl StoreConfig {
             advertise: None,
             insecure_plaintext: false,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES,
+            scrub_bytes_per_s: limits::SCRUB_BYTES_PER_S,
         }
     }
 }
@@ -57,6 +64,7 @@ impl Default for Tuning {
             // A test build can be told to purge early (`seriatim_proto::chaos`).
             flush_log_bytes: chaos::limit(Limit::Flush).unwrap_or(limits::FLUSH_LOG_BYTES),
             log_keep_entries: chaos::limit(Limit::Keep).unwrap_or(limits::LOG_KEEP_ENTRIES),
+            scrub_period: Duration::from_secs(limits::SCRUB_PERIOD_S),
             group_threads: std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4)),
         }
     }

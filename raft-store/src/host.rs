@@ -38,6 +38,7 @@ use crate::raft::state_machine::StateMachine;
 use crate::raft::types::Member;
 use crate::replica::{Replica, Shared};
 use crate::rocks::state_db::StateDb;
+use crate::scrub::Pace;
 use seriatim_store_core::Fatal;
 
 /// Everything that lives in one store process.
@@ -64,6 +65,9 @@ pub(crate) struct Host {
     /// Replicas that should be here and are not: group 0 is asked whether they still should.
     doubted: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     stopping: AtomicBool,
+    /// of everything that is read for nobody
+    pace: Arc<Pace>,
+    scrubs: bool,
 }
 
 /// What a host is made of.
@@ -77,6 +81,8 @@ pub(crate) struct Parts {
     pub(crate) fatal: FatalSignal,
     pub(crate) tuning: Tuning,
     pub(crate) groups: tokio::runtime::Handle,
+    /// 0: nothing is read that is not asked for
+    pub(crate) scrub_bytes_per_s: u64,
     /// why everything was set aside at this start, if it was
     pub(crate) rot: Option<String>,
 }
@@ -130,6 +136,8 @@ impl Host {
             rotten: Mutex::new(rotten),
             doubted: Mutex::default(),
             stopping: AtomicBool::new(false),
+            pace: Arc::new(Pace::new(parts.scrub_bytes_per_s)),
+            scrubs: parts.scrub_bytes_per_s > 0,
         })
     }
 
@@ -230,7 +238,21 @@ impl Host {
 
     /// Stops a replica that somebody else found rotten.
     pub(crate) async fn heed_rot(self: &Arc<Self>, rot: &RotRecord) {
-        let (group, replica) = (rot.group, rot.replica.id);
+        self.found_rot(rot.group, rot.replica.id, &rot.what).await;
+    }
+
+    /// How fast is read what nobody waits for.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Is everything read now and then, to find damage?
+    pub(crate) fn scrubs(&self) -> bool {
+        self.scrubs
+    }
+
+    /// Stops a replica that turns out to be rotten while it runs.
+    pub(crate) async fn found_rot(self: &Arc<Self>, group: GroupId, replica: ReplicaId, what: &str) {
         let is_known = || {
             let born = self.identity().and_then(|identity| identity.born(group, replica));
             born.is_none_or(|born| born.is_dead())
@@ -238,7 +260,7 @@ impl Host {
         if is_known() || !self.take_turn(group, is_known).await {
             return;
         }
-        self.note_rot(group, replica, &rot.what).await;
+        self.note_rot(group, replica, what).await;
         self.stop_one(group, replica).await;
         self.starting.lock().remove(&group);
     }
@@ -395,6 +417,7 @@ impl Host {
             Arc::clone(&live),
             self.metrics.clone(),
             self.fatal.clone(),
+            Arc::clone(&self.pace),
         )
         .map_err(|error| failed(&error))?;
         let handle = self.raft.start(group, replica, machine).await?;

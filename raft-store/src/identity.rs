@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(folder.dead(), [ReplicaKey { group, replica }].into());
         assert!(folder.note_removing(group, replica).unwrap());
         folder.note_removed(group, replica).unwrap();
-        assert!(folder.removed().is_empty() && folder.identity().unwrap().born(group, replica).is_none());
+        assert!(folder.dead().is_empty() && folder.identity().unwrap().born(group, replica).is_none());
     }
 
     #[test]

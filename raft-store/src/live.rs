@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use seriatim_proto::ids::{GroupId, LeaseId, NodeId, StoreId};
 use seriatim_proto::meta::Directory;
-use seriatim_proto::store::{HolderRow, Read, ReadOutcome, StoreEvent};
+use seriatim_proto::store::{HolderRow, Read, ReadOutcome, RowsDigest, StoreEvent};
 use seriatim_store_core::{Event, Fatal, GroupItem, Key, Reader, Row};
 
 /// Where events of all groups of a store come together. Cheap to clone.
@@ -79,6 +79,8 @@ pub(crate) struct GroupLive {
     started: AtomicBool,
     /// What applies is gone.
     ended: watch::Sender<bool>,
+    /// The entry at which replicas are compared last, and the digest of the last one that is done.
+    compared: Mutex<(u64, Option<RowsDigest>)>,
     events: Events,
 }
 
@@ -92,6 +94,7 @@ impl GroupLive {
             installing: AtomicBool::new(false),
             started: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            compared: Mutex::default(),
             events,
         };
         live.reload(reader)?;
@@ -173,6 +176,29 @@ impl GroupLive {
     /// Has openraft read what it starts from?
     pub(crate) fn started(&self) -> bool {
         self.started.load(Ordering::Acquire)
+    }
+
+    /// A digest is made at this entry from now on; one at an older entry is of no use any more.
+    pub(crate) fn begin_digest(&self, index: u64) {
+        self.compared.lock().0 = index;
+    }
+
+    /// Is it still wanted?
+    pub(crate) fn wants_digest(&self, index: u64) -> bool {
+        self.compared.lock().0 == index && !*self.ended.borrow()
+    }
+
+    /// It is done.
+    pub(crate) fn set_digest(&self, digest: RowsDigest) {
+        let mut compared = self.compared.lock();
+        if compared.0 == digest.index {
+            compared.1 = Some(digest);
+        }
+    }
+
+    /// The last that is done.
+    pub(crate) fn digest(&self) -> Option<RowsDigest> {
+        self.compared.lock().1
     }
 
     /// What applies is gone: nothing of the group's is touched any more.

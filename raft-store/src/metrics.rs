@@ -52,6 +52,16 @@ pub(crate) struct StoreMetrics {
     pub(crate) rot_found: Counter,
     /// rotten replicas of this store that were replaced
     pub(crate) rebuilt: Counter,
+    /// bytes read to find damage
+    pub(crate) scrub_bytes: Counter,
+    /// passes over everything that found none
+    pub(crate) scrub_passes: Counter,
+    /// when the last of them ended
+    pub(crate) scrub_pass_at: Gauge,
+    /// comparisons of replicas that a leader here has judged
+    pub(crate) compares: Counter,
+    /// replicas that differed in them
+    pub(crate) compare_differences: Counter,
     /// rows that apply had to read from RocksDB
     pub(crate) state_gets: Counter,
     /// rows that apply found in memory
@@ -92,6 +102,11 @@ impl StoreMetrics {
             rotten: Gauge::default(),
             rot_found: Counter::default(),
             rebuilt: Counter::default(),
+            scrub_bytes: Counter::default(),
+            scrub_passes: Counter::default(),
+            scrub_pass_at: Gauge::default(),
+            compares: Counter::default(),
+            compare_differences: Counter::default(),
             state_gets: Counter::default(),
             state_cache_hits: Counter::default(),
             state_rows_written: Counter::default(),
@@ -120,6 +135,16 @@ impl StoreMetrics {
         registry.register("rotten_replicas", "Replicas that are rotten and not replaced yet", metrics.rotten.clone());
         registry.register("rot_found", "Replicas that were found rotten", metrics.rot_found.clone());
         registry.register("rebuilt_replicas", "Rotten replicas that were replaced", metrics.rebuilt.clone());
+        registry.register_with_unit("scrub", "Bytes read to find damage", Unit::Bytes, metrics.scrub_bytes.clone());
+        registry.register("scrub_passes", "Passes over everything that found no damage", metrics.scrub_passes.clone());
+        registry.register_with_unit(
+            "scrub_last_pass_end",
+            "Unix time at which the last of them ended",
+            Unit::Seconds,
+            metrics.scrub_pass_at.clone(),
+        );
+        registry.register("compares", "Comparisons of replicas judged by leaders here", metrics.compares.clone());
+        registry.register("compare_differences", "Replicas that differed", metrics.compare_differences.clone());
         registry.register("state_gets", "Rows read from RocksDB by apply", metrics.state_gets.clone());
         registry.register("state_cache_hits", "Rows apply found in memory", metrics.state_cache_hits.clone());
         registry.register("state_rows_written", "Rows spilled to RocksDB", metrics.state_rows_written.clone());

@@ -152,7 +152,7 @@ async fn is_settled(address: &str, cluster: ClusterId, replica: ReplicaRecord) -
 }
 
 /// The store's own view, if it is the one that we mean and answers soon.
-async fn status(address: &str, cluster: ClusterId, store: StoreId) -> Option<StoreStatus> {
+pub(crate) async fn status(address: &str, cluster: ClusterId, store: StoreId) -> Option<StoreStatus> {
     let asked = tokio::time::timeout(ANSWER, remote::admin(address, &AdminRequest::Status)).await;
     match asked {
         Ok(Ok(AdminResponse::Status(status))) if (status.cluster, status.store) == (Some(cluster), Some(store)) => {

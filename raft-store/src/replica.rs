@@ -339,7 +339,12 @@ impl Replica {
 
     /// What operators see.
     pub(crate) fn status(&self) -> GroupStatus {
-        GroupStatus { slots: self.live.slot_count(), leases: self.live.lease_count(), ..self.handle.status() }
+        GroupStatus {
+            slots: self.live.slot_count(),
+            leases: self.live.lease_count(),
+            digest: self.live.digest(),
+            ..self.handle.status()
+        }
     }
 
     /// A refusal goes out.

@@ -17,6 +17,7 @@ use seriatim_proto::limits;
 use seriatim_proto::store::{Read, ReadOutcome};
 
 use crate::admin::AdminService;
+use crate::check;
 use crate::config::{StoreConfig, Tuning};
 use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
@@ -30,6 +31,7 @@ use crate::raft::group::RaftHost;
 use crate::raft::log_store::LogOpenError;
 use crate::rocks::state_db::{StateDb, StateDbError};
 use crate::rot;
+use crate::scrub;
 use crate::service::StoreService;
 
 /// Why a store does not start.
@@ -152,6 +154,7 @@ impl StoreServer {
                 let (state, raft) = opened.map_err(Unopened::into_error)?;
                 Ok::<_, StoreStartError>(Parts {
                     rot,
+                    scrub_bytes_per_s: config.scrub_bytes_per_s,
                     folder,
                     address: advertised,
                     raft,
@@ -183,9 +186,17 @@ impl StoreServer {
         server.tasks.push(groups.spawn(meta::follow_directory(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(meta::tend(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(moves::plan(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(scrub::run(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(check::run(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(rot::report(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(moves::learn_directory(Arc::clone(&server.host))));
         Ok(server)
+    }
+
+    /// What runs here.
+    #[cfg(test)]
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
     }
 
     /// Where it listens.

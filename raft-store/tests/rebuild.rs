@@ -12,6 +12,7 @@ use common::placement::{PATIENCE, Writer, directory, meta, short_logs, wait_for,
 use common::{Cluster, status};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{Directory, MetaCommand};
+use seriatim_store::Tuning;
 
 const GROUPS: u32 = 2;
 
@@ -34,8 +35,11 @@ fn files(database: &Path, end: &str) -> Vec<PathBuf> {
 }
 
 fn flip(path: &Path) {
+    flip_at(path, path.metadata().unwrap().len() / 2);
+}
+
+fn flip_at(path: &Path, at: u64) {
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let at = file.metadata().unwrap().len() / 2;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
@@ -163,7 +167,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, &target).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
     }
 }
 
@@ -197,5 +205,32 @@ async fn a_folder_from_before_its_rebuilding_is_heard_under_no_old_id() {
     wait_for(&cluster, "it is rebuilt once more", whole).await;
     wait_settled(&cluster).await;
     writer.write(&cluster, 20).await;
+    check_each_counts(&mut cluster, &mut writer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_rows_that_nobody_reads_is_found_by_the_scrub() {
+    let tuning = Tuning { scrub_period: Duration::from_millis(300), ..short_logs() };
+    let mut cluster = Cluster::start(3, GROUPS, tuning).await;
+    let mut writer = Writer::new(&cluster, GROUPS).await;
+    writer.write(&cluster, 300).await;
+    let store = StoreId(3);
+    let before = replicas(&directory(&cluster).await, store);
+    cluster.stop(2).await;
+    let folder = cluster.nodes[2].folder.path().to_owned();
+    let tables = files(&folder.join("state.db"), ".sst");
+    let largest = tables.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    flip_at(largest, largest.metadata().unwrap().len() / 4);
+    cluster.restart(2).await;
+    // The process would end now, and be started again; unless the start has found it already.
+    let noted = folder.join("ROTTEN");
+    let is_new = async || replicas(&directory(&cluster).await, store).is_disjoint(&before);
+    common::wait_until("it is found", async || noted.exists() || is_new().await).await;
+    if noted.exists() {
+        cluster.kill(2);
+        cluster.restart(2).await;
+    }
+    wait_rebuilt(&cluster, store, &before).await;
+    writer.write(&cluster, 5).await;
     check_each_counts(&mut cluster, &mut writer).await;
 }

@@ -83,6 +83,9 @@ pub(crate) enum Group {
     /// what a human should know of
     #[command(subcommand, visible_alias = "alarms")]
     Alarm(Alarm),
+    /// prove that what is stored is right
+    #[command(subcommand)]
+    Check(Check),
     /// a user's inbox
     #[command(subcommand, visible_alias = "users")]
     User(User),
@@ -188,6 +191,21 @@ pub(crate) enum Alarm {
     /// rotten replicas and full disks, and what is done about them; exits 10 if there are any
     #[command(alias = "list")]
     Ls,
+}
+
+/// `raftctl check`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Check {
+    /// have all replicas of each group read their rows as they are at one entry, and compare what they found;
+    /// exits 12 if some differ, 10 if not all are done in time
+    Replicas {
+        /// only these groups, comma-separated
+        #[arg(long, value_delimiter = ',', value_name = "GROUP")]
+        groups: Vec<u32>,
+        /// wait as long as this
+        #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
+        wait: Duration,
+    },
 }
 
 /// `raftctl user`

@@ -58,6 +58,9 @@ pub(crate) struct StoreOptions {
     /// free bytes of the file system below which writes are refused
     #[arg(long)]
     disk_reserve_bytes: Option<u64>,
+    /// bytes a second that are read in the background to find damaged data; 0 for none
+    #[arg(long)]
+    scrub_bytes_per_second: Option<u64>,
 }
 
 /// `seriatim logic`
@@ -141,6 +144,10 @@ impl StoreOptions {
                 .disk_reserve_bytes
                 .or(file.disk_reserve_bytes)
                 .unwrap_or(limits::DISK_RESERVE_BYTES),
+            scrub_bytes_per_s: self
+                .scrub_bytes_per_second
+                .or(file.scrub_bytes_per_second)
+                .unwrap_or(limits::SCRUB_BYTES_PER_S),
         })
     }
 }

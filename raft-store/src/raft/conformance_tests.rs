@@ -21,6 +21,7 @@ use crate::fatal::FatalSignal;
 use crate::live::{Events, GroupLive};
 use crate::metrics::StoreMetrics;
 use crate::rocks::state_db::StateDb;
+use crate::scrub::Pace;
 
 struct Flushing {
     machine: StateMachine,
@@ -34,7 +35,9 @@ impl Flushing {
         let live = Arc::new(GroupLive::load(group, &state.reader(), Events::new()).unwrap());
         live.set_started();
         let metrics = StoreMetrics::new(&mut Registry::default());
-        let machine = StateMachine::open(group, Arc::clone(&state), live, metrics, FatalSignal::new()).unwrap();
+        let machine =
+            StateMachine::open(group, Arc::clone(&state), live, metrics, FatalSignal::new(), Arc::new(Pace::new(0)))
+                .unwrap();
         Self { machine, state }
     }
 }

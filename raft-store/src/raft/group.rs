@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::incoming::{Incoming, Replicas};
-use super::log_store::{LogOpenError, LogStores};
+use super::log_store::{LogOpenError, LogStores, Scrubbed};
 use super::network::NetworkFactory;
 use super::snapshot::SnapshotData;
 use super::state_machine::StateMachine;
@@ -125,6 +125,17 @@ where
     pub(crate) fn follow(&self, directory: watch::Receiver<Option<Arc<Directory>>>) {
         // Called once, when the host is made.
         let _ = self.replicas.directory.set(directory);
+    }
+
+    /// Reads some of a replica's log and checks it; see [`LogStores::scrub`].
+    pub(crate) async fn scrub_log(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Scrubbed, LogOpenError> {
+        self.logs.scrub(ReplicaKey { group, replica }, from, bytes_max).await
     }
 
     /// Has the replica ever saved a vote?
@@ -537,6 +548,7 @@ where
             leases: 0,
             voters: metrics.membership_config.voter_ids().filter_map(store).collect(),
             settled: true,
+            digest: None,
         }
     }
 

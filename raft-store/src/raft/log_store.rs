@@ -191,6 +191,14 @@ impl LogStores {
         Ok(LogStore(Arc::new(shared)))
     }
 
+    /// Reads and checks records of a replica's log from entry `from` on, about `bytes_max`; what is not there any more
+    /// is no fault.
+    pub(crate) async fn scrub(&self, key: ReplicaKey, from: u64, bytes_max: usize) -> Result<Scrubbed, LogOpenError> {
+        let db = Arc::clone(&self.db);
+        let scrubbed = tokio::task::spawn_blocking(move || scrub(&db, key, from, bytes_max)).await;
+        scrubbed.map_err(io::Error::other).flatten().map_err(|source| LogOpenError::Read { key, source })
+    }
+
     /// The writer's numbers.
     pub(crate) fn stats(&self) -> LogStats {
         self.writer.stats()
@@ -298,6 +306,51 @@ fn load(db: &LogDb, key: ReplicaKey) -> Result<Loaded, LoadError> {
         Some(rot) => Err(LoadError::Rot(rot)),
         None => Ok(Loaded { log, chain: chain.unwrap_or_else(|| chain_seed(key)) }),
     }
+}
+
+/// What a part of a log is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Scrubbed {
+    /// what was written
+    Sound {
+        /// where to go on, if there is more
+        next: Option<u64>,
+        /// read
+        bytes: u64,
+    },
+    /// not what was written, and why
+    Rot(String),
+}
+
+pub(super) fn scrub(db: &LogDb, key: ReplicaKey, from: u64, bytes_max: usize) -> io::Result<Scrubbed> {
+    let (mut chain, mut last, mut bytes, mut rot, mut more) = (None, None, 0, None, false);
+    db.scan(key, from, u64::MAX, |index, record| {
+        if bytes >= bytes_max {
+            more = true;
+            return ControlFlow::Break(());
+        }
+        bytes += record.len();
+        // All of one moment: what was purged or truncated meanwhile makes no hole.
+        let expected = last.map_or(index, |last| last + 1);
+        rot = match Record::read_linked(index, record, chain) {
+            _ if index != expected => Some(Rot::Hole { expected, found: index }),
+            Err(error) => Some(Rot::Record { index, error }),
+            Ok((_, next)) => {
+                (chain, last) = (Some(next), Some(index));
+                return ControlFlow::Continue(());
+            }
+        };
+        ControlFlow::Break(())
+    })
+    .map_err(io::Error::other)?;
+    Ok(match rot {
+        Some(rot) => Scrubbed::Rot(rot.to_string()),
+        // The last one is read again, so that the next one's link to it is checked; but not one that fills all alone.
+        None => {
+            let next = last.filter(|_| more).map(|last: u64| if last > from { last } else { last + 1 });
+            Scrubbed::Sound { next, bytes: bytes as u64 }
+        }
+    })
 }
 
 fn purged(db: &LogDb, key: ReplicaKey) -> io::Result<Option<LogId>> {

@@ -13,7 +13,7 @@ use openraft::type_config::TypeConfigExt;
 use tempfile::TempDir;
 
 use super::codec::log_id;
-use super::log_store::{LogOpenError, LogStore, LogStores, Rot};
+use super::log_store::{LogOpenError, LogStore, LogStores, Rot, Scrubbed};
 use super::types::{CommandBatch, Entry, Payload, TypeConfig, Vote};
 use crate::fatal::FatalSignal;
 use crate::log_record::ReplicaKey;
@@ -70,7 +70,12 @@ async fn a_reopened_log_has_the_same_entries_vote_and_commit() {
         logs.close().await;
     }
     let logs = open(folder.path()).unwrap();
-    let mut log = logs.open_replica(KEY(), None).await.unwrap();
+    // Rows that do not reach what was purged are lost for good.
+    for applied in [None, Some(8)] {
+        let refused = logs.open_replica(KEY(), applied).await.err().expect("rot");
+        assert!(matches!(refused, LogOpenError::Rot { rot: Rot::Behind { purged: 9, .. }, .. }), "{refused}");
+    }
+    let mut log = logs.open_replica(KEY(), Some(9)).await.unwrap();
     assert_eq!(log.read_vote().await.unwrap(), Some(vote));
     assert_eq!(log.read_committed().await.unwrap(), Some(log_id(2, 7, 39)));
     let state = log.get_log_state().await.unwrap();
@@ -224,4 +229,60 @@ async fn a_missing_watermark_beside_a_log_is_refused() {
     let folder = filled().await;
     std::fs::remove_file(folder.path().join("watermark")).unwrap();
     assert!(matches!(open(folder.path()), Err(LogOpenError::Watermark(_))));
+}
+
+/// Reads a whole log as the scrub does; how many bytes it has, or what is wrong.
+async fn scrub(logs: &LogStores) -> Result<u64, String> {
+    let (mut from, mut total, mut steps) = (0, 0, 0);
+    loop {
+        steps += 1;
+        assert!(steps < 1_000, "it comes to an end");
+        match logs.scrub(KEY(), from, 3_000).await.unwrap() {
+            Scrubbed::Sound { next: Some(next), bytes } => (from, total) = (next, total + bytes),
+            Scrubbed::Sound { next: None, bytes } => return Ok(total + bytes),
+            Scrubbed::Rot(what) => return Err(what),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_scrub_reads_every_record_and_finds_one_that_is_another() {
+    let folder = filled().await;
+    let logs = open(folder.path()).unwrap();
+    assert!(scrub(&logs).await.unwrap() > 200 * 1_000);
+    // A purge meanwhile makes no hole.
+    let mut log = logs.open_replica(KEY(), None).await.unwrap();
+    log.purge(log_id(1, 7, 99)).await.unwrap();
+    append(&mut log, vec![entry(1, 200, 10)]).await.unwrap();
+    let sound = scrub(&logs).await.unwrap();
+    assert!(sound > 100 * 1_000 && sound < 200 * 1_000, "{sound}");
+    logs.close().await;
+    drop((log, logs));
+
+    // Each of these is whole for RocksDB.
+    for index in [100, 150, 199] {
+        let db = LogDb::open(&folder.path().join("log.db"), |_| None).unwrap();
+        let before = db.read(KEY(), index).unwrap().unwrap();
+        let other = db.read(KEY(), index + 1).unwrap().unwrap();
+        for (what, spoilt) in
+            [("a bit", [&before[..60], &[before[60] ^ 1], &before[61..]].concat()), ("another", other.to_vec())]
+        {
+            let mut batch = LogBatch::default();
+            batch.put(KEY(), index, &spoilt);
+            db.write(batch, true).unwrap();
+            let found = super::log_store::scrub(&db, KEY(), 0, 1 << 30).unwrap();
+            assert!(matches!(&found, Scrubbed::Rot(why) if why.contains(&index.to_string())), "{what}: {found:?}");
+        }
+        let mut batch = LogBatch::default();
+        batch.delete(KEY(), index, index + 1);
+        db.write(batch, true).unwrap();
+        if index > 100 {
+            let found = super::log_store::scrub(&db, KEY(), 0, 1 << 30).unwrap();
+            assert!(matches!(&found, Scrubbed::Rot(why) if why.contains("is missing")), "{found:?}");
+        }
+        let mut batch = LogBatch::default();
+        batch.put(KEY(), index, &before);
+        db.write(batch, true).unwrap();
+        assert!(matches!(super::log_store::scrub(&db, KEY(), 0, 1 << 30).unwrap(), Scrubbed::Sound { next: None, .. }));
+    }
 }

@@ -10,10 +10,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use tokio::sync::oneshot;
 
 use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
@@ -29,6 +30,7 @@ use crate::raft::snapshot::{SnapshotBlocks, SnapshotData};
 use crate::raft::types::{CommandBatch, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::rocks::group_rows::{Chunk, GroupRows};
 use crate::rocks::state_db::StateDb;
+use crate::scrub::Pace;
 
 /// A group's rows, as openraft sees them.
 pub(crate) struct StateMachine {
@@ -37,6 +39,7 @@ pub(crate) struct StateMachine {
     live: Arc<GroupLive>,
     metrics: StoreMetrics,
     fatal: FatalSignal,
+    pace: Arc<Pace>,
     rows: Arc<GroupRows>,
     position: Position,
 }
@@ -86,6 +89,7 @@ impl StateMachine {
         live: Arc<GroupLive>,
         metrics: StoreMetrics,
         fatal: FatalSignal,
+        pace: Arc<Pace>,
     ) -> io::Result<Self> {
         // What an earlier replica of this process left unwritten counts.
         drop(state.view(group).map_err(io::Error::other)?);
@@ -94,7 +98,7 @@ impl StateMachine {
             None => Position::default(),
         };
         let rows = state.rows(group);
-        Ok(Self { group, state, live, metrics, fatal, rows, position })
+        Ok(Self { group, state, live, metrics, fatal, pace, rows, position })
     }
 
     /// Applies a chunk, then answers.
@@ -150,6 +154,39 @@ impl StateMachine {
         Ok(())
     }
 
+    /// Has a digest of the rows made as they are now. Answers when apply may go on.
+    async fn begin_digest(&self) {
+        let (state, live, pace, fatal) =
+            (Arc::clone(&self.state), Arc::clone(&self.live), Arc::clone(&self.pace), self.fatal.clone());
+        let (group, index) = (self.group, self.position.index());
+        live.begin_digest(index);
+        let (seen_tx, seen) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let pause = |bytes| {
+                let until = Instant::now() + pace.take(Instant::now(), bytes);
+                // In steps, so that nobody waits for this who stops.
+                while live.wants_digest(index) {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return true;
+                    }
+                    std::thread::sleep(left.min(DIGEST_STEP));
+                }
+                false
+            };
+            // Nobody waits any more if the group stops; dropped unsent, it says the same.
+            let seen = || {
+                let _ = seen_tx.send(());
+            };
+            match state.digest(group, index, seen, pause) {
+                Ok(Some(digest)) => live.set_digest(digest),
+                Ok(None) => (),
+                Err(error) => fatal.raise_of(format_args!("group {group} cannot read its rows"), &error),
+            }
+        });
+        let _ = seen.await;
+    }
+
     fn stop<T>(&self, fatal: Fatal) -> io::Result<T> {
         self.fatal.raise_of(format_args!("group {} cannot apply", self.group), &fatal);
         Err(io::Error::other(fatal))
@@ -198,12 +235,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if let Payload::Normal(batch) = &item.0.payload {
                 bytes += batch.bytes.len();
             }
+            // Only a leader of ours proposes one without commands (check.rs).
+            let compares = matches!(&item.0.payload, Payload::Normal(batch) if batch.count == 0);
             items.push(item);
-            if bytes >= CHUNK_BYTES {
+            if bytes >= CHUNK_BYTES || compares {
                 bytes = 0;
                 if let Err(fatal) = self.apply_chunk(std::mem::take(&mut items)) {
                     return self.stop(fatal);
                 }
+            }
+            if compares {
+                self.begin_digest().await;
             }
         }
         if !items.is_empty()
@@ -295,6 +337,8 @@ impl RaftSnapshotBuilder<TypeConfig> for LogicalSnapshot {
     }
 }
 
+/// Longest sleep of a digest between two looks whether it is still wanted.
+const DIGEST_STEP: Duration = Duration::from_millis(50);
 /// Bytes of commands at which a chunk is written.
 const CHUNK_BYTES: usize = 1 << 20;
 /// What an entry costs in the log beside its commands.

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::ids::{GroupId, SlotId};
+use seriatim_proto::store::RowsDigest;
 use seriatim_store_core::{Fatal, GroupItem, Item, Key, Reader, Row, Scan, Scope};
 
 use crate::config::Tuning;
@@ -186,6 +187,81 @@ impl StateDb {
         }
         self.write(batch)?;
         self.db.flush().map_err(storage)
+    }
+
+    /// Reads rows from `from` on, about `bytes_max`, so that RocksDB checks their blocks. Where to go on, if there is
+    /// more, and how much was read. Blocks.
+    pub(crate) fn scrub(&self, from: &[u8], bytes_max: usize) -> Result<(Option<Vec<u8>>, u64), Fatal> {
+        let mut read = ReadOptions::default();
+        read.set_verify_checksums(true);
+        read.fill_cache(false);
+        let mut bytes = 0;
+        for item in self.db.iterator_opt(IteratorMode::From(from, Direction::Forward), read) {
+            let (key, value) = item.map_err(storage)?;
+            if bytes >= bytes_max {
+                return Ok((Some(key.into_vec()), bytes as u64));
+            }
+            bytes += key.len() + value.len();
+        }
+        Ok((None, bytes as u64))
+    }
+
+    /// What all replicas of a group have in common, as it is when `seen` is called. `pause` is told now and then how
+    /// many bytes were read, and may wait; it ends the work with `false`. Blocks.
+    pub(crate) fn digest(
+        &self,
+        group: GroupId,
+        index: u64,
+        seen: impl FnOnce(),
+        mut pause: impl FnMut(u64) -> bool,
+    ) -> Result<Option<RowsDigest>, Fatal> {
+        let view = self.view(group)?;
+        let ranges = self.ranges(&view, group)?;
+        seen();
+        let position = keys::position_key(group);
+        let mut hasher = blake3::Hasher::new();
+        let (mut rows, mut bytes, mut unpaid) = (0, 0, 0);
+        for (from, end) in ranges {
+            let mut read = view.read_options();
+            read.set_verify_checksums(true);
+            read.fill_cache(false);
+            read.set_iterate_upper_bound(end);
+            for item in self.db.iterator_opt(IteratorMode::From(&from, Direction::Forward), read) {
+                let (key, value) = item.map_err(storage)?;
+                if *key == *position {
+                    continue;
+                }
+                let length = |part: &[u8]| u32::try_from(part.len()).expect("rows are smaller than an entry");
+                hasher.update(&length(&key).to_be_bytes());
+                hasher.update(&length(&value).to_be_bytes());
+                hasher.update(&key);
+                hasher.update(&value);
+                rows += 1;
+                let size = (key.len() + value.len()) as u64;
+                (bytes, unpaid) = (bytes + size, unpaid + size);
+                if unpaid >= DIGEST_PAUSE_BYTES {
+                    if !pause(unpaid) {
+                        return Ok(None);
+                    }
+                    unpaid = 0;
+                }
+            }
+        }
+        Ok(pause(unpaid).then(|| RowsDigest { index, rows, bytes, hash: *hasher.finalize().as_bytes() }))
+    }
+
+    /// Changes a row of a group so that it is whole and wrong.
+    #[cfg(test)]
+    pub(crate) fn spoil(&self, group: GroupId) {
+        drop(self.view(group).unwrap());
+        let (from, end) = self.ranges(&self.reader(), group).unwrap().remove(0);
+        let mut read = ReadOptions::default();
+        read.set_iterate_upper_bound(end);
+        let (key, value) =
+            self.db.iterator_opt(IteratorMode::From(&from, Direction::Forward), read).next().unwrap().unwrap();
+        let Row::Holder(mut row) = codec::decode(&value).unwrap() else { panic!("a slot's holder comes first") };
+        row.next_n += 1;
+        self.db.put_opt(key, codec::encode(&Row::Holder(row)), &self.write_options).unwrap();
     }
 
     /// The key ranges `[from, end)` of all rows of a group.
@@ -466,6 +542,8 @@ fn fatal_io(fatal: Fatal) -> io::Error {
     io::Error::other(fatal)
 }
 
+/// Bytes of a digest between two pauses.
+const DIGEST_PAUSE_BYTES: u64 = 256 << 10;
 /// Bytes of one write while a snapshot is installed.
 const INSTALL_BATCH_BYTES: usize = 4 << 20;
 

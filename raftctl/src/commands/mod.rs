@@ -1,6 +1,7 @@
 //! Commands: one file per noun; here only the match.
 
 mod alarm;
+mod check;
 mod cluster;
 mod doubt;
 mod moves;
@@ -18,7 +19,7 @@ mod verify;
 use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, StoreId};
 
-use crate::cli::{Alarm, Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
+use crate::cli::{Alarm, Check, Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -48,6 +49,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         }
         Group::Raft(Raft::CancelMove { group }) => moves::cancel(&target()?, GroupId(group)).await,
         Group::Alarm(Alarm::Ls) => alarm::ls(&target()?).await,
+        Group::Check(Check::Replicas { groups, wait }) => check::replicas(&target()?, groups, wait).await,
         Group::Node(Node::Ls) => node::ls(&target()?).await,
         Group::Node(Node::Join { address }) => node::join(&target()?, &address).await,
         Group::Node(Node::Drain { store, wait }) => node::drain(&target()?, StoreId(store), wait).await,

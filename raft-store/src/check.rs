@@ -1,0 +1,252 @@
+//! Check: do the replicas of a group have the same rows at the same entry (I13)?
+//!
+//! ```text
+//! leader ── an entry without commands ──▶ each replica, when it applies it: a digest of its rows, in the background
+//!    └────── asks each store for its replica's digest at that entry; who differs from a majority is rotten (rot.rs)
+//! ```
+//! Nobody else can propose an entry without commands, so it means nothing but this.
+//!
+//! # Failure
+//! A replica that gets past the entry by a snapshot has no digest for it. It is judged at the next one: so are all, if
+//! no majority has the same. Rows that differ on every replica are a bug of ours; nobody is right, and nobody rotten.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use seriatim_proto::ids::{GroupId, ReplicaId};
+use seriatim_proto::limits;
+use seriatim_proto::meta::{Directory, MetaCommand};
+use seriatim_proto::store::{RowsDigest, StoreRefusal};
+
+use crate::host::Host;
+use crate::moves;
+use crate::replica::Replica;
+
+/// What a leader remembers of a group's comparisons.
+#[derive(Debug)]
+struct Watched {
+    /// the last comparison was begun
+    begun_at: Instant,
+    /// its own digest at this entry was seen then
+    seen: Option<(u64, Instant)>,
+    /// judged up to this entry
+    judged: u64,
+}
+
+/// What became of a comparison.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// somebody has no digest yet
+    Waits,
+    /// these differ from a majority; none, if all are the same
+    Differ(Vec<ReplicaId>),
+    /// no digest is a majority's
+    Undecided,
+}
+
+/// Compares the groups that are led here, again and again. Runs until it is dropped.
+pub(crate) async fn run(host: Arc<Host>) {
+    let mut groups: BTreeMap<GroupId, Watched> = BTreeMap::new();
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(directory) = host.events().directory().borrow().clone() else { continue };
+        let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
+        groups.retain(|group, _| led.iter().any(|replica| replica.group == *group));
+        for replica in led {
+            let newest = replica.live.digest();
+            let watched = groups.entry(replica.group).or_insert_with(|| Watched {
+                begun_at: Instant::now(),
+                seen: None,
+                // What was compared under another leader is compared again, or not: it does no harm.
+                judged: 0,
+            });
+            if host.scrubs() && watched.begun_at.elapsed() >= host.tuning().scrub_period {
+                watched.begun_at = Instant::now();
+                begin(&replica).await;
+            }
+            let Some(newest) = newest.filter(|newest| newest.index > watched.judged) else { continue };
+            let since = match watched.seen {
+                Some((index, since)) if index == newest.index => since,
+                _ => watched.seen.insert((newest.index, Instant::now())).1,
+            };
+            let digests = digests(&directory, &replica, newest.index).await;
+            let verdict = judge(
+                &replica.membership().voters.iter().copied().collect::<Vec<_>>(),
+                &digests,
+                since.elapsed() >= PATIENCE,
+            );
+            match verdict {
+                Verdict::Waits => continue,
+                Verdict::Undecided => {
+                    tracing::error!(
+                        group = replica.group.0,
+                        index = newest.index,
+                        ?digests,
+                        "ALARM: no two replicas have the same rows"
+                    );
+                    host.metrics().compare_differences.inc();
+                }
+                Verdict::Differ(differ) => {
+                    host.metrics().compares.inc();
+                    for id in differ {
+                        host.metrics().compare_differences.inc();
+                        report(&directory, &replica, id, newest.index).await;
+                    }
+                }
+            }
+            watched.judged = newest.index;
+        }
+    }
+}
+
+/// Has all replicas of a group make a digest of their rows at one entry, which comes now.
+pub(crate) async fn begin(replica: &Replica) {
+    let Some(term) = replica.leadership() else { return };
+    // Whether it was committed shows in the digests.
+    replica.propose_as_leader(term, &[], |_: Result<_, StoreRefusal>| ()).await;
+}
+
+/// The digests at an entry, by replica.
+async fn digests(directory: &Directory, replica: &Replica, index: u64) -> BTreeMap<ReplicaId, RowsDigest> {
+    let stores = directory.stores.iter().filter(|store| replica.stores().contains(&store.id));
+    let asked = stores.map(|store| moves::status(&store.address, directory.cluster, store.id));
+    let answers = futures_util::future::join_all(asked).await;
+    let groups = answers.into_iter().flatten().flat_map(|status| status.groups);
+    let of_ours = groups.filter(|group| group.group == replica.group);
+    let at = |group: seriatim_proto::store::GroupStatus| {
+        group.digest.filter(|digest| digest.index == index).map(|digest| (group.replica, digest))
+    };
+    of_ours.filter_map(at).collect()
+}
+
+fn judge(voters: &[ReplicaId], digests: &BTreeMap<ReplicaId, RowsDigest>, is_late: bool) -> Verdict {
+    let of_voters: Vec<_> = digests.iter().filter(|(id, _)| voters.contains(id)).collect();
+    if of_voters.len() < voters.len() && !is_late {
+        return Verdict::Waits;
+    }
+    let same = |one: &RowsDigest| of_voters.iter().filter(|(_, other)| **other == *one).count();
+    let of_majority = of_voters.iter().map(|(_, digest)| *digest).find(|digest| same(digest) > voters.len() / 2);
+    match of_majority {
+        Some(right) => {
+            Verdict::Differ(of_voters.iter().filter(|(_, digest)| **digest != *right).map(|(id, _)| **id).collect())
+        }
+        // Too few answered to say anything.
+        None if of_voters.windows(2).all(|pair| pair[0].1 == pair[1].1) => Verdict::Differ(Vec::new()),
+        None => Verdict::Undecided,
+    }
+}
+
+async fn report(directory: &Directory, replica: &Replica, differs: ReplicaId, index: u64) {
+    let group = replica.group;
+    tracing::error!(
+        group = group.0,
+        replica = differs.0,
+        index,
+        "ALARM: a replica's rows differ from those of a majority"
+    );
+    let what = format!("at entry {index} its rows are others than those of a majority");
+    let told = moves::tell_meta(directory, MetaCommand::ReportRot { group, replica: differs, what }).await;
+    if let Err(why) = told {
+        tracing::warn!(group = group.0, why, "group 0 does not know of the difference: it is found again");
+    }
+}
+
+/// How often leaders look.
+const LOOK: Duration = Duration::from_secs(1);
+/// Time for slow replicas to make their digests.
+const PATIENCE: Duration = Duration::from_secs(limits::COMPARE_PATIENCE_S);
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use seriatim_proto::admin::{AdminRequest, AdminResponse};
+
+    use super::*;
+    use crate::config::StoreConfig;
+    use crate::remote;
+    use crate::server::StoreServer;
+
+    #[test]
+    fn who_differs_from_a_majority_is_named_and_nobody_else() {
+        let digest = |hash: u8| RowsDigest { index: 7, rows: 3, bytes: 9, hash: [hash; 32] };
+        let ids = [1, 2, 3].map(ReplicaId);
+        let of = |hashes: &[(u64, u8)]| hashes.iter().map(|(id, hash)| (ReplicaId(*id), digest(*hash))).collect();
+        let late = |hashes: &[(u64, u8)]| judge(&ids, &of(hashes), true);
+        assert_eq!(judge(&ids, &of(&[(1, 5), (2, 5)]), false), Verdict::Waits);
+        assert_eq!(late(&[(1, 5), (2, 5), (3, 5)]), Verdict::Differ(vec![]));
+        assert_eq!(late(&[(1, 6), (2, 5), (3, 5)]), Verdict::Differ(vec![ReplicaId(1)]), "a leader too");
+        assert_eq!(late(&[(1, 5), (2, 5)]), Verdict::Differ(vec![]));
+        assert_eq!(late(&[(1, 5)]), Verdict::Differ(vec![]), "alone it says nothing");
+        // Two that differ: nobody knows who is right.
+        assert_eq!(late(&[(1, 5), (2, 6)]), Verdict::Undecided);
+        assert_eq!(late(&[(1, 5), (2, 6), (3, 7)]), Verdict::Undecided);
+        // A learner's counts for nothing.
+        assert_eq!(late(&[(1, 5), (2, 6), (9, 6), (8, 6)]), Verdict::Undecided);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_replica_with_rows_of_its_own_is_found_and_rebuilt() {
+        let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let mut servers = Vec::new();
+        for folder in &folders {
+            let mut config = StoreConfig::new(folder.path().to_owned(), "127.0.0.1:0".parse().unwrap());
+            config.insecure_plaintext = true;
+            servers.push(StoreServer::start(config, &mut Registry::default()).await.unwrap());
+        }
+        let stores: Vec<String> = servers.iter().map(|server| server.address().to_string()).collect();
+        let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1 };
+        assert!(matches!(remote::admin(&stores[0], &init).await.unwrap(), AdminResponse::Initialised { .. }));
+        let group = GroupId(1);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let follower = loop {
+            let leads = |host: &Host| host.serving(group).ok().map(|replica| replica.leadership().is_some());
+            let known: Vec<_> = servers.iter().map(|server| leads(server.host())).collect();
+            if known.contains(&Some(true))
+                && let Some(follower) = known.iter().position(|leads| *leads == Some(false))
+            {
+                break follower;
+            }
+            assert!(Instant::now() < deadline, "nobody leads");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let digests = || {
+            let of = |server: &StoreServer| server.host().serving(group).ok().and_then(|replica| replica.live.digest());
+            servers.iter().map(of).collect::<Vec<_>>()
+        };
+        let compare = async || {
+            for store in &stores {
+                remote::admin(store, &AdminRequest::Compare { groups: vec![group] }).await.unwrap();
+            }
+        };
+        // All are the same at first.
+        compare().await;
+        while digests().iter().any(|digest| digest.is_none() || *digest != digests()[0]) {
+            assert!(Instant::now() < deadline, "{:?}", digests());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let replica = servers[follower].host().serving(group).unwrap().id();
+        servers[follower].host().state().spoil(group);
+        compare().await;
+        loop {
+            let directory = servers[(follower + 1) % 3].host().events().directory().borrow().clone().unwrap();
+            if directory.is_removed(group, replica) && directory.moves.is_empty() && directory.rotten.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it is not rebuilt: {directory:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let found: u64 = servers.iter().map(|server| server.host().metrics().compare_differences.get()).sum();
+        assert_eq!(found, 1);
+        let before = digests().iter().flatten().map(|digest| digest.index).max().unwrap();
+        compare().await;
+        while digests().iter().any(|digest| digest.is_none_or(|it| it.index <= before) || *digest != digests()[0]) {
+            assert!(Instant::now() < deadline, "{:?}", digests());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Scrub: reads everything that lies on this store's disk, slowly, so that damage is found while others are whole.
+//!
+//! ```text
+//! pass ── state.db, all rows ── log.db, all records of each replica ── pause ── pass …
+//!         RocksDB's checksums     and each record's own, and its link to the one before
+//! ```
+//! What a checksum cannot see, rows that are whole and wrong, is found by comparing replicas (check.rs), at the same
+//! pace.
+//!
+//! # Failure
+//! Damage of a database stops the process, and the next start sets the database aside (rot.rs). A record that is not
+//! what was written makes its replica rotten. A pass that a restart ends begins again from the start.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+
+use seriatim_proto::ids::GroupId;
+use seriatim_proto::limits;
+
+use crate::host::Host;
+use crate::raft::log_store::Scrubbed;
+
+/// How fast a store reads for nobody. Everything that does takes its share here.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    bytes_per_s: u64,
+    /// when what was taken so far is paid for
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// So many bytes a second; 0 is the default's, for what is asked for by hand.
+    pub(crate) fn new(bytes_per_s: u64) -> Self {
+        let bytes_per_s = if bytes_per_s == 0 { limits::SCRUB_BYTES_PER_S } else { bytes_per_s };
+        Self { bytes_per_s, free_at: Mutex::new(None) }
+    }
+
+    /// So many bytes were read at `now`: how long to wait before the next.
+    pub(crate) fn take(&self, now: Instant, bytes: u64) -> Duration {
+        let mut free_at = self.free_at.lock();
+        let begins = free_at.map_or(now, |free_at| free_at.max(now));
+        let paid = begins + Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
+        *free_at = Some(paid);
+        paid.saturating_duration_since(now)
+    }
+}
+
+/// Passes over everything, for as long as the store runs. Runs until it is dropped.
+pub(crate) async fn run(host: Arc<Host>) {
+    if !host.scrubs() {
+        return;
+    }
+    let mut tick = tokio::time::interval(host.tuning().scrub_period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // A store that starts has something better to do.
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        if host.identity().is_none() {
+            continue;
+        }
+        let began = Instant::now();
+        if scrub_state(&host).await && scrub_logs(&host).await {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            host.metrics().scrub_passes.inc();
+            host.metrics().scrub_pass_at.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+            tracing::info!(took = ?began.elapsed(), "everything on disk was read, and is whole");
+        }
+    }
+}
+
+/// False if it is damaged, or the runtime is going down.
+async fn scrub_state(host: &Arc<Host>) -> bool {
+    let mut from = Some(Vec::new());
+    while let Some(key) = from {
+        let state = Arc::clone(host.state());
+        match tokio::task::spawn_blocking(move || state.scrub(&key, CHUNK_BYTES)).await {
+            Ok(Ok((next, bytes))) => {
+                from = next;
+                pay(host, bytes).await;
+            }
+            Ok(Err(fatal)) => {
+                host.fatal().raise_of(format_args!("scrub the rows"), &fatal);
+                return false;
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+async fn scrub_logs(host: &Arc<Host>) -> bool {
+    for replica in host.replicas() {
+        let (group, id) = (replica.group, replica.id());
+        let mut from = 0;
+        loop {
+            match host.raft().scrub_log(group, id, from, CHUNK_BYTES).await {
+                Ok(Scrubbed::Sound { next, bytes }) => {
+                    pay(host, bytes).await;
+                    match next {
+                        Some(next) => from = next,
+                        None => break,
+                    }
+                }
+                // Unless it was removed meanwhile, with its log.
+                Ok(Scrubbed::Rot(what)) if is_running(host, group, id) => {
+                    host.found_rot(group, id, &what).await;
+                    return false;
+                }
+                Ok(Scrubbed::Rot(_)) => break,
+                Err(error) if error.is_rot() => {
+                    host.fatal().raise_rot(format!("scrub the log: {error}"));
+                    return false;
+                }
+                Err(error) => {
+                    host.fatal().raise(format!("scrub the log: {error}"));
+                    return false;
+                }
+            }
+        }
+    }
+    true
+}
+
+fn is_running(host: &Host, group: GroupId, replica: seriatim_proto::ids::ReplicaId) -> bool {
+    host.replicas().iter().any(|running| running.group == group && running.id() == replica)
+}
+
+async fn pay(host: &Host, bytes: u64) {
+    host.metrics().scrub_bytes.inc_by(bytes);
+    tokio::time::sleep(host.pace().take(Instant::now(), bytes)).await;
+}
+
+/// Bytes that are read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_who_read_share_one_pace() {
+        let pace = Pace::new(1_000);
+        let now = Instant::now();
+        assert_eq!(pace.take(now, 500), Duration::from_millis(500));
+        assert_eq!(pace.take(now, 500), Duration::from_secs(1));
+        // What was not used is not saved up.
+        let later = now + Duration::from_secs(60);
+        assert_eq!(pace.take(later, 100), Duration::from_millis(100));
+        assert_eq!(Pace::new(0).take(now, limits::SCRUB_BYTES_PER_S), Duration::from_secs(1));
+    }
+}
