@@ -83,6 +83,16 @@ pub(crate) enum WatermarkError {
         /// the file
         path: PathBuf,
     },
+    /// Another version of this program wrote it: nothing is lost.
+    #[error(
+        "the watermark file {path} is of version {found}, this program reads {VERSION}: run the program that wrote it"
+    )]
+    Version {
+        /// the file
+        path: PathBuf,
+        /// in both copies
+        found: u8,
+    },
     /// The log has records, so there was a file.
     #[error(
         "the watermark file {path} is missing, but the log is not empty: this store's votes are lost, rebuild it under a new id"
@@ -142,7 +152,15 @@ impl Watermark {
                 (None, Some(b)) => (b, Region::A),
                 // A crash in the middle of the very first write: no region was ever complete.
                 (None, None) if may_begin && length <= REGION_BYTES => ((0, BTreeMap::new()), Region::A),
-                (None, None) => return Err(WatermarkError::Damaged { path: path.to_owned() }),
+                (None, None) => {
+                    let versions = (pen.version(Region::A).map_err(refusal)?, pen.version(Region::B).map_err(refusal)?);
+                    return Err(match versions {
+                        (Some(found), Some(other)) if found == other && found != VERSION => {
+                            WatermarkError::Version { path: path.to_owned(), found }
+                        }
+                        _ => WatermarkError::Damaged { path: path.to_owned() },
+                    });
+                }
             };
             ((pen.generation, marks), pen.next) = newest;
             // Both regions hold the newest state before anything new is promised.
@@ -360,6 +378,13 @@ impl Pen {
         Ok(())
     }
 
+    /// The version of a region that begins as one does.
+    fn version(&self, region: Region) -> io::Result<Option<u8>> {
+        let mut head = [0; MAGIC.len() + 1];
+        let is_there = read_full(&self.file, &mut head, region.offset())? && head.starts_with(MAGIC);
+        Ok(is_there.then_some(head[MAGIC.len()]))
+    }
+
     /// A region's generation and marks, `None` if it is damaged or was never written.
     fn read(&self, region: Region) -> io::Result<Option<(u64, Marks)>> {
         let mut header = [0; HEADER_BYTES];
@@ -452,6 +477,12 @@ mod tests {
         damage(&path, Region::A);
         damage(&path, Region::B);
         assert!(matches!(open(&path), Err(WatermarkError::Damaged { .. })));
+        // Of another version nothing is damaged: it must not be taken for rot.
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[VERSION + 1], MAGIC.len() as u64).unwrap();
+        assert!(matches!(open(&path), Err(WatermarkError::Damaged { .. })), "one copy may be a flipped bit");
+        file.write_all_at(&[VERSION + 1], REGION_BYTES + MAGIC.len() as u64).unwrap();
+        assert!(matches!(open(&path), Err(WatermarkError::Version { found, .. }) if found == VERSION + 1));
     }
 
     #[test]

@@ -87,9 +87,9 @@ impl LogOpenError {
             | LogOpenError::Watermark(WatermarkError::Damaged { .. } | WatermarkError::Missing { .. }) => true,
             LogOpenError::Db(LogDbError::Open { source, .. }) => is_damage(source),
             LogOpenError::Read { source, .. } => is_damage_io(source),
-            LogOpenError::Watermark(WatermarkError::Io { .. }) | LogOpenError::Thread(_) | LogOpenError::Rot { .. } => {
-                false
-            }
+            LogOpenError::Watermark(WatermarkError::Io { .. } | WatermarkError::Version { .. })
+            | LogOpenError::Thread(_)
+            | LogOpenError::Rot { .. } => false,
         }
     }
 }

@@ -134,7 +134,7 @@ fn verdict(of_group: &Replicas, found: &Seen, old: u64) -> &'static str {
         return if found.is_rotten { "rotten" } else { "no digest" };
     };
     let others = of_group.values().filter_map(|seen| seen.digest).filter(|other| other.index == digest.index);
-    let (same, other): (Vec<_>, Vec<_>) = others.partition(|other| *other == digest);
+    let (same, other): (Vec<RowsDigest>, Vec<RowsDigest>) = others.partition(|other| *other == digest);
     match (same.len(), other.len()) {
         (_, 0) => "same",
         (same, other) if same > other => "same",
