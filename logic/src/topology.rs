@@ -141,6 +141,8 @@ mod tests {
             draining: Vec::new(),
             replica_next: seriatim_proto::ids::ReplicaId(1),
             rotten: Vec::new(),
+            domains: std::collections::BTreeMap::new(),
+            voters: 3,
         }
     }
 

@@ -17,6 +17,8 @@ pub enum AdminRequest {
         stores: Vec<String>,
         /// data groups
         groups: u32,
+        /// voters of each group: 1, 3 or 5, not more than stores; `None`: three, or as many as there are stores
+        voters: Option<u32>,
     },
     /// Store → store, while a cluster is made: take this identity and bear the replica of group 0.
     /// Refused by a store that has another one.

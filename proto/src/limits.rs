@@ -125,6 +125,14 @@ pub const PROPOSALS_IN_FLIGHT_MAX: u32 = 4;
 pub const SLOT_IN_FLIGHT_MAX: u32 = 1_024;
 /// Operations that wait at one slot's holder. Full means `Busy`.
 pub const SLOT_QUEUE_MAX: u32 = 8_192;
+/// Voters of a group that `cluster init` is told nothing about, if there are as many stores.
+pub const VOTERS_DEFAULT: u32 = 3;
+/// Most voters of a group.
+pub const VOTERS_MAX: u32 = 5;
+/// Most stores that `cluster init` takes.
+pub const INIT_STORES_MAX: u32 = 64;
+/// Bytes of what a store fails together with.
+pub const DOMAIN_BYTES_MAX: u32 = 64;
 /// Bytes a second that a store reads to find damage, and for digests of rows.
 pub const SCRUB_BYTES_PER_S: u64 = 4 << 20;
 /// Seconds between the beginnings of two scrubs of everything, and of two comparisons of a group's replicas.

@@ -116,6 +116,18 @@ pub enum MetaCommand {
         /// which replica is rotten
         replica: ReplicaId,
     },
+    /// Says what a store fails together with. Repeated, it changes nothing.
+    SetDomain {
+        /// which
+        store: StoreId,
+        /// such as a rack or a zone, at most [`limits::DOMAIN_BYTES_MAX`]; `None`: it fails alone
+        domain: Option<String>,
+    },
+    /// Says how many voters each data group should have. Repeated, it changes nothing.
+    SetVoters {
+        /// 1 to [`limits::VOTERS_MAX`]
+        voters: u32,
+    },
 }
 
 macro_rules! limits_of_tenants {
@@ -300,6 +312,10 @@ pub struct Directory {
     pub replica_next: ReplicaId,
     /// replicas that were found rotten and are not replaced yet
     pub rotten: Vec<RotRecord>,
+    /// what stores fail together with; those that are not named fail alone
+    pub domains: BTreeMap<StoreId, String>,
+    /// voters that each data group should have, if there are as many stores
+    pub voters: u32,
 }
 
 impl Directory {
@@ -343,6 +359,8 @@ pub enum MetaOutcome {
     NothingMoves,
     /// `ReportRot`, also of a replica that is no more
     RotNoted,
+    /// `SetDomain`, `SetVoters`
+    PlacementSet,
 }
 
 /// Why group 0 says no.

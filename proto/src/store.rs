@@ -424,6 +424,8 @@ pub struct StoreStatus {
     pub groups: Vec<GroupStatus>,
     /// replicas here that are rotten and not replaced yet: they do not run
     pub rotten: Vec<RottenStatus>,
+    /// what it fails together with, as it was told at its start
+    pub domain: Option<String>,
 }
 
 /// A replica that was found rotten, for operators.

@@ -7,7 +7,7 @@
 //! Every step may be repeated: a store keeps the identity that it took, `Init` and `CreateGroup` are idempotent. A
 //! crash in between leaves a cluster that the same call completes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use seriatim_proto::limits;
 use seriatim_proto::meta::{MetaCommand, MetaOutcome, ReplicaRecord, StoreRecord, StoreToken};
 use seriatim_proto::store::{Freshness, StoreRefusal, StoreStatus};
 use seriatim_store_core::Key;
+use seriatim_store_core::plan::{self, Domains};
 
 use crate::check;
 use crate::host::Host;
@@ -78,10 +79,10 @@ async fn handle(host: &Arc<Host>, request: AdminRequest) -> AdminResponse {
                 Err(_) => Err(Refusal::new(ErrorCode::Internal, "the identity was not taken")),
             }
         }
-        AdminRequest::InitCluster { stores, groups } => {
+        AdminRequest::InitCluster { stores, groups, voters } => {
             // In a task of its own: a caller that goes away does not leave a cluster half made.
             let host = Arc::clone(host);
-            match tokio::spawn(async move { init_cluster(&host, &stores, groups).await }).await {
+            match tokio::spawn(async move { init_cluster(&host, &stores, groups, voters).await }).await {
                 Ok(made) => made.map(|cluster| AdminResponse::Initialised { cluster }),
                 Err(_) => Err(Refusal::new(ErrorCode::Internal, "cluster init ended early")),
             }
@@ -123,8 +124,13 @@ async fn adopt(
     })
 }
 
-async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Result<ClusterId, Refusal> {
-    check(host, addresses, groups)?;
+async fn init_cluster(
+    host: &Arc<Host>,
+    addresses: &[String],
+    groups: u32,
+    voters: Option<u32>,
+) -> Result<ClusterId, Refusal> {
+    let voters = check(host, addresses, groups, voters)?;
     let statuses = statuses(host, addresses).await?;
     let cluster = match known_cluster(&statuses)? {
         Some(cluster) => {
@@ -139,14 +145,26 @@ async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Re
         .zip(addresses)
         .map(|(id, address)| StoreRecord { id: StoreId(id), address: address.clone() })
         .collect();
-    let replicas: Vec<ReplicaRecord> = ids.map(|id| ReplicaRecord { id: ReplicaId(id), store: StoreId(id) }).collect();
-    for ((store, replica), status) in stores.iter().zip(&replicas).zip(&statuses) {
+    let named = ids.map(StoreId).zip(statuses.iter().map(|status| status.domain.clone()));
+    let domains: BTreeMap<StoreId, String> = named.filter_map(|(id, domain)| Some((id, domain?))).collect();
+    let all: Vec<StoreId> = stores.iter().map(|store| store.id).collect();
+    let places = plan::place(&all, &Domains::new(&domains), groups + 1, voters);
+    // Group 0 lives on as many stores as the others; the rest are like stores that join later.
+    let replicas: Vec<ReplicaRecord> =
+        places[0].iter().map(|store| ReplicaRecord { id: ReplicaId(store.0), store: *store }).collect();
+    let is_of_meta = |store: &StoreRecord| replicas.iter().any(|replica| replica.store == store.id);
+    let meta_stores: Vec<StoreRecord> = stores.iter().filter(|store| is_of_meta(store)).cloned().collect();
+    for (store, status) in stores.iter().zip(&statuses) {
+        let mut known = meta_stores.clone();
+        if !is_of_meta(store) {
+            known.push(store.clone());
+        }
         let request = AdminRequest::Adopt {
             cluster,
             store: store.id,
-            replica: replica.id,
+            replica: ReplicaId(store.id.0),
             token: status.token,
-            stores: stores.clone(),
+            stores: known,
             replicas: replicas.clone(),
         };
         match remote::admin(&store.address, &request).await? {
@@ -157,17 +175,22 @@ async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Re
     }
     let deadline = Instant::now() + INIT_TIMEOUT;
     let init = MetaCommand::Init { cluster, generation: Generation(0), stores: stores.clone(), replicas };
-    match propose_meta(&stores, cluster, init, deadline).await? {
+    match propose_meta(&meta_stores, cluster, init, deadline).await? {
         MetaOutcome::Initialised => (),
         other => return Err(refused(&other)),
     }
-    for id in 1..=groups {
-        let command = MetaCommand::CreateGroup {
-            id: GroupId(id),
-            slots: vec![share(id - 1, groups)],
-            stores: stores.iter().map(|store| store.id).collect(),
-        };
-        match propose_meta(&stores, cluster, command, deadline).await? {
+    let labels = domains.into_iter().map(|(store, domain)| MetaCommand::SetDomain { store, domain: Some(domain) });
+    // As many as there are stores is not what is wanted once there are more.
+    let wanted = MetaCommand::SetVoters { voters: voters.max(limits::VOTERS_DEFAULT) };
+    for command in labels.chain([wanted]) {
+        match propose_meta(&meta_stores, cluster, command, deadline).await? {
+            MetaOutcome::PlacementSet => (),
+            other => return Err(refused(&other)),
+        }
+    }
+    for (id, place) in (0..=groups).zip(places).skip(1) {
+        let command = MetaCommand::CreateGroup { id: GroupId(id), slots: vec![share(id - 1, groups)], stores: place };
+        match propose_meta(&meta_stores, cluster, command, deadline).await? {
             MetaOutcome::Created(_) => (),
             other => return Err(refused(&other)),
         }
@@ -176,10 +199,21 @@ async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Re
     Ok(cluster)
 }
 
-fn check(host: &Host, addresses: &[String], groups: u32) -> Result<(), Refusal> {
+/// How many voters each group gets.
+fn check(host: &Host, addresses: &[String], groups: u32, voters: Option<u32>) -> Result<u32, Refusal> {
     let malformed = |what: String| Err(Refusal::new(ErrorCode::Malformed, what));
-    if addresses.is_empty() || addresses.len() > STORES_MAX {
-        return malformed(format!("a cluster is made of 1 to {STORES_MAX} stores"));
+    let stores = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    if stores == 0 || stores > limits::INIT_STORES_MAX {
+        return malformed(format!("a cluster is made of 1 to {} stores", limits::INIT_STORES_MAX));
+    }
+    match voters {
+        Some(voters) if ![1, 3, limits::VOTERS_MAX].contains(&voters) => {
+            return malformed(format!("a group has 1, 3 or {} replicas, not {voters}", limits::VOTERS_MAX));
+        }
+        Some(voters) if voters > stores => {
+            return malformed(format!("{voters} replicas of a group need as many stores; {stores} are named"));
+        }
+        _ => (),
     }
     if addresses.iter().collect::<BTreeSet<_>>().len() != addresses.len() {
         return malformed("a store is named twice".into());
@@ -190,7 +224,7 @@ fn check(host: &Host, addresses: &[String], groups: u32) -> Result<(), Refusal> 
     if groups == 0 || groups > limits::GROUPS_MAX.min(Key::GROUP_LAST.0) {
         return malformed("the number of groups is out of range".into());
     }
-    Ok(())
+    Ok(voters.unwrap_or(limits::VOTERS_DEFAULT.min(stores)))
 }
 
 async fn statuses(host: &Arc<Host>, addresses: &[String]) -> Result<Vec<StoreStatus>, Refusal> {
@@ -281,8 +315,6 @@ fn unexpected(_: &AdminResponse) -> Refusal {
     Refusal::new(ErrorCode::Malformed, "another answer than asked for")
 }
 
-/// Stores that `cluster init` takes; each votes in every group.
-const STORES_MAX: usize = 5;
 /// Time for the whole of `cluster init`.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -1,6 +1,6 @@
 //! Balance: leaders end up spread over the stores, and only when nothing else is going on.
 //!
-//! Each group prefers one of its stores. A new group's other stores let it stand first (`host.rs`); later,
+//! Each group prefers one of its stores (`core/src/plan.rs`). A new group's other stores let it stand first (`host.rs`); later,
 //! after a failure, leadership goes back. That costs the group a moment without a leader, and a new leader counts
 //! all leases from the beginning, so it waits until the group was calm for a while: the preferred store has
 //! answered and followed closely, and no logic node is about to lose a lease.
@@ -10,14 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use seriatim_proto::ids::{GroupId, StoreId};
-
-/// Which of its stores should lead a group.
-pub(crate) fn preferred(group: GroupId, stores: &[StoreId]) -> Option<StoreId> {
-    let mut sorted = stores.to_vec();
-    sorted.sort_unstable();
-    sorted.get(group.0 as usize % sorted.len().max(1)).copied()
-}
+use seriatim_proto::ids::GroupId;
 
 /// A group that this store leads and another one should.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,14 +65,6 @@ mod tests {
             balance.look(now, led_at(second).into_iter()).map(|group| (second, group.0))
         };
         (0..seconds).filter_map(look).collect()
-    }
-
-    #[test]
-    fn groups_prefer_their_stores_in_turn() {
-        let stores = [StoreId(7), StoreId(2), StoreId(5)];
-        let preferred: Vec<_> = (0..4).filter_map(|group| preferred(GroupId(group), &stores)).collect();
-        assert_eq!(preferred, [StoreId(2), StoreId(5), StoreId(7), StoreId(2)]);
-        assert_eq!(super::preferred(GroupId(1), &[]), None);
     }
 
     #[test]

@@ -199,7 +199,7 @@ mod tests {
             servers.push(StoreServer::start(config, &mut Registry::default()).await.unwrap());
         }
         let stores: Vec<String> = servers.iter().map(|server| server.address().to_string()).collect();
-        let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1 };
+        let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1, voters: None };
         assert!(matches!(remote::admin(&stores[0], &init).await.unwrap(), AdminResponse::Initialised { .. }));
         let group = GroupId(1);
         let deadline = Instant::now() + Duration::from_secs(60);

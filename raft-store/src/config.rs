@@ -23,6 +23,8 @@ pub struct StoreConfig {
     /// Bytes a second that are read in the background to find damage; 0: only what is asked for is read, at the
     /// default's pace.
     pub scrub_bytes_per_s: u64,
+    /// What this store fails together with, such as a rack or a zone; `None`: it fails alone.
+    pub domain: Option<String>,
 }
 
 /// Bounds that are no part of any promise. Tests make these small.
@@ -52,6 +54,7 @@ impl StoreConfig {
             insecure_plaintext: false,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES,
             scrub_bytes_per_s: limits::SCRUB_BYTES_PER_S,
+            domain: None,
         }
     }
 }

@@ -24,7 +24,6 @@ use seriatim_proto::meta::{RotRecord, StoreToken};
 use seriatim_proto::store::{GroupStatus, RottenStatus, StoreRefusal, StoreStatus};
 
 use crate::admission::Budget;
-use crate::balance;
 use crate::config::Tuning;
 use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
@@ -40,6 +39,7 @@ use crate::replica::{Replica, Shared};
 use crate::rocks::state_db::StateDb;
 use crate::scrub::Pace;
 use seriatim_store_core::Fatal;
+use seriatim_store_core::plan::preferred_leaders;
 
 /// Everything that lives in one store process.
 pub(crate) struct Host {
@@ -68,6 +68,7 @@ pub(crate) struct Host {
     /// of everything that is read for nobody
     pace: Arc<Pace>,
     scrubs: bool,
+    domain: Option<String>,
 }
 
 /// What a host is made of.
@@ -81,6 +82,8 @@ pub(crate) struct Parts {
     pub(crate) fatal: FatalSignal,
     pub(crate) tuning: Tuning,
     pub(crate) groups: tokio::runtime::Handle,
+    /// what this store fails together with
+    pub(crate) domain: Option<String>,
     /// 0: nothing is read that is not asked for
     pub(crate) scrub_bytes_per_s: u64,
     /// why everything was set aside at this start, if it was
@@ -138,6 +141,7 @@ impl Host {
             stopping: AtomicBool::new(false),
             pace: Arc::new(Pace::new(parts.scrub_bytes_per_s)),
             scrubs: parts.scrub_bytes_per_s > 0,
+            domain: parts.domain,
         })
     }
 
@@ -244,6 +248,11 @@ impl Host {
     /// How fast is read what nobody waits for.
     pub(crate) fn pace(&self) -> &Pace {
         &self.pace
+    }
+
+    /// What this store fails together with.
+    pub(crate) fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
     }
 
     /// Is everything read now and then, to find damage?
@@ -450,8 +459,12 @@ impl Host {
             // Everybody knows the members from here on, so that any of them can lead. Only standing for election is
             // left to the store that should lead, for a moment. (The lowest replica id cannot win: the first entry
             // carries the id of its replica, so its log sorts below the others'. It gets its groups by balance.rs.)
-            let stores: Vec<StoreId> = members.iter().map(|member| member.store).collect();
-            if balance::preferred(group, &stores) != Some(identity.store) {
+            let directory = self.events.directory().borrow().clone();
+            let groups = directory.iter().flat_map(|directory| &directory.groups).cloned().collect::<Vec<_>>();
+            // Group 0 is born before there is a directory: its first store leads.
+            let first = || members.iter().map(|member| member.store).min();
+            let preferred = preferred_leaders(&groups).get(&group).copied().or_else(first);
+            if preferred != Some(identity.store) {
                 self.groups.spawn(handle.clone().let_another_lead_first(FIRST_LEADER_TIMEOUT));
             }
             handle.initialise(&members).await.map_err(|error| StartError::Failed(error.to_string()))?;
@@ -592,6 +605,7 @@ impl Host {
             token: self.token,
             groups: self.replicas().iter().map(|replica| self.group_status(identity.as_deref(), replica)).collect(),
             rotten: self.rotten(),
+            domain: self.domain.clone(),
         }
     }
 

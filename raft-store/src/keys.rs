@@ -17,6 +17,7 @@
 //! slot:2 FFFFFFFF 'u' tenant:4 conversation                   Pending       while entries are undelivered
 //! FF00 + group    'A'                                         -             applied position, with every batch
 //! FF00 + group    'C'                                         Cluster       group 0, from `Init` on
+//! FF00 + group    'D' store:8                                 Domain        group 0, per store that has a label
 //! FF00 + group    'G' group:4                                 Group         group 0, per group
 //! FF00 + group    'L' generation:2 index:8 place:4            Lease         while alive
 //! FF00 + group    'M' group:4                                 Move          group 0, while a replica of it moves
@@ -27,6 +28,7 @@
 //! FF00 + group    'T' tenant:4                                Tenant        group 0, per tenant with limits of its own
 //! FF00 + group    'U' store:8                                 Standing      group 0, per store that joined or is drained
 //! FF00 + group    'V' group:4 replica:8                       Rotten        group 0, until the replica is replaced
+//! FF00 + group    'W'                                         Voters        group 0, if not three
 //!
 //! owner:        'b' user\0 (inbox)   'c' conversation   'n' counter\0
 //! conversation: 'd' user\0 user\0 (direct)   'g' key:16 (group)
@@ -157,6 +159,10 @@ fn put_item(out: &mut Vec<u8>, item: &Item) {
 fn put_group_item(out: &mut Vec<u8>, item: &GroupItem) {
     match item {
         GroupItem::Cluster => out.push(b'C'),
+        GroupItem::Domain(store) => {
+            out.push(b'D');
+            out.extend_from_slice(&store.0.to_be_bytes());
+        }
         GroupItem::Group(group) => {
             out.push(b'G');
             out.extend_from_slice(&group.0.to_be_bytes());
@@ -194,6 +200,7 @@ fn put_group_item(out: &mut Vec<u8>, item: &GroupItem) {
             out.extend_from_slice(&group.0.to_be_bytes());
             out.extend_from_slice(&replica.0.to_be_bytes());
         }
+        GroupItem::Voters => out.push(b'W'),
     }
 }
 
@@ -287,6 +294,7 @@ fn slot_item(input: &mut Input<'_>) -> Option<SlotItem> {
 fn group_item(input: &mut Input<'_>) -> Option<GroupItem> {
     Some(match input.u8()? {
         b'C' => GroupItem::Cluster,
+        b'D' => GroupItem::Domain(StoreId(input.u64()?)),
         b'G' => GroupItem::Group(GroupId(input.u32()?)),
         b'L' => GroupItem::Lease(LeaseId {
             generation: Generation(input.u16()?),
@@ -301,6 +309,7 @@ fn group_item(input: &mut Input<'_>) -> Option<GroupItem> {
         b'T' => GroupItem::Tenant(TenantId(input.u32()?)),
         b'U' => GroupItem::Standing(StoreId(input.u64()?)),
         b'V' => GroupItem::Rotten(GroupId(input.u32()?), ReplicaId(input.u64()?)),
+        b'W' => GroupItem::Voters,
         _ => return None,
     })
 }

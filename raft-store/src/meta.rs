@@ -18,8 +18,9 @@ use tokio::time::MissedTickBehavior;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::ids::{Generation, GroupId, StoreId};
 use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand};
+use seriatim_store_core::plan::preferred_leaders;
 
-use crate::balance::{Balance, Led, preferred};
+use crate::balance::{Balance, Led};
 use crate::host::{Host, Wanted};
 use crate::identity::{BornReplica, Stage};
 use crate::moves;
@@ -160,11 +161,14 @@ async fn look(host: &Arc<Host>) {
 
 /// Gives one leadership away that belongs elsewhere, if it is time.
 async fn balance_leaders(host: &Arc<Host>, balance: &mut Balance) {
-    let Some(identity) = host.identity() else { return };
+    let (Some(identity), Some(directory)) = (host.identity(), host.events().directory().borrow().clone()) else {
+        return;
+    };
+    let leaders = preferred_leaders(&directory.groups);
     let mut led = Vec::new();
     for replica in host.replicas() {
         let Some(term) = replica.leadership() else { continue };
-        let preferred = preferred(replica.group, &replica.stores());
+        let preferred = leaders.get(&replica.group).copied();
         if let Some(preferred) = preferred.filter(|preferred| *preferred != identity.store) {
             let calm = !replica.has_doubtful_lease() && replica.follows_closely(preferred);
             led.push((Led { group: replica.group, term, calm }, preferred, replica));

@@ -218,6 +218,28 @@ pub(crate) async fn learn_directory(host: Arc<Host>) {
     }
 }
 
+/// Tells group 0 what this store fails together with, if it knows something else. Runs until it is dropped.
+pub(crate) async fn tell_domain(host: Arc<Host>) {
+    let mut tick = tokio::time::interval(PLAN);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let (Some(identity), Some(directory)) = (host.identity(), host.events().directory().borrow().clone()) else {
+            continue;
+        };
+        let is_known = directory.stores.iter().any(|store| store.id == identity.store);
+        if !is_known || directory.domains.get(&identity.store).map(String::as_str) == host.domain() {
+            continue;
+        }
+        let command = MetaCommand::SetDomain { store: identity.store, domain: host.domain().map(str::to_owned) };
+        match tell_meta(&directory, command).await {
+            Ok(MetaOutcome::PlacementSet) => (),
+            Ok(other) => tracing::warn!(?other, "group 0 does not take this store's domain"),
+            Err(why) => tracing::info!(why, "group 0 does not know this store's domain yet"),
+        }
+    }
+}
+
 /// Begins moves where they are due, for as long as this store leads group 0. Runs until it is dropped.
 pub(crate) async fn plan(host: Arc<Host>) {
     let mut planner = Planner::default();

@@ -155,6 +155,7 @@ impl StoreServer {
                 Ok::<_, StoreStartError>(Parts {
                     rot,
                     scrub_bytes_per_s: config.scrub_bytes_per_s,
+                    domain: config.domain,
                     folder,
                     address: advertised,
                     raft,
@@ -188,6 +189,7 @@ impl StoreServer {
         server.tasks.push(groups.spawn(moves::plan(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(scrub::run(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(check::run(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(moves::tell_domain(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(rot::report(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(moves::learn_directory(Arc::clone(&server.host))));
         Ok(server)

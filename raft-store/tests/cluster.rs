@@ -294,7 +294,7 @@ async fn stores_and_folders_of_others_are_refused() {
     let mut other = Cluster::start(1, GROUPS, Tuning::default()).await;
     // A store that has a cluster joins no other.
     let stores = vec![one.addresses()[0].clone(), other.addresses()[0].clone()];
-    let request = AdminRequest::InitCluster { stores, groups: GROUPS };
+    let request = AdminRequest::InitCluster { stores, groups: GROUPS, voters: None };
     match admin(&one.addresses()[0], &request).await {
         AdminResponse::Refused(refusal) => assert_eq!(refusal.code, ErrorCode::WrongCluster),
         answer => panic!("{answer:?}"),

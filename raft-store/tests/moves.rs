@@ -154,7 +154,7 @@ async fn a_move_can_be_turned_at_any_time_and_nothing_is_lost() {
 async fn a_first_store_that_was_wiped_cannot_take_its_place_again() {
     let mut cluster = Cluster::start(3, 1, short_logs()).await;
     let stores: Vec<String> = cluster.nodes.iter().map(|node| node.address.to_string()).collect();
-    let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1 };
+    let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1, voters: None };
     assert!(matches!(admin(&stores[0], &init).await, AdminResponse::Initialised { .. }), "a repeat changes nothing");
     cluster.kill(2);
     let address = cluster.nodes[2].address;

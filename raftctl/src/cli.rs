@@ -118,6 +118,9 @@ pub(crate) enum Cluster {
         /// data groups
         #[arg(long, default_value_t = seriatim_proto::limits::GROUPS_DEFAULT)]
         groups: u32,
+        /// replicas of each group: 1, 3 or 5, on different stores; three unless told otherwise, if there are as many
+        #[arg(long)]
+        replicas: Option<u32>,
     },
     /// every store and how it is; exits 10 if the cluster is not healthy
     Status,

@@ -154,6 +154,7 @@ pub(crate) mod tests {
             token: StoreToken([0; 16]),
             groups,
             rotten: Vec::new(),
+            domain: None,
         };
         (status.address.clone(), Ok(status))
     }

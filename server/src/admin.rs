@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Makes a cluster of these stores, or completes what was begun.
 pub(crate) async fn init_cluster(stores: &[String], groups: u32) -> anyhow::Result<ClusterId> {
     let first = stores.first().context("initialise a cluster: no store named")?;
-    let request = AdminRequest::InitCluster { stores: stores.to_vec(), groups };
+    let request = AdminRequest::InitCluster { stores: stores.to_vec(), groups, voters: None };
     match call(first, &request).await? {
         AdminResponse::Initialised { cluster } => Ok(cluster),
         AdminResponse::Refused(refusal) => bail!("initialise the cluster at {first}: {refusal}"),

@@ -61,6 +61,9 @@ pub(crate) struct StoreOptions {
     /// bytes a second that are read in the background to find damaged data; 0 for none
     #[arg(long)]
     scrub_bytes_per_second: Option<u64>,
+    /// what this store fails together with, such as a rack or a zone: replicas of a group are kept apart
+    #[arg(long)]
+    domain: Option<String>,
 }
 
 /// `seriatim logic`
@@ -148,8 +151,22 @@ impl StoreOptions {
                 .scrub_bytes_per_second
                 .or(file.scrub_bytes_per_second)
                 .unwrap_or(limits::SCRUB_BYTES_PER_S),
+            domain: domain(self.domain.or(file.domain))?,
         })
     }
+}
+
+/// A label that group 0 takes.
+fn domain(label: Option<String>) -> anyhow::Result<Option<String>> {
+    let is_name = |name: &String| {
+        !name.is_empty() && name.len() <= limits::DOMAIN_BYTES_MAX as usize && !name.chars().any(char::is_control)
+    };
+    let max = limits::DOMAIN_BYTES_MAX;
+    anyhow::ensure!(
+        label.as_ref().is_none_or(is_name),
+        "use the domain {label:?}: 1 to {max} bytes, no control characters"
+    );
+    Ok(label)
 }
 
 impl LogicOptions {

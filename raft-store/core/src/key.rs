@@ -67,6 +67,8 @@ pub enum SlotItem {
 pub enum GroupItem {
     /// Group 0: cluster id and id allocation.
     Cluster,
+    /// Group 0: what a store fails together with.
+    Domain(StoreId),
     /// Group 0: a group.
     Group(GroupId),
     /// A logic node's session.
@@ -87,6 +89,8 @@ pub enum GroupItem {
     Standing(StoreId),
     /// Group 0: a replica that was found rotten.
     Rotten(GroupId, ReplicaId),
+    /// Group 0: how many voters each group should have.
+    Voters,
 }
 
 /// No tenant may have this number: it stands for the slot itself in key bytes.
@@ -142,6 +146,8 @@ pub enum Scan {
     Standings,
     /// Group 0: all replicas that were found rotten.
     Rotten,
+    /// Group 0: what stores fail together with.
+    Domains,
     /// Pending conversations of a slot.
     Pending {
         /// which slot
@@ -202,6 +208,7 @@ impl Scan {
             Scan::Tenants => Key::group(GroupId::META, GroupItem::Tenant(TenantId(0))),
             Scan::Moves => Key::group(GroupId::META, GroupItem::Move(GroupId(0))),
             Scan::Standings => Key::group(GroupId::META, GroupItem::Standing(StoreId(0))),
+            Scan::Domains => Key::group(GroupId::META, GroupItem::Domain(StoreId(0))),
             Scan::Rotten => Key::group(GroupId::META, GroupItem::Rotten(GroupId(0), ReplicaId(0))),
             Scan::Pending { slot, after: Some((tenant, conversation)) } => {
                 return (Key::pending(*slot, *tenant, conversation.clone()), true);
@@ -235,6 +242,7 @@ impl Scan {
             (Scan::Tenants, Scope::Group(GroupItem::Tenant(_))) => group(GroupId::META),
             (Scan::Moves, Scope::Group(GroupItem::Move(_))) => group(GroupId::META),
             (Scan::Standings, Scope::Group(GroupItem::Standing(_))) => group(GroupId::META),
+            (Scan::Domains, Scope::Group(GroupItem::Domain(_))) => group(GroupId::META),
             (Scan::Rotten, Scope::Group(GroupItem::Rotten(..))) => group(GroupId::META),
             (Scan::Pending { slot, .. }, Scope::Slot(SlotItem::Pending(..))) => key.slot == *slot,
             (Scan::Cursors { slot, tenant, user }, Scope::Tenant(of, Item::Cursor(owner, _)))
@@ -291,6 +299,7 @@ mod tests {
             Scan::Moves,
             Scan::Standings,
             Scan::Rotten,
+            Scan::Domains,
             Scan::Pending { slot, after: None },
             Scan::Pending { slot, after: Some((tenant, conversation.clone())) },
             Scan::Cursors { slot, tenant, user: user.clone() },

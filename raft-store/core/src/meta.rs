@@ -59,6 +59,10 @@ pub(crate) fn meta(
         (Some(row), MetaCommand::BeginRebuild { group, replica }) => {
             placement::begin_rebuild(view, row, *group, *replica, events)?
         }
+        (Some(_), MetaCommand::SetDomain { store, domain }) => {
+            placement::set_domain(view, *store, domain.as_deref(), events)?
+        }
+        (Some(_), MetaCommand::SetVoters { voters }) => placement::set_voters(view, *voters, events)?,
     };
     Ok(Outcome::Meta(outcome))
 }

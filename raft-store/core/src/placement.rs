@@ -74,6 +74,56 @@ pub(crate) fn set_draining(
     Ok(MetaOutcome::DrainingSet)
 }
 
+/// Notes what a store fails together with.
+pub(crate) fn set_domain(
+    view: &mut impl View,
+    store: StoreId,
+    domain: Option<&str>,
+    events: &mut Vec<Event>,
+) -> Result<MetaOutcome, Fatal> {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.len() <= limits::DOMAIN_BYTES_MAX as usize && !name.chars().any(char::is_control)
+    };
+    if domain.is_some_and(|name| !is_name(name)) {
+        return refused(MetaRefusal::Malformed);
+    }
+    if view.get(&group_key(GroupItem::Store(store)))?.is_none() {
+        return refused(MetaRefusal::Unknown);
+    }
+    let key = group_key(GroupItem::Domain(store));
+    let after = domain.map(|name| Row::Domain(name.to_owned()));
+    if view.get(&key)? != after {
+        match after {
+            Some(row) => view.put(key, row),
+            None => view.delete(key),
+        }
+        changed(view, events)?;
+    }
+    Ok(MetaOutcome::PlacementSet)
+}
+
+/// Notes how many voters each group should have.
+pub(crate) fn set_voters(view: &mut impl View, voters: u32, events: &mut Vec<Event>) -> Result<MetaOutcome, Fatal> {
+    if voters == 0 || voters > limits::VOTERS_MAX {
+        return refused(MetaRefusal::Malformed);
+    }
+    if self::voters(view)? != voters {
+        view.put(group_key(GroupItem::Voters), Row::Voters(voters));
+        changed(view, events)?;
+    }
+    Ok(MetaOutcome::PlacementSet)
+}
+
+/// How many voters each group should have.
+pub(crate) fn voters(view: &impl Reader) -> Result<u32, Fatal> {
+    let key = group_key(GroupItem::Voters);
+    match view.get(&key)? {
+        None => Ok(limits::VOTERS_DEFAULT),
+        Some(Row::Voters(voters)) => Ok(voters),
+        Some(_) => Err(Fatal::broken(&key, "a row of another kind")),
+    }
+}
+
 /// Forgets a store that nothing lives on. Repeated, it changes nothing.
 pub(crate) fn remove_store(
     view: &mut impl View,
@@ -91,9 +141,11 @@ pub(crate) fn remove_store(
         return refused(MetaRefusal::NotEmpty);
     }
     view.delete(key);
-    let key = group_key(GroupItem::Standing(store));
-    if view.get(&key)?.is_some() {
-        view.delete(key);
+    for item in [GroupItem::Standing(store), GroupItem::Domain(store)] {
+        let key = group_key(item);
+        if view.get(&key)?.is_some() {
+            view.delete(key);
+        }
     }
     changed(view, events)?;
     Ok(MetaOutcome::StoreRemoved)

@@ -43,12 +43,75 @@ pub enum Why {
     Drain,
     /// the group has fewer replicas than it should
     Few,
+    /// two of the group's stores fail together, and there is one that would not
+    Spread,
     /// another store carries two replicas less
     Balance,
 }
 
-/// Voters that a group should have, if there are as many stores.
-const VOTERS: usize = 3;
+/// Stores by what they fail together with.
+#[derive(Debug)]
+pub struct Domains<'a>(&'a BTreeMap<StoreId, String>);
+
+impl<'a> Domains<'a> {
+    /// Those that are not named fail alone.
+    pub fn new(named: &'a BTreeMap<StoreId, String>) -> Self {
+        Self(named)
+    }
+
+    /// Do both fail together?
+    pub fn are_one(&self, one: StoreId, other: StoreId) -> bool {
+        one == other || self.0.get(&one).is_some_and(|domain| self.0.get(&other) == Some(domain))
+    }
+
+    /// How many of these stores fail together with another one.
+    pub fn crowd(&self, stores: &[StoreId], other: StoreId) -> usize {
+        stores.iter().filter(|store| self.are_one(**store, other)).count()
+    }
+
+    /// How many of these stores fail one without the other.
+    pub fn count(&self, stores: &[StoreId]) -> usize {
+        (0..stores.len()).filter(|nth| self.crowd(&stores[..*nth], stores[*nth]) == 0).count()
+    }
+}
+
+/// Where the voters of new groups go, for each of `groups`: on different stores, in different domains as far as there
+/// are, the stores with equal shares.
+pub fn place(stores: &[StoreId], domains: &Domains<'_>, groups: u32, voters: u32) -> Vec<Vec<StoreId>> {
+    let mut load: BTreeMap<StoreId, usize> = stores.iter().map(|store| (*store, 0)).collect();
+    let mut place_one = |group: u32| {
+        let mut chosen: Vec<StoreId> = Vec::new();
+        while chosen.len() < (voters as usize).min(stores.len()) {
+            let free = stores.iter().enumerate().filter(|(_, store)| !chosen.contains(store));
+            // Each group begins at another store, so that equals do not meet in the same sets only.
+            let turn = |nth: usize| (nth + stores.len() - group as usize % stores.len()) % stores.len();
+            let next = free.min_by_key(|(nth, store)| (domains.crowd(&chosen, **store), load[*store], turn(*nth)));
+            chosen.push(*next.expect("fewer are chosen than there are").1);
+        }
+        chosen.iter().for_each(|store| *load.entry(*store).or_default() += 1);
+        chosen.sort_unstable();
+        chosen
+    };
+    (0..groups).map(&mut place_one).collect()
+}
+
+/// Which store should lead each group: one of its own, and none more groups than another as far as that goes.
+pub fn preferred_leaders(groups: &[GroupRecord]) -> BTreeMap<GroupId, StoreId> {
+    let mut leads: BTreeMap<StoreId, usize> = BTreeMap::new();
+    let mut preferred = BTreeMap::new();
+    for group in groups {
+        let mut stores: Vec<StoreId> = group.replicas.iter().map(|replica| replica.store).collect();
+        stores.sort_unstable();
+        let turn = |nth: usize| (nth + stores.len() - group.id.0 as usize % stores.len()) % stores.len();
+        let count = |store: &StoreId| leads.get(store).copied().unwrap_or(0);
+        let found = stores.iter().enumerate().min_by_key(|(nth, store)| (count(store), turn(*nth)));
+        if let Some((_, store)) = found {
+            *leads.entry(*store).or_default() += 1;
+            preferred.insert(group.id, *store);
+        }
+    }
+    preferred
+}
 
 /// Moves that stand still, above which none is begun.
 const STILL_MAX: usize = 4;
@@ -92,34 +155,65 @@ pub fn next_move(
             group.replicas.contains(&rot.replica) && stays && may_get(store) && sound > group.replicas.len() / 2;
         is_due.then_some(PlannedMove { group: group.id, from: Some(store), to: store, why: Why::Rot })
     };
-    let taker = |group: &GroupRecord| takers.iter().find(|(_, store)| !has(group, *store)).copied();
+    let domains = Domains::new(&directory.domains);
+    let stays = |group: &GroupRecord, leaving: Option<StoreId>| -> Vec<StoreId> {
+        let stores = group.replicas.iter().map(|replica| replica.store);
+        stores.filter(|store| Some(*store) != leaving).collect()
+    };
+    // The least loaded in a domain of its own. While there is such a domain, no other one is good enough, though its
+    // stores may get none just now.
+    let taker = |group: &GroupRecord, leaving: Option<StoreId>| {
+        let stays = stays(group, leaving);
+        let crowd = |store: StoreId| domains.crowd(&stays, store);
+        let all = load.keys().copied().filter(|store| !drained(*store) && !has(group, *store));
+        let least = all.map(crowd).min()?;
+        takers.iter().copied().find(|(_, store)| !has(group, *store) && crowd(*store) == least)
+    };
 
     let rotten = directory.rotten.iter().find_map(rebuild);
     let leaving = || {
         groups().find_map(|group| {
             let from = group.replicas.iter().find(|replica| drained(replica.store))?;
-            Some(PlannedMove { group: group.id, from: Some(from.store), to: taker(group)?.1, why: Why::Drain })
+            let to = taker(group, Some(from.store))?.1;
+            Some(PlannedMove { group: group.id, from: Some(from.store), to, why: Why::Drain })
         })
     };
     let few = || {
-        groups()
-            .filter(|group| group.replicas.len() < VOTERS)
-            .find_map(|group| Some(PlannedMove { group: group.id, from: None, to: taker(group)?.1, why: Why::Few }))
+        groups().filter(|group| group.replicas.len() < directory.voters as usize).find_map(|group| {
+            Some(PlannedMove { group: group.id, from: None, to: taker(group, None)?.1, why: Why::Few })
+        })
+    };
+    let is_sound = |group: &&GroupRecord| !directory.rotten.iter().any(|rot| rot.group == group.id);
+    let spread = || {
+        groups().filter(is_sound).find_map(|group| {
+            let crowded = group.replicas.iter().map(|replica| replica.store);
+            let crowded = crowded.filter(|store| domains.crowd(&stays(group, Some(*store)), *store) > 0);
+            let from = crowded.max_by_key(|store| (load[store], *store))?;
+            let (_, to) = taker(group, Some(from))?;
+            let is_better = domains.crowd(&stays(group, Some(from)), to) == 0;
+            is_better.then_some(PlannedMove { group: group.id, from: Some(from), to, why: Why::Spread })
+        })
     };
     let balance = || {
         groups()
             // Not with a replica that counts for nothing.
-            .filter(|group| !directory.rotten.iter().any(|rot| rot.group == group.id))
+            .filter(is_sound)
             .filter_map(|group| {
-                let (least, to) = taker(group)?;
-                let from = group.replicas.iter().map(|replica| (load[&replica.store], replica.store)).max()?;
-                let gain = from.0.checked_sub(least).filter(|gain| *gain >= 2)?;
-                Some((gain, PlannedMove { group: group.id, from: Some(from.1), to, why: Why::Balance }))
+                let pair = |from: StoreId| {
+                    let stays = stays(group, Some(from));
+                    // Not into a worse place.
+                    let as_good = |to: StoreId| domains.crowd(&stays, to) <= domains.crowd(&stays, from);
+                    let to = takers.iter().find(|(_, store)| !has(group, *store) && as_good(*store))?;
+                    Some((load[&from].checked_sub(to.0).filter(|gain| *gain >= 2)?, from, to.1))
+                };
+                let pairs = group.replicas.iter().filter_map(|replica| pair(replica.store));
+                let (gain, from, to) = pairs.max_by_key(|(gain, from, _)| (*gain, *from))?;
+                Some((gain, PlannedMove { group: group.id, from: Some(from), to, why: Why::Balance }))
             })
             // The largest gain; the first group of those.
             .rev()
             .max_by_key(|(gain, _)| *gain)
             .map(|(_, planned)| planned)
     };
-    rotten.or_else(leaving).or_else(few).or_else(balance)
+    rotten.or_else(leaving).or_else(few).or_else(spread).or_else(balance)
 }

@@ -15,6 +15,7 @@ use crate::input;
 use crate::key::{GroupItem, Item, Key, Scan, Scope, SlotItem};
 use crate::meta::read_groups;
 use crate::namespace::checked;
+use crate::placement;
 use crate::row::{ConversationRow, DedupeRow, Row};
 use crate::view::{Fatal, Reader, Rows};
 
@@ -171,6 +172,8 @@ fn directory(view: &impl Reader) -> Result<Option<Directory>, Fatal> {
         draining: Vec::new(),
         replica_next: cluster.replica_next,
         rotten: Vec::new(),
+        domains: BTreeMap::new(),
+        voters: placement::voters(view)?,
     };
     let mut rows = view.scan(&Scan::Stores, usize::MAX)?;
     rows.extend(view.scan(&Scan::Nodes, usize::MAX)?);
@@ -178,6 +181,7 @@ fn directory(view: &impl Reader) -> Result<Option<Directory>, Fatal> {
     rows.extend(view.scan(&Scan::Moves, usize::MAX)?);
     rows.extend(view.scan(&Scan::Standings, usize::MAX)?);
     rows.extend(view.scan(&Scan::Rotten, usize::MAX)?);
+    rows.extend(view.scan(&Scan::Domains, usize::MAX)?);
     for (key, row) in rows {
         match row {
             Row::Store(store) => directory.stores.push(store),
@@ -185,6 +189,11 @@ fn directory(view: &impl Reader) -> Result<Option<Directory>, Fatal> {
             Row::Tenant(tenant) => directory.tenants.push(tenant),
             Row::Move(moved) => directory.moves.push(moved),
             Row::Rotten(rot) => directory.rotten.push(rot),
+            Row::Domain(domain) => {
+                if let Scope::Group(GroupItem::Domain(store)) = key.scope {
+                    directory.domains.insert(store, domain);
+                }
+            }
             Row::Standing(standing) => {
                 if let (Scope::Group(GroupItem::Standing(store)), true) = (&key.scope, standing.draining) {
                     directory.draining.push(*store);

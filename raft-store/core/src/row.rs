@@ -56,6 +56,10 @@ pub enum Row {
     Standing(StandingRow),
     /// under `GroupItem::Rotten`
     Rotten(RotRecord),
+    /// under `GroupItem::Domain`
+    Domain(String),
+    /// under `GroupItem::Voters`
+    Voters(u32),
 }
 
 /// How a store stands, beside its record. A store of `Init` has none until it is drained.

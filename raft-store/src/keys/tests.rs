@@ -68,6 +68,8 @@ fn keys_have_their_golden_bytes() {
         (Key::group(GroupId(0), GroupItem::Tenant(TenantId(7))), "ff005400000007"),
         (Key::group(GroupId(0), GroupItem::Move(GroupId(4))), "ff004d00000004"),
         (Key::group(GroupId(0), GroupItem::Standing(StoreId(7))), "ff00550000000000000007"),
+        (Key::group(GroupId(0), GroupItem::Domain(StoreId(7))), "ff00440000000000000007"),
+        (Key::group(GroupId(0), GroupItem::Voters), "ff0057"),
         (Key::group(GroupId(0), GroupItem::Rotten(GroupId(4), ReplicaId(7))), "ff0056000000040000000000000007"),
     ];
     for (key, golden) in cases {
@@ -99,7 +101,7 @@ fn keys_at_their_upper_bounds_stay_in_their_slot() {
         assert_eq!(decode(&bytes), Some(key));
         assert!(slot_start(slot) <= bytes && bytes < slot_start(SlotId(limits::SLOTS)));
     }
-    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Rotten(GroupId(u32::MAX), ReplicaId(u64::MAX))));
+    let last = encode(&Key::group(Key::GROUP_LAST, GroupItem::Voters));
     assert!(slot_start(SlotId(u16::MAX)) <= last && last < vec![0xff; 3]);
 }
 
@@ -233,6 +235,8 @@ fn rows_have_their_golden_bytes() {
             "0112040101 02000007".to_owned(),
         ),
         (Row::Standing(StandingRow { token: Some(StoreToken([0xcc; 16])), draining: true }), format!("011301{cc}01")),
+        (Row::Domain("r1".to_owned()), "0115027231".to_owned()),
+        (Row::Voters(5), "011605".to_owned()),
         (
             Row::Rotten(RotRecord {
                 group: GroupId(4),
@@ -308,6 +312,8 @@ fn any_key() -> impl Strategy<Value = Key> {
         any::<u32>().prop_map(|id| GroupItem::Tenant(TenantId(id))),
         (0..300u32).prop_map(|id| GroupItem::Move(GroupId(id))),
         any::<u64>().prop_map(|id| GroupItem::Standing(StoreId(id))),
+        any::<u64>().prop_map(|id| GroupItem::Domain(StoreId(id))),
+        Just(GroupItem::Voters),
         (0..300u32, any::<u64>()).prop_map(|(group, id)| GroupItem::Rotten(GroupId(group), ReplicaId(id))),
     ];
     prop_oneof![

@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     pub async fn init(&self, groups: u32) -> Result<ClusterId, Refusal> {
-        let request = AdminRequest::InitCluster { stores: self.addresses(), groups };
+        let request = AdminRequest::InitCluster { stores: self.addresses(), groups, voters: None };
         match admin(&self.nodes[0].address.to_string(), &request).await {
             AdminResponse::Initialised { cluster } => Ok(cluster),
             AdminResponse::Refused(refusal) => Err(refusal),

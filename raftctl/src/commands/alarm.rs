@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use seriatim_proto::ids::{GroupId, ReplicaId};
-use seriatim_proto::meta::Directory;
+use seriatim_proto::meta::{Directory, ReplicaRecord};
 
 use super::moves::addresses;
 use crate::failure::{Exit, Failure};
@@ -70,7 +70,8 @@ fn state(directory: &Directory, group: GroupId, replica: ReplicaId) -> String {
         };
     }
     let of_group = directory.groups.iter().filter(|record| record.id == group).flat_map(|record| &record.replicas);
-    let (rotten, sound): (Vec<_>, Vec<_>) = of_group.partition(|known| directory.is_rotten(group, known.id));
+    let (rotten, sound): (Vec<&ReplicaRecord>, Vec<&ReplicaRecord>) =
+        of_group.partition(|known| directory.is_rotten(group, known.id));
     if sound.len() <= rotten.len() {
         return "no majority of its group is sound: it cannot be rebuilt; keep the files in rotten/".to_owned();
     }
@@ -80,7 +81,7 @@ fn state(directory: &Directory, group: GroupId, replica: ReplicaId) -> String {
 #[cfg(test)]
 mod tests {
     use seriatim_proto::ids::{ClusterId, Generation, StoreId};
-    use seriatim_proto::meta::{GroupRecord, MoveRecord, ReplicaRecord, RotRecord};
+    use seriatim_proto::meta::{GroupRecord, MoveRecord, RotRecord};
 
     use super::*;
 
@@ -102,6 +103,8 @@ mod tests {
             draining: vec![],
             replica_next: ReplicaId(9),
             rotten: vec![rot(2)],
+            domains: [].into(),
+            voters: 3,
         };
         let said = |directory: &Directory| state(directory, GroupId(1), ReplicaId(2));
         assert_eq!(said(&directory), "waits to be rebuilt");

@@ -12,9 +12,9 @@ use crate::survey::Survey;
 use crate::target::Target;
 
 /// `cluster init`
-pub(super) async fn init(target: &Target, groups: u32) -> Result<Exit, Failure> {
+pub(super) async fn init(target: &Target, groups: u32, replicas: Option<u32>) -> Result<Exit, Failure> {
     let stores = target.stores()?;
-    let request = AdminRequest::InitCluster { stores: stores.to_vec(), groups };
+    let request = AdminRequest::InitCluster { stores: stores.to_vec(), groups, voters: replicas };
     let answer = store::admin(&stores[0], &request, target.timeout.max(std::time::Duration::from_secs(30))).await?;
     let AdminResponse::Initialised { cluster } = answer else {
         return Err(Failure::internal(format!("an unexpected answer to init: {answer:?}")));

@@ -40,7 +40,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let globals = &cli.globals;
     let target = || Target::new(globals);
     match cli.group {
-        Group::Cluster(Cluster::Init { groups }) => cluster::init(&target()?, groups).await,
+        Group::Cluster(Cluster::Init { groups, replicas }) => cluster::init(&target()?, groups, replicas).await,
         Group::Cluster(Cluster::Status) => cluster::status(&target()?).await,
         Group::Raft(Raft::Groups) => raft::groups(&target()?).await,
         Group::Raft(Raft::Moves) => moves::moves(&target()?).await,

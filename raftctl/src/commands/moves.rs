@@ -59,6 +59,14 @@ pub(super) async fn begin(
         before.saturating_sub(1) / 2,
         after.saturating_sub(1) / 2
     );
+    let stays = record.replicas.iter().map(|replica| replica.store).filter(|store| Some(*store) != from);
+    let label = |store: StoreId| directory.domains.get(&store);
+    if let Some(to) = to
+        && let Some(domain) = label(to)
+        && stays.clone().any(|store| label(store) == Some(domain))
+    {
+        eprintln!("warning: two voters of the group would be in the domain {domain}");
+    }
     if to.is_none() && after < 3 {
         eprintln!("note: the group gets a third replica again by itself, as soon as a store can take one");
     }

@@ -8,14 +8,14 @@ use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand, MetaOutcome, NodeKind, StoreRecord};
 
 use crate::failure::{Exit, Failure};
-use crate::output::{List, number};
+use crate::output::{self, List, number};
 use crate::store;
 use crate::target::Target;
 
 /// `node ls`
 pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
     let directory = store::directory(target.stores()?, target.timeout).await?;
-    let mut list = List::new("NodeList", &["role", "id", "address", "state", "groups"]);
+    let mut list = List::new("NodeList", &["role", "id", "address", "domain", "state", "groups"]);
     for found in &directory.stores {
         let groups = groups_of(&directory, found.id);
         let state = if directory.draining.contains(&found.id) { "draining" } else { "active" };
@@ -24,6 +24,7 @@ pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
                 "store".to_owned(),
                 found.id.to_string(),
                 found.address.clone(),
+                output::dash(directory.domains.get(&found.id)),
                 state.to_owned(),
                 format!("{groups:?}"),
             ],
@@ -31,6 +32,7 @@ pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
                 "role": "store",
                 "id": number(found.id.0),
                 "address": found.address,
+                "domain": directory.domains.get(&found.id),
                 "state": state,
                 "groups": groups,
             }),
@@ -42,12 +44,38 @@ pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
             NodeKind::Gateway => "gateway",
         };
         list.push(
-            vec![role.to_owned(), node.id.to_string(), node.address.clone(), "active".to_owned(), "-".to_owned()],
+            vec![
+                role.to_owned(),
+                node.id.to_string(),
+                node.address.clone(),
+                "-".to_owned(),
+                "active".to_owned(),
+                "-".to_owned(),
+            ],
             json!({"role": role, "id": number(node.id.0), "address": node.address, "lease": node.lease.to_string()}),
         );
     }
     list.print(target.output)?;
+    warn_crowded(&directory);
     Ok(Exit::Ok)
+}
+
+/// Says where voters of one group may fail together, and whether the cluster can mend it.
+fn warn_crowded(directory: &Directory) {
+    let domains = |stores: &mut dyn Iterator<Item = StoreId>| {
+        let label = |store: StoreId| directory.domains.get(&store).cloned().unwrap_or_else(|| format!("store {store}"));
+        stores.map(label).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    let there_are = domains(&mut directory.stores.iter().map(|store| store.id));
+    for group in &directory.groups {
+        let voters = group.replicas.len();
+        let used = domains(&mut group.replicas.iter().map(|replica| replica.store));
+        if used < voters {
+            let (id, why) =
+                (group.id, if there_are < voters { "there are no more" } else { "it is spread when it can be" });
+            eprintln!("warning: group {id}: {voters} voters in {used} domains: {why}");
+        }
+    }
 }
 
 /// `node join`

@@ -3,12 +3,12 @@
 use seriatim_proto::ids::{ClusterId, ReplicaId, StoreId};
 use seriatim_proto::limits;
 use seriatim_proto::meta::{
-    Directory, MetaCommand, MetaOutcome, MetaRefusal, MoveRecord, ReplicaRecord, StoreRecord, StoreToken,
+    Directory, GroupRecord, MetaCommand, MetaOutcome, MetaRefusal, MoveRecord, ReplicaRecord, StoreRecord, StoreToken,
 };
 
 use super::*;
 use crate::placement::voters_wanted;
-use crate::plan::{PlannedMove, Why, next_move};
+use crate::plan::{Domains, PlannedMove, Why, next_move, place, preferred_leaders};
 
 /// Group 0 of a cluster of stores 1 to `stores`, with closed groups on all of them.
 struct Meta {
@@ -27,11 +27,25 @@ impl Meta {
             replicas: ids().map(|store| ReplicaRecord { id: ReplicaId(store.0), store }).collect(),
         });
         for id in 1..=groups {
-            let slots = vec![SlotRange { first: SlotId(id as u16 * 10), end: SlotId(id as u16 * 10 + 10) }];
-            meta.meta(MetaCommand::CreateGroup { id: GroupId(id), slots, stores: ids().collect() });
-            meta.meta(MetaCommand::CloseGroup { id: GroupId(id) });
+            meta.create(id, ids().collect());
         }
         meta
+    }
+    fn create(&mut self, id: u32, stores: Vec<StoreId>) {
+        let slots = vec![SlotRange { first: SlotId(id as u16 * 10), end: SlotId(id as u16 * 10 + 10) }];
+        self.meta(MetaCommand::CreateGroup { id: GroupId(id), slots, stores });
+        self.meta(MetaCommand::CloseGroup { id: GroupId(id) });
+    }
+    fn label(&mut self, store: u64, domain: &str) {
+        let command = MetaCommand::SetDomain { store: StoreId(store), domain: Some(domain.to_owned()) };
+        assert_eq!(self.meta(command), MetaOutcome::PlacementSet);
+    }
+    /// Distinct domains of each group's voters.
+    fn spread(&self, groups: u32) -> Vec<usize> {
+        let directory = self.directory();
+        let domains = Domains::new(&directory.domains);
+        let count = |group: u32| domains.count(&self.stores_of(group).into_iter().map(StoreId).collect::<Vec<_>>());
+        (1..=groups).map(count).collect()
     }
     fn meta(&mut self, command: MetaCommand) -> MetaOutcome {
         self.index += 1;
@@ -376,4 +390,140 @@ fn what_is_rotten_is_rebuilt_only_where_that_can_end_well() {
     let back = meta.cancel(&moved);
     meta.end(&back);
     assert_eq!(meta.directory().rotten.iter().map(|rot| rot.replica).collect::<Vec<_>>(), [old]);
+}
+
+#[test]
+fn domains_and_voters_are_noted_once_and_go_with_their_store() {
+    let mut meta = Meta::new(3, 1);
+    let revision = meta.directory().revision;
+    meta.label(1, "rack a");
+    meta.label(1, "rack a");
+    assert_eq!(meta.directory().revision, revision + 1, "a repeat changes nothing");
+    assert_eq!(meta.directory().domains, [(StoreId(1), "rack a".to_owned())].into());
+    let set = |domain: Option<&str>| MetaCommand::SetDomain { store: StoreId(1), domain: domain.map(str::to_owned) };
+    let long = "x".repeat(limits::DOMAIN_BYTES_MAX as usize + 1);
+    for bad in ["", "a\n", &long] {
+        assert_eq!(meta.refused(set(Some(bad))), MetaRefusal::Malformed);
+    }
+    assert_eq!(meta.refused(MetaCommand::SetDomain { store: StoreId(9), domain: None }), MetaRefusal::Unknown);
+    assert_eq!(meta.meta(set(None)), MetaOutcome::PlacementSet);
+    assert!(meta.directory().domains.is_empty());
+    let fourth = meta.add("s4:1", 7);
+    meta.label(fourth.0, "rack b");
+    meta.meta(MetaCommand::RemoveStore { store: fourth });
+    assert!(meta.directory().domains.is_empty());
+
+    assert_eq!(meta.directory().voters, limits::VOTERS_DEFAULT);
+    for bad in [0, limits::VOTERS_MAX + 1] {
+        assert_eq!(meta.refused(MetaCommand::SetVoters { voters: bad }), MetaRefusal::Malformed);
+    }
+    assert_eq!(meta.meta(MetaCommand::SetVoters { voters: 5 }), MetaOutcome::PlacementSet);
+    assert_eq!(meta.directory().voters, 5);
+    // Two more stores: the group grows to five.
+    meta.add("s5:1", 8);
+    meta.add("s6:1", 9);
+    assert!(settle(&mut meta).iter().all(|planned| planned.why == Why::Few));
+    assert_eq!(meta.stores_of(1).len(), 5);
+}
+
+/// Stores 1 to `stores`, each in the domain of its remainder by `domains`; none if that is 0.
+fn labelled(stores: u64, domains: u64) -> (Vec<StoreId>, BTreeMap<StoreId, String>) {
+    let ids: Vec<_> = (1..=stores).map(StoreId).collect();
+    let label = |id: &StoreId| id.0.checked_rem(domains).map(|rest| (*id, format!("d{rest}")));
+    let labels = ids.iter().filter_map(label).collect();
+    (ids, labels)
+}
+
+#[test]
+fn new_groups_have_equal_shares_and_fail_apart() {
+    for (stores, domains, voters) in [
+        (1, 0, 3),
+        (2, 0, 3),
+        (3, 0, 3),
+        (4, 0, 3),
+        (5, 0, 3),
+        (7, 0, 3),
+        (5, 0, 5),
+        (7, 0, 5),
+        (6, 3, 3),
+        (9, 3, 3),
+        (6, 2, 3),
+        (7, 3, 3),
+    ] {
+        let (ids, labels) = labelled(stores, domains);
+        let apart = Domains::new(&labels);
+        let groups = 17;
+        let places = place(&ids, &apart, groups, voters);
+        let case = format!("{stores} stores in {domains} domains, {voters} voters: {places:?}");
+        assert_eq!(places.len(), groups as usize, "{case}");
+        let mut load: BTreeMap<StoreId, usize> = BTreeMap::new();
+        let there_are = apart.count(&ids);
+        for place in &places {
+            assert_eq!(place.len(), (voters as usize).min(ids.len()), "{case}");
+            assert!(place.windows(2).all(|pair| pair[0] < pair[1]), "{case}");
+            assert_eq!(apart.count(place), place.len().min(there_are), "{case}");
+            place.iter().for_each(|store| *load.entry(*store).or_default() += 1);
+        }
+        // Stores of a small domain carry more: that is what it costs.
+        if domains == 0 || stores % domains == 0 {
+            let (least, most) = (load.values().min().unwrap(), load.values().max().unwrap());
+            assert!(load.len() == ids.len() && most - least <= 1, "{case} {load:?}");
+        }
+        let replicas = |place: &Vec<StoreId>| {
+            place.iter().map(|store| ReplicaRecord { id: ReplicaId(store.0), store: *store }).collect::<Vec<_>>()
+        };
+        let record =
+            |(id, place)| GroupRecord { id: GroupId(id), slots: vec![], replicas: replicas(place), closed: true };
+        let records: Vec<_> = (0..).zip(&places).map(record).collect();
+        let mut leads: BTreeMap<StoreId, usize> = BTreeMap::new();
+        for (group, leader) in preferred_leaders(&records) {
+            assert!(places[group.0 as usize].contains(&leader), "{case}");
+            *leads.entry(leader).or_default() += 1;
+        }
+        let fair = groups as usize / ids.len();
+        assert!(leads.values().all(|count| *count <= fair + 2), "{case} {leads:?}");
+    }
+}
+
+#[test]
+fn three_stores_are_placed_and_led_as_they_always_were() {
+    let (ids, labels) = labelled(3, 0);
+    let places = place(&ids, &Domains::new(&labels), 5, 3);
+    assert!(places.iter().all(|place| *place == ids));
+    let meta = Meta::new(3, 4);
+    let leaders: Vec<_> = preferred_leaders(&meta.directory().groups).into_values().map(|store| store.0).collect();
+    assert_eq!(leaders, [1, 2, 3, 1, 2]);
+}
+
+#[test]
+fn moves_keep_voters_apart_and_bring_them_apart() {
+    // Three domains of two stores each, and groups that know nothing of that.
+    let mut meta = Meta::new(6, 0);
+    for group in 1..=4 {
+        meta.create(group, [1, 2, 3].map(StoreId).to_vec());
+    }
+    for store in 1..=6 {
+        meta.label(store, ["a", "a", "b", "b", "c", "c"][store as usize - 1]);
+    }
+    assert_eq!(meta.spread(4), [2; 4]);
+    let moves = settle(&mut meta);
+    assert_eq!(moves.iter().filter(|planned| planned.why == Why::Spread).count(), 4, "{moves:?}");
+    assert_eq!(meta.spread(4), [3; 4]);
+    assert_eq!(load(&meta, 4), (1..=6).map(|store| (store, 2)).collect());
+
+    // What drains goes to its own domain, or waits.
+    meta.meta(MetaCommand::SetDraining { store: StoreId(1), draining: true });
+    settle(&mut meta);
+    assert_eq!((meta.spread(4), load(&meta, 4).get(&1).copied()), (vec![3; 4], None));
+    meta.meta(MetaCommand::SetDraining { store: StoreId(1), draining: false });
+    meta.meta(MetaCommand::SetDraining { store: StoreId(2), draining: true });
+    let first_is_away = |store: StoreId| store != StoreId(1);
+    assert_eq!(next_move(&meta.directory(), first_is_away, |_| true), None, "another domain is free");
+    settle(&mut meta);
+    assert_eq!(meta.spread(4), [3; 4]);
+    // Without a free domain it goes where there is room.
+    meta.meta(MetaCommand::SetDraining { store: StoreId(1), draining: true });
+    let moves = settle(&mut meta);
+    assert!(!moves.is_empty() && moves.iter().all(|planned| planned.why == Why::Drain), "{moves:?}");
+    assert_eq!(meta.spread(4), [2; 4]);
 }
