@@ -45,6 +45,11 @@ fn flip_at(path: &Path, at: u64) {
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
 }
 
+/// Both copies of them.
+fn lose_votes(folder: &Path) {
+    OpenOptions::new().write(true).open(folder.join("watermark")).unwrap().set_len(10).unwrap();
+}
+
 fn cut(path: &Path) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
@@ -56,7 +61,7 @@ async fn wait_rebuilt(cluster: &Cluster, store: StoreId, before: &BTreeSet<(Grou
         let now = replicas(directory, store);
         directory.moves.is_empty()
             && directory.rotten.is_empty()
-            && now.len() == before.len()
+            && now.len() == GROUPS as usize + 1
             && now.is_disjoint(before)
             && before.iter().all(|(group, replica)| directory.is_removed(*group, *replica))
     };
@@ -86,38 +91,45 @@ async fn a_store_with_damaged_files_is_rebuilt_while_writes_go_on() {
     let mut writer = Writer::new(&cluster, GROUPS).await;
     writer.write(&cluster, 200).await;
     type Harm = fn(&Path);
-    let harms: [(&str, Harm); 6] = [
-        ("the log's end is cut off", |folder| cut(files(&folder.join("log.db"), ".log").last().unwrap())),
-        ("a bit of the log", |folder| flip(files(&folder.join("log.db"), ".log").last().unwrap())),
-        ("half of a file of rows", |folder| cut(&files(&folder.join("state.db"), ".sst")[0])),
-        ("the rows are gone", |folder| fs::remove_dir_all(folder.join("state.db")).unwrap()),
-        ("the votes are gone", |folder| cut(&folder.join("watermark"))),
-        ("a file that names all others", |folder| {
+    // Whether it takes every replica of the store, and what is done.
+    let harms: [(&str, bool, Harm); 6] = [
+        ("the log's end is cut off", false, |folder| cut(files(&folder.join("log.db"), ".log").last().unwrap())),
+        ("a bit of the log", true, |folder| flip(files(&folder.join("log.db"), ".log").last().unwrap())),
+        ("half of a file of rows", true, |folder| cut(&files(&folder.join("state.db"), ".sst")[0])),
+        ("the rows are gone", false, |folder| fs::remove_dir_all(folder.join("state.db")).unwrap()),
+        ("the votes are gone", true, lose_votes),
+        ("a bit of the file that names all others", true, |folder| {
             let manifests = fs::read_dir(folder.join("log.db")).unwrap().map(|entry| entry.unwrap().path());
             flip(&manifests.filter(|path| path.to_str().unwrap().contains("MANIFEST")).max().unwrap());
         }),
     ];
-    for (round, (what, harm)) in harms.into_iter().enumerate() {
+    for (round, (what, takes_all, harm)) in harms.into_iter().enumerate() {
+        eprintln!("{what}");
         let nth = round % 3;
         let store = StoreId(nth as u64 + 1);
-        let before = replicas(&directory(&cluster).await, store);
-        assert_eq!(before.len(), GROUPS as usize + 1, "group 0 too");
-        // Written down in order: what is cut off then was promised.
-        cluster.stop(nth).await;
+        let all = replicas(&directory(&cluster).await, store);
+        assert_eq!(all.len(), GROUPS as usize + 1, "group 0 too");
+        // Without a flush: what is cut off the log then is nowhere else.
+        writer.write(&cluster, 50).await;
+        cluster.kill(nth);
         harm(cluster.nodes[nth].folder.path());
         writer.write(&cluster, 5).await;
         cluster.restart(nth).await;
-        eprintln!("{what}");
         let deadline = Instant::now() + PATIENCE;
-        while replicas(&directory(&cluster).await, store).intersection(&before).next().is_some() {
+        let is_rotten = |replica: &&(GroupId, ReplicaId), now: &Directory| now.is_removed(replica.0, replica.1);
+        loop {
+            let now = directory(&cluster).await;
+            let gone = all.iter().filter(|replica| is_rotten(replica, &now)).count();
+            if now.moves.is_empty() && now.rotten.is_empty() && gone >= if takes_all { all.len() } else { 1 } {
+                break;
+            }
             writer.write(&cluster, 2).await;
-            assert!(
-                Instant::now() < deadline,
-                "not rebuilt: {what}: {:?}",
-                status(&cluster.nodes[nth].address.to_string()).await
-            );
+            let status = status(&cluster.nodes[nth].address.to_string()).await;
+            assert!(Instant::now() < deadline, "not rebuilt: {what}: {status:?} {:?} {:?}", now.moves, now.rotten);
         }
-        wait_rebuilt(&cluster, store, &before).await;
+        let now = directory(&cluster).await;
+        let gone = all.iter().filter(|replica| is_rotten(replica, &now)).copied().collect();
+        wait_rebuilt(&cluster, store, &gone).await;
         let aside = cluster.nodes[nth].folder.path().join("rotten");
         common::wait_until("what was set aside is gone", async || !aside.exists()).await;
         writer.check(&cluster).await;
@@ -133,7 +145,7 @@ async fn a_rebuild_survives_deaths_and_doubts_at_any_time() {
     let store = StoreId(3);
     let before = replicas(&directory(&cluster).await, store);
     cluster.stop(2).await;
-    cut(&cluster.nodes[2].folder.path().join("watermark"));
+    lose_votes(cluster.nodes[2].folder.path());
     cluster.restart(2).await;
     // Each time another stage of it: the store itself dies, group 0's leader dies, somebody turns it back twice.
     for (round, pause_ms) in [0, 700, 30, 1_100, 200, 60, 1_500, 400, 900].into_iter().enumerate() {
@@ -186,7 +198,7 @@ async fn a_folder_from_before_its_rebuilding_is_heard_under_no_old_id() {
     let folder = cluster.nodes[1].folder.path().to_owned();
     let old = tempfile::tempdir().unwrap();
     copy(&folder, old.path());
-    cut(&folder.join("watermark"));
+    lose_votes(&folder);
     cluster.restart(1).await;
     wait_rebuilt(&cluster, store, &first).await;
     writer.write(&cluster, 50).await;
