@@ -138,6 +138,7 @@ pub enum Renewal {
 
 /// What changed. After `Watch` a full table of each group comes first, then deltas; leaders and followers both send
 /// what they applied, so a table may be behind: epochs tell.
+#[expect(clippy::large_enum_variant, reason = "a directory is the rarest event, and events wait behind an `Arc`")]
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum StoreEvent {
     /// Slots of a group and who holds them.

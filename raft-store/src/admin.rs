@@ -224,7 +224,7 @@ fn check(host: &Host, addresses: &[String], groups: u32, voters: Option<u32>) ->
     if groups == 0 || groups > limits::GROUPS_MAX.min(Key::GROUP_LAST.0) {
         return malformed("the number of groups is out of range".into());
     }
-    Ok(voters.unwrap_or(limits::VOTERS_DEFAULT.min(stores)))
+    Ok(voters.unwrap_or_else(|| limits::VOTERS_DEFAULT.min(stores)))
 }
 
 async fn statuses(host: &Arc<Host>, addresses: &[String]) -> Result<Vec<StoreStatus>, Refusal> {

@@ -3,16 +3,17 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::placement::{PATIENCE, Writer, directory, wait_for, wait_settled};
 use common::{Cluster, Node, admin, any_port};
 use prometheus_client::registry::Registry;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::error::ErrorCode;
-use seriatim_proto::ids::{GroupId, StoreId};
+use seriatim_proto::ids::StoreId;
 use seriatim_proto::meta::{Directory, GroupRecord};
 use seriatim_store::{StoreConfig, StoreServer, Tuning};
+use seriatim_store_core::plan::preferred_leaders;
 
 const GROUPS: u32 = 4;
 
@@ -66,12 +67,16 @@ async fn voters_of_every_group_fail_apart_and_a_label_may_change() {
     wait_settled(&cluster).await;
     let mut writer = Writer::new(&cluster, GROUPS).await;
     writer.write(&cluster, 20).await;
-    // Each group has one leader, and those of the data groups are not all one.
-    let mut leaders = BTreeSet::new();
-    for group in 1..=GROUPS {
-        leaders.insert(cluster.leader(GroupId(group)).await);
+    // Leaders are dealt out: at once, or when all was calm for a while.
+    let preferred = preferred_leaders(&placed.groups);
+    assert_eq!(preferred.values().collect::<BTreeSet<_>>().len(), 4, "{preferred:?}");
+    let deadline = Instant::now() + PATIENCE;
+    for (group, store) in preferred {
+        while cluster.leader(group).await as u64 + 1 != store.0 {
+            assert!(Instant::now() < deadline, "group {group} is not led by store {store}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
-    assert!(leaders.len() > 1, "{leaders:?}");
 
     // The domain of one store is known by another name from now on, and no other one moves for it.
     cluster.kill(3);
@@ -84,7 +89,7 @@ async fn voters_of_every_group_fail_apart_and_a_label_may_change() {
             // The threads of the killed one still hold the folder.
             Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     };
     cluster.nodes[3].server = Some(server);
     let known = |directory: &Directory| directory.domains.get(&StoreId(4)).is_some_and(|domain| domain == "d");
