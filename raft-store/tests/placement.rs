@@ -1,5 +1,7 @@
 //! Where a new cluster's replicas live, on any number of stores and by what fails together.
 
+#![allow(clippy::unwrap_used, reason = "test code, which fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,7 @@
 //! A store whose files are damaged, or come from another time, is rebuilt from the others while writes go on.
 
+#![allow(clippy::unwrap_used, reason = "test code, which fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeSet;
