@@ -141,7 +141,7 @@ mod tests {
             draining: Vec::new(),
             replica_next: seriatim_proto::ids::ReplicaId(1),
             rotten: Vec::new(),
-            domains: std::collections::BTreeMap::new(),
+            domains: BTreeMap::new(),
             voters: 3,
         }
     }
