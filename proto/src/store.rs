@@ -471,6 +471,8 @@ pub struct GroupStatus {
     pub voters: Vec<StoreId>,
     /// it has promised something: without its log it would be rot, not a new replica
     pub settled: bool,
+    /// all members, voters or not, by a committed entry, if this replica leads; else none
+    pub members: Vec<crate::ids::ReplicaId>,
     /// of its rows, at the last entry at which replicas are compared
     pub digest: Option<RowsDigest>,
 }

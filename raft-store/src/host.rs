@@ -6,6 +6,8 @@
 //! # Invariants
 //! I15: a replica is listed in the identity before it is initialised. It is born only by a directory that was read
 //! linearizably, under an open record or for a move; whatever else is not listed is never started.
+//! I6: what a rotten replica left here goes only once the group has committed, without it, that its successor is a
+//! member.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,14 +22,14 @@ use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::limits;
-use seriatim_proto::meta::{RotRecord, StoreToken};
+use seriatim_proto::meta::{Directory, RotRecord, StoreToken};
 use seriatim_proto::store::{GroupStatus, RottenStatus, StoreRefusal, StoreStatus};
 
 use crate::admission::Budget;
 use crate::config::Tuning;
 use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
-use crate::identity::{DataFolder, Identity, IdentityError, Stage};
+use crate::identity::{BornReplica, DataFolder, Identity, IdentityError, Stage};
 use crate::live::{Events, GroupLive};
 use crate::meta;
 use crate::metrics::StoreMetrics;
@@ -196,7 +198,11 @@ impl Host {
             Ok(Ok(replica)) => {
                 self.replicas.write().insert(group, replica);
             }
-            Ok(Err(StartError::Rot(what))) => self.note_rot(group, id, &what).await,
+            Ok(Err(StartError::Rot(what))) => {
+                if self.note_rot(group, id, &what).await {
+                    self.list_rot(group, id, &what);
+                }
+            }
             Ok(Err(StartError::Damaged(what))) => self.fatal.raise_rot(format!("group {group} cannot start: {what}")),
             Ok(Err(StartError::NotBorn)) => {
                 if self.doubted.lock().insert((group, id)) {
@@ -223,7 +229,8 @@ impl Host {
         true
     }
 
-    async fn note_rot(self: &Arc<Self>, group: GroupId, replica: ReplicaId, what: &str) {
+    /// False if it cannot be noted, and the store stops.
+    async fn note_rot(self: &Arc<Self>, group: GroupId, replica: ReplicaId, what: &str) -> bool {
         let (group_id, replica_id) = (group.0, replica.0);
         tracing::error!(
             group = group_id,
@@ -234,8 +241,14 @@ impl Host {
         self.metrics.rot_found.inc();
         // Whatever becomes of its files: it never runs again.
         if let Err(error) = self.note(move |folder| folder.note_rotten(group, replica)).await {
-            return self.fatal.raise(format!("group {group} cannot note that replica {replica} is rotten: {error}"));
+            self.fatal.raise(format!("group {group} cannot note that replica {replica} is rotten: {error}"));
+            return false;
         }
+        true
+    }
+
+    /// Says that a rotten replica does not run here: others go by that (moves.rs).
+    fn list_rot(&self, group: GroupId, replica: ReplicaId, what: &str) {
         self.rotten.lock().insert((group, replica), what.to_owned());
         chaos::hit(Point::ReplicaRotten);
     }
@@ -269,8 +282,10 @@ impl Host {
         if is_known() || !self.take_turn(group, is_known).await {
             return;
         }
-        self.note_rot(group, replica, what).await;
-        self.stop_one(group, replica).await;
+        if self.note_rot(group, replica, what).await {
+            self.stop_one(group, replica).await;
+            self.list_rot(group, replica, what);
+        }
         self.starting.lock().remove(&group);
     }
 
@@ -331,15 +346,40 @@ impl Host {
                     let record = directory.groups.iter().find(|record| record.id == group);
                     let wanted = self.identity().zip(record);
                     let wanted = wanted.and_then(|(identity, record)| meta::wanted(&directory, record, identity.store));
-                    if let Some(wanted) = wanted.filter(|wanted| wanted.replica == replica) {
+                    let Some(wanted) = wanted.filter(|wanted| wanted.replica == replica) else { break };
+                    self.note_missing(&directory, group).await;
+                    if self.may_replace(&directory, group, replica).await {
                         self.want(Wanted { is_confirmed: true, ..wanted }).await;
+                        break;
                     }
-                    break;
                 }
                 tokio::time::sleep(DOUBT_RETRY).await;
             }
             self.doubted.lock().remove(&(group, replica));
         })
+    }
+
+    /// A replica that is rebuilt here and of which this folder knows nothing, not even that it was born, is as rotten as
+    /// any: a folder from before its birth was put back.
+    async fn note_missing(self: &Arc<Self>, directory: &Directory, group: GroupId) {
+        let Some(identity) = self.identity() else { return };
+        let rebuilt = directory.moves.iter().filter(|moved| moved.group == group && moved.is_rebuild());
+        let ours = rebuilt.filter_map(|moved| moved.leaving).filter(|leaving| leaving.store == identity.store);
+        for leaving in ours.filter(|leaving| identity.born(group, leaving.id).is_none()) {
+            if self.note_rot(group, leaving.id, NOTHING_HERE).await {
+                self.list_rot(group, leaving.id, NOTHING_HERE);
+            }
+        }
+    }
+
+    /// May the birth of a replica take away what another one of its group left here? Only once the group needs that no
+    /// more: the entry that made the new one a member was committed while the old one did not run, so a majority of the
+    /// others has everything that the old one ever acknowledged.
+    async fn may_replace(&self, directory: &Directory, group: GroupId, replica: ReplicaId) -> bool {
+        let Some(identity) = self.identity() else { return false };
+        let others = identity.born.iter().filter(|born| born.group == group && born.replica != replica);
+        let goes = |born: &BornReplica| born.stage == Stage::Removed || directory.is_removed(group, born.replica);
+        others.into_iter().all(goes) || moves::is_member(directory, group, replica).await
     }
 
     /// Removes a replica that the directory does not know any more, with everything of it, if it ever lived here.
@@ -669,6 +709,8 @@ const FIRST_LEADER_TIMEOUT: Duration = Duration::from_millis(2 * limits::RAFT_EL
 const TURN: Duration = Duration::from_millis(20);
 /// Pause before group 0 is asked again about a replica that is not here.
 const DOUBT_RETRY: Duration = Duration::from_millis(500);
+/// Said of a replica that should be here.
+const NOTHING_HERE: &str = "nothing of it is in the data folder";
 /// Said of a replica whose rot an earlier run of the process has found.
 const FOUND_BEFORE: &str = "found rotten before the store's last start";
 /// Time for leaderships to be taken over when a store stops.

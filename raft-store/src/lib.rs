@@ -35,6 +35,8 @@ mod metrics;
 mod moves;
 mod packets;
 mod raft;
+#[cfg(test)]
+mod rebuild_tests;
 mod remote;
 mod replica;
 mod rocks;

@@ -92,6 +92,13 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
         }
         let to = address(&directory, comes.store).ok_or("the joining store has no address")?;
         if !members.all.contains(&comes.id) {
+            // What makes it a member must be committed without the rotten one: then a majority of the others has
+            // everything, and what is left of the rotten one can go (host.rs).
+            if let Some(rotten) = moved.leaving.filter(|_| moved.is_rebuild() && !moved.back)
+                && !is_stopped(&to, directory.cluster, replica.group, rotten).await
+            {
+                return Err("the rotten replica may not have stopped yet".to_owned());
+            }
             let member = Member { replica: comes.id, store: comes.store, address: to };
             replica.add_learner(term, &members, &member).await?;
             tracing::info!(group = replica.group.0, replica = comes.id.0, store = comes.store.0, "a replica joins");
@@ -149,6 +156,24 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
 async fn is_settled(address: &str, cluster: ClusterId, replica: ReplicaRecord) -> bool {
     let Some(status) = status(address, cluster, replica.store).await else { return false };
     status.groups.iter().any(|group| group.replica == replica.id && group.settled)
+}
+
+/// Does the store say that the replica is rotten, and does not run there any more?
+async fn is_stopped(address: &str, cluster: ClusterId, group: GroupId, replica: ReplicaRecord) -> bool {
+    let Some(status) = status(address, cluster, replica.store).await else { return false };
+    let is_rotten = status.rotten.iter().any(|rot| (rot.group, rot.replica) == (group, replica.id));
+    is_rotten && !status.groups.iter().any(|runs| (runs.group, runs.replica) == (group, replica.id))
+}
+
+/// Does a leader of the group say that a committed entry has made the replica a member?
+pub(crate) async fn is_member(directory: &Directory, group: GroupId, replica: ReplicaId) -> bool {
+    let record = directory.groups.iter().find(|record| record.id == group);
+    let stores: BTreeSet<StoreId> = record.iter().flat_map(|record| &record.replicas).map(|it| it.store).collect();
+    let asked = directory.stores.iter().filter(|store| stores.contains(&store.id));
+    let asked = asked.map(|store| status(&store.address, directory.cluster, store.id));
+    let statuses = futures_util::future::join_all(asked).await;
+    let mut groups = statuses.iter().flatten().flat_map(|status| &status.groups);
+    groups.any(|runs| runs.group == group && runs.members.contains(&replica))
 }
 
 /// The store's own view, if it is the one that we mean and answers soon.
@@ -346,23 +371,18 @@ impl Planner {
             |moved: &MoveRecord| self.watched.iter().any(|one| one.moved == *moved && one.got_on.elapsed() < STUCK);
         let may_get = |store: StoreId| !self.avoided.iter().any(|(avoided, _)| *avoided == store);
         // Nothing to do is by far the most common, and then nobody is asked.
-        plan::next_move(directory, may_get, gets_on)?;
-        let asked = directory.stores.iter().map(|store| async { (store.id, answers(directory, store.id).await) });
-        let asked = futures_util::future::join_all(asked).await;
-        let answering: BTreeSet<StoreId> =
-            asked.iter().filter(|(_, answers)| *answers).map(|(store, _)| *store).collect();
-        let planned = plan::next_move(directory, |store| may_get(store) && answering.contains(&store), gets_on)?;
+        plan::next_move(directory, may_get, |_, _| true, gets_on)?;
+        let asked = directory.stores.iter().map(|store| status(&store.address, directory.cluster, store.id));
+        let answers = futures_util::future::join_all(asked).await;
+        let answers: Vec<StoreStatus> = answers.into_iter().flatten().collect();
+        let answering: BTreeSet<StoreId> = answers.iter().filter_map(|status| status.store).collect();
+        let may_get = |store: StoreId| may_get(store) && answering.contains(&store);
+        let can_spare = |group: GroupId, replica: ReplicaId| plan::can_spare(directory, group, replica, &answers);
+        let planned = plan::next_move(directory, may_get, can_spare, gets_on)?;
         // A replica less for a moment, to look better: not while a store is away.
         let all_well = answering.len() == directory.stores.len() && directory.rotten.is_empty();
         let may_begin = planned.why != Why::Balance || all_well;
         planned.command(directory).filter(|_| may_begin)
-    }
-}
-
-async fn answers(directory: &Directory, store: StoreId) -> bool {
-    match address(directory, store) {
-        Some(address) => status(&address, directory.cluster, store).await.is_some(),
-        None => false,
     }
 }
 

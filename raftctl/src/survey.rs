@@ -137,6 +137,7 @@ pub(crate) mod tests {
             leases: 0,
             voters: [1, 2, 3].map(StoreId).to_vec(),
             settled: true,
+            members: vec![],
             digest: None,
         }
     }

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use seriatim_proto::ids::{GroupId, StoreId};
-use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand, MoveRecord, RotRecord};
+use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
+use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand, MoveRecord, ReplicaRecord, RotRecord};
+use seriatim_proto::store::{GroupStatus, StoreStatus};
 
 /// A move that should begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,14 +114,32 @@ pub fn preferred_leaders(groups: &[GroupRecord]) -> BTreeMap<GroupId, StoreId> {
     preferred
 }
 
+/// Can the group go on without one of its replicas? It can if others run that are not rotten and have about everything,
+/// and are a majority of all: by what the stores say that answered.
+pub fn can_spare(directory: &Directory, group: GroupId, replica: ReplicaId, statuses: &[StoreStatus]) -> bool {
+    let Some(record) = directory.groups.iter().find(|record| record.id == group) else { return false };
+    let runs = |known: &ReplicaRecord| -> Option<&GroupStatus> {
+        let of_store = statuses.iter().filter(|status| status.store == Some(known.store));
+        of_store.flat_map(|status| &status.groups).find(|runs| (runs.group, runs.replica) == (group, known.id))
+    };
+    let last = record.replicas.iter().filter_map(runs).map(|runs| runs.last_index).max().unwrap_or(0);
+    let sound = |known: &&ReplicaRecord| known.id != replica && !directory.is_rotten(group, known.id);
+    let others = record.replicas.iter().filter(sound).filter_map(runs);
+    others.filter(|runs| runs.settled && runs.last_index + SPARE_LAG_MAX >= last).count() > record.replicas.len() / 2
+}
+
+/// Entries that a replica may be behind and still count as one without which another can be spared.
+const SPARE_LAG_MAX: u64 = 100;
 /// Moves that stand still, above which none is begun.
 const STILL_MAX: usize = 4;
 
-/// The next move, if there should be one and none `gets_on`. Only stores that `may_get` one are given any. Group 0
-/// stays where it is; only its rotten replicas are replaced.
+/// The next move, if there should be one and none `gets_on`. Only stores that `may_get` one are given any, and only a
+/// rotten replica that its group `can_spare` is replaced where it is: it stops at once. Group 0 stays where it is; only
+/// its rotten replicas are replaced.
 pub fn next_move(
     directory: &Directory,
     may_get: impl Fn(StoreId) -> bool,
+    can_spare: impl Fn(GroupId, ReplicaId) -> bool,
     gets_on: impl Fn(&MoveRecord) -> bool,
 ) -> Option<PlannedMove> {
     if directory.moves.len() >= STILL_MAX || directory.moves.iter().any(gets_on) {
@@ -151,8 +170,8 @@ pub fn next_move(
         let store = rot.replica.store;
         let stays = group.id == GroupId::META || !drained(store);
         let sound = group.replicas.iter().filter(|replica| !directory.is_rotten(group.id, replica.id)).count();
-        let is_due =
-            group.replicas.contains(&rot.replica) && stays && may_get(store) && sound > group.replicas.len() / 2;
+        let has_majority = sound > group.replicas.len() / 2 && can_spare(group.id, rot.replica.id);
+        let is_due = group.replicas.contains(&rot.replica) && stays && may_get(store) && has_majority;
         is_due.then_some(PlannedMove { group: group.id, from: Some(store), to: store, why: Why::Rot })
     };
     let domains = Domains::new(&directory.domains);

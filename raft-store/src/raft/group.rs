@@ -346,6 +346,16 @@ where
         }
     }
 
+    /// All members, if this replica leads and the entry that made them so is committed: whatever happens, no majority
+    /// forgets it.
+    fn committed_members(&self) -> Vec<ReplicaId> {
+        let members = self.membership();
+        match (self.leadership(), members.committed_in) {
+            (Some(_), Some(_)) => members.all.into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Makes a replica a learner: it gets everything and has no vote. Conditions as for [`GroupHandle::change_voters`].
     pub(crate) async fn add_learner(&self, term: u64, seen: &Members, member: &Member) -> Result<(), String> {
         let node = Node { store: member.store.0, address: member.address.clone() };
@@ -548,6 +558,7 @@ where
             leases: 0,
             voters: metrics.membership_config.voter_ids().filter_map(store).collect(),
             settled: true,
+            members: self.committed_members(),
             digest: None,
         }
     }

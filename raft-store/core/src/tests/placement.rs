@@ -5,10 +5,11 @@ use seriatim_proto::limits;
 use seriatim_proto::meta::{
     Directory, GroupRecord, MetaCommand, MetaOutcome, MetaRefusal, MoveRecord, ReplicaRecord, StoreRecord, StoreToken,
 };
+use seriatim_proto::store::{GroupStatus, StoreStatus};
 
 use super::*;
 use crate::placement::voters_wanted;
-use crate::plan::{Domains, PlannedMove, Why, next_move, place, preferred_leaders};
+use crate::plan::{Domains, PlannedMove, Why, can_spare, next_move, place, preferred_leaders};
 
 /// Group 0 of a cluster of stores 1 to `stores`, with closed groups on all of them.
 struct Meta {
@@ -217,12 +218,12 @@ fn a_move_that_stands_still_holds_up_no_other_group() {
     let mut meta = Meta::new(3, 4);
     meta.add("s4:1", 7);
     meta.begin(1, Some(1), Some(4));
-    assert_eq!(next_move(&meta.directory(), |_| true, |_| true), None);
-    let planned = next_move(&meta.directory(), |_| true, |_| false).unwrap();
+    assert_eq!(next_move(&meta.directory(), |_| true, |_, _| true, |_| true), None);
+    let planned = next_move(&meta.directory(), |_| true, |_, _| true, |_| false).unwrap();
     assert_eq!((planned.group, planned.to), (GroupId(2), StoreId(4)), "another group");
     meta.begin(2, Some(2), Some(4));
     meta.begin(3, Some(3), Some(4));
-    let planned = next_move(&meta.directory(), |_| true, |_| false);
+    let planned = next_move(&meta.directory(), |_| true, |_, _| true, |_| false);
     assert_eq!(planned, None, "what is on its way counts as there: {planned:?}");
 }
 
@@ -251,9 +252,9 @@ fn moves_that_make_no_sense_are_refused() {
 /// Carries out plans until there is none; the moves.
 fn settle(meta: &mut Meta) -> Vec<PlannedMove> {
     let mut all = Vec::new();
-    while let Some(planned) = next_move(&meta.directory(), |_| true, |_| true) {
+    while let Some(planned) = next_move(&meta.directory(), |_| true, |_, _| true, |_| true) {
         let moved = meta.begin(planned.group.0, planned.from.map(|store| store.0), Some(planned.to.0));
-        assert_eq!(next_move(&meta.directory(), |_| true, |_| true), None, "one at a time");
+        assert_eq!(next_move(&meta.directory(), |_| true, |_, _| true, |_| true), None, "one at a time");
         meta.end(&moved);
         all.push(planned);
         assert!(all.len() < 100, "plans come to an end: {all:?}");
@@ -272,9 +273,9 @@ fn load(meta: &Meta, groups: u32) -> BTreeMap<u64, usize> {
 #[test]
 fn a_fourth_store_gets_its_share_and_no_more_moves_than_needed() {
     let mut meta = Meta::new(3, 16);
-    assert_eq!(next_move(&meta.directory(), |_| true, |_| true), None);
+    assert_eq!(next_move(&meta.directory(), |_| true, |_, _| true, |_| true), None);
     meta.add("s4:1", 7);
-    assert_eq!(next_move(&meta.directory(), |store| store != StoreId(4), |_| true), None, "it does not answer");
+    assert_eq!(next_move(&meta.directory(), |store| store != StoreId(4), |_, _| true, |_| true), None, "it does not answer");
     let moves = settle(&mut meta);
     assert_eq!(moves.len(), 12);
     assert!(moves.iter().all(|planned| planned.to == StoreId(4) && planned.why == Why::Balance));
@@ -329,7 +330,7 @@ fn a_rotten_replica_is_replaced_on_its_store_and_the_report_goes_with_it() {
         assert_eq!(meta.meta(report(group, old.id, "another")), MetaOutcome::RotNoted);
         assert_eq!(meta.directory().revision, revision, "a repeat changes nothing");
         assert!(meta.directory().is_rotten(GroupId(group), old.id));
-        let planned = next_move(&meta.directory(), |_| true, |_| false).unwrap();
+        let planned = next_move(&meta.directory(), |_| true, |_, _| true, |_| false).unwrap();
         assert_eq!(
             (planned.group, planned.from, planned.to, planned.why),
             (GroupId(group), Some(old.store), old.store, Why::Rot)
@@ -340,7 +341,7 @@ fn a_rotten_replica_is_replaced_on_its_store_and_the_report_goes_with_it() {
         assert!(moved.is_rebuild());
         assert_eq!((moved.leaving, moved.joining.unwrap().store), (Some(old), old.store));
         assert_eq!(meta.meta(rebuild(group, old.id)), MetaOutcome::Moving(moved.clone()), "the same again");
-        assert_eq!(next_move(&meta.directory(), |_| true, |_| false), None);
+        assert_eq!(next_move(&meta.directory(), |_| true, |_, _| true, |_| false), None);
         let record = meta.directory().groups[group as usize].clone();
         let wanted = voters_wanted(&record, &moved);
         assert!(wanted.len() == 3 && !wanted.contains(&old) && wanted.contains(&moved.joining.unwrap()));
@@ -365,10 +366,12 @@ fn what_is_rotten_is_rebuilt_only_where_that_can_end_well() {
     assert_eq!(meta.refused(report(1, ReplicaId(5), &long)), MetaRefusal::Malformed);
     assert_eq!(meta.refused(report(9, ReplicaId(5), "")), MetaRefusal::Unknown);
     let replicas = meta.directory().groups[1].replicas.clone();
-    let whys = |meta: &Meta| next_move(&meta.directory(), |_| true, |_| false).map(|planned| planned.why);
+    let whys = |meta: &Meta| next_move(&meta.directory(), |_| true, |_, _| true, |_| false).map(|planned| planned.why);
     meta.meta(report(1, replicas[0].id, ""));
     assert_eq!(whys(&meta), Some(Why::Rot));
-    assert_eq!(next_move(&meta.directory(), |store| store != replicas[0].store, |_| false), None, "its store is away");
+    let without = |store: StoreId| store != replicas[0].store;
+    assert_eq!(next_move(&meta.directory(), without, |_, _| true, |_| false), None, "its store is away");
+    assert_eq!(next_move(&meta.directory(), |_| true, |_, _| false, |_| false), None, "it is needed");
     // Two of four: nobody could agree to a new one.
     meta.meta(report(1, replicas[1].id, ""));
     assert_eq!(whys(&meta), None);
@@ -380,7 +383,7 @@ fn what_is_rotten_is_rebuilt_only_where_that_can_end_well() {
     meta.meta(report(1, old.id, ""));
     meta.meta(MetaCommand::SetDraining { store: old.store, draining: true });
     assert_eq!(meta.refused(rebuild(1, old.id)), MetaRefusal::Draining);
-    let planned = next_move(&meta.directory(), |_| true, |_| false).unwrap();
+    let planned = next_move(&meta.directory(), |_| true, |_, _| true, |_| false).unwrap();
     assert_eq!((planned.from, planned.to, planned.why), (Some(old.store), fourth, Why::Drain));
     let moved = meta.begin(1, Some(old.store.0), Some(fourth.0));
     assert_eq!(meta.refused(rebuild(1, old.id)), MetaRefusal::Moving);
@@ -390,6 +393,57 @@ fn what_is_rotten_is_rebuilt_only_where_that_can_end_well() {
     let back = meta.cancel(&moved);
     meta.end(&back);
     assert_eq!(meta.directory().rotten.iter().map(|rot| rot.replica).collect::<Vec<_>>(), [old]);
+}
+
+#[test]
+fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
+    let mut meta = Meta::new(3, 1);
+    let replicas = meta.directory().groups[1].replicas.clone();
+    let runs = |nth: usize, last_index: u64, settled: bool| StoreStatus {
+        cluster: Some(ClusterId([1; 16])),
+        store: Some(replicas[nth].store),
+        address: String::new(),
+        version: String::new(),
+        read_only: false,
+        disk_free_bytes: 0,
+        fsync_us_p50: 0,
+        fsync_us_p99: 0,
+        token: StoreToken([0; 16]),
+        groups: vec![GroupStatus {
+            group: GroupId(1),
+            replica: replicas[nth].id,
+            role: "follower".to_owned(),
+            leader: None,
+            term: 1,
+            last_index,
+            committed_index: 0,
+            applied_index: 0,
+            snapshot_index: 0,
+            purged_index: 0,
+            slots: 0,
+            leases: 0,
+            voters: vec![],
+            settled,
+            members: vec![],
+            digest: None,
+        }],
+        rotten: vec![],
+        domain: None,
+    };
+    let spares = |meta: &Meta, statuses: &[StoreStatus]| {
+        can_spare(&meta.directory(), GroupId(1), replicas[0].id, statuses)
+    };
+    let all = [runs(0, 1_000, true), runs(1, 990, true), runs(2, 1_000, true)];
+    assert!(spares(&meta, &all) && spares(&meta, &all[1..]), "whether it runs itself says nothing");
+    assert!(!spares(&meta, &all[..2]), "a store is away");
+    assert!(!spares(&meta, &[]), "nobody answers");
+    assert!(!spares(&meta, &[runs(0, 1_000, true), runs(1, 800, true), runs(2, 1_000, true)]), "one is far behind");
+    assert!(!spares(&meta, &[runs(1, 1_000, false), runs(2, 1_000, true)]), "one has promised nothing yet");
+    assert!(!can_spare(&meta.directory(), GroupId(9), replicas[0].id, &all));
+    meta.meta(report(1, replicas[0].id, ""));
+    assert!(spares(&meta, &all));
+    meta.meta(report(1, replicas[2].id, ""));
+    assert!(!spares(&meta, &all), "another one is rotten too");
 }
 
 #[test]
@@ -518,7 +572,7 @@ fn moves_keep_voters_apart_and_bring_them_apart() {
     meta.meta(MetaCommand::SetDraining { store: StoreId(1), draining: false });
     meta.meta(MetaCommand::SetDraining { store: StoreId(2), draining: true });
     let first_is_away = |store: StoreId| store != StoreId(1);
-    assert_eq!(next_move(&meta.directory(), first_is_away, |_| true), None, "another domain is free");
+    assert_eq!(next_move(&meta.directory(), first_is_away, |_, _| true, |_| true), None, "another domain is free");
     settle(&mut meta);
     assert_eq!(meta.spread(4), [3; 4]);
     // Without a free domain it goes where there is room.

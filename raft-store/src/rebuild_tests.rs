@@ -1,0 +1,113 @@
+//! What must hold while a rotten replica is rebuilt, seen from inside the stores.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use prometheus_client::registry::Registry;
+use seriatim_proto::admin::{AdminRequest, AdminResponse};
+use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
+use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, StoreRecord};
+
+use crate::admin::propose_meta;
+use crate::config::StoreConfig;
+use crate::host::Host;
+use crate::identity::Stage;
+use crate::remote;
+use crate::server::StoreServer;
+
+const GROUP: GroupId = GroupId(1);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Three stores with one data group.
+struct Three {
+    folders: Vec<tempfile::TempDir>,
+    addresses: Vec<SocketAddr>,
+    servers: Vec<Option<StoreServer>>,
+}
+
+async fn start(folder: PathBuf, listen: SocketAddr) -> StoreServer {
+    let mut config = StoreConfig::new(folder, listen);
+    config.insecure_plaintext = true;
+    StoreServer::start(config, &mut Registry::default()).await.unwrap()
+}
+
+impl Three {
+    async fn start() -> Self {
+        let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mut servers = Vec::new();
+        for folder in &folders {
+            servers.push(Some(start(folder.path().to_owned(), "127.0.0.1:0".parse().unwrap()).await));
+        }
+        let addresses: Vec<_> = servers.iter().flatten().map(StoreServer::address).collect();
+        let stores: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1, voters: None };
+        assert!(matches!(remote::admin(&stores[0], &init).await.unwrap(), AdminResponse::Initialised { .. }));
+        Self { folders, addresses, servers }
+    }
+
+    fn kill(&mut self, nth: usize) {
+        drop(self.servers[nth].take());
+    }
+
+    async fn restart(&mut self, nth: usize) {
+        self.servers[nth] = Some(start(self.folders[nth].path().to_owned(), self.addresses[nth]).await);
+    }
+
+    fn host(&self, nth: usize) -> &Host {
+        self.servers[nth].as_ref().unwrap().host()
+    }
+
+    async fn meta(&self, command: MetaCommand) -> MetaOutcome {
+        let cluster = self.servers.iter().flatten().next().unwrap().host().identity().unwrap().cluster;
+        let stores = (1..).map(StoreId).zip(&self.addresses);
+        let stores: Vec<_> = stores.map(|(id, address)| StoreRecord { id, address: address.to_string() }).collect();
+        propose_meta(&stores, cluster, command, Instant::now() + PATIENCE).await.unwrap()
+    }
+
+    /// Until one of the stores that run says so of the newest directory that it knows.
+    async fn wait_for(&self, what: &str, level: impl Fn(&Directory) -> bool) {
+        wait_until(what, || {
+            let known = self.servers.iter().flatten().map(|server| server.host().events().directory().borrow().clone());
+            known.flatten().max_by_key(|directory| directory.revision).is_some_and(|directory| level(&directory))
+        })
+        .await;
+    }
+}
+
+async fn wait_until(what: &str, level: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !level() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn stage(host: &Host, replica: ReplicaId) -> Option<Stage> {
+    host.identity().unwrap().born(GROUP, replica).map(|born| born.stage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_may_need_stays_until_the_successor_is_a_member() {
+    let mut three = Three::start().await;
+    let replica = three.host(2).serving(GROUP).unwrap().id();
+    // What stores 1 and 3 have acknowledged, only store 3 may have now.
+    three.kill(0);
+    let what = "said by a test".to_owned();
+    assert_eq!(three.meta(MetaCommand::ReportRot { group: GROUP, replica, what }).await, MetaOutcome::RotNoted);
+    let begun = three.meta(MetaCommand::BeginRebuild { group: GROUP, replica }).await;
+    let MetaOutcome::Moving(moved) = begun else { panic!("{begun:?}") };
+    let successor = moved.joining.unwrap().id;
+    wait_until("it stops", || three.host(2).rotten().iter().any(|rot| rot.replica == replica)).await;
+    // Its group has no quorum: nothing of it goes, for as long as that is so. Looked at for longer than a birth takes.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        assert_eq!((stage(three.host(2), replica), stage(three.host(2), successor)), (Some(Stage::Rotten), None));
+        assert!(three.host(2).raft().has_voted(GROUP, replica));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    three.restart(0).await;
+    three.wait_for("the rebuild ends", |directory| directory.moves.is_empty() && directory.rotten.is_empty()).await;
+    wait_until("the successor runs", || three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() == successor)).await;
+    wait_until("the old one is gone", || stage(three.host(2), replica).is_none()).await;
+}
