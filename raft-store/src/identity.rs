@@ -356,7 +356,8 @@ fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
     codec::decode(body).map(Some).map_err(|error| damaged(&error.to_string()))
 }
 
-const FILE: &str = "IDENTITY";
+/// The identity's file.
+pub(crate) const FILE: &str = "IDENTITY";
 const TOKEN_FILE: &str = "TOKEN";
 
 #[cfg(test)]

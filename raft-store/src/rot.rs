@@ -3,7 +3,7 @@
 //! ```text
 //! one replica's log or rows ──▶ Rotten in IDENTITY ──┐
 //! a whole database, ROTTEN ──▶ all replicas Rotten ──┼─▶ ReportRot ─▶ BeginRebuild ─▶ a new replica here (host.rs)
-//!                           └▶ its files to rotten/  │                                └▶ the old one is in no record:
+//!                           └▶ its files to rotten/n │                                └▶ the old one is in no record:
 //! group 0 says so (check.rs) ────────────────────────┘                                   removed, rotten/ too
 //! ```
 //! What RocksDB's own checksums refuse while the store runs is noted in the file `ROTTEN`, and the process stops: the
@@ -19,7 +19,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use seriatim_proto::limits;
 use seriatim_proto::meta::MetaCommand;
 
 use crate::host::Host;
-use crate::identity::{DataFolder, IdentityError, write_durable};
+use crate::identity::{self, DataFolder, IdentityError, write_durable};
 use crate::moves;
 
 /// Notes that a database of the folder is damaged. The next start sets it aside.
@@ -47,7 +47,8 @@ pub(crate) fn noted(folder: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Takes all replicas of the folder out of service, and moves its databases away. `what` is why.
+/// Takes all replicas of the folder out of service, and moves its databases away, to a folder of their own under
+/// [`ASIDE`]. Nothing is deleted: what somebody takes for rot may be a newer version's files. `what` is why.
 pub(crate) fn set_aside(folder: &mut DataFolder, what: &str) -> Result<(), IdentityError> {
     let path = folder.path().to_owned();
     let io = |source| IdentityError::Io { path: path.clone(), source };
@@ -56,14 +57,13 @@ pub(crate) fn set_aside(folder: &mut DataFolder, what: &str) -> Result<(), Ident
         "ALARM: rot: all replicas of this store are rebuilt; its files are kept in {ASIDE} meanwhile"
     );
     note(&path, what).map_err(io)?;
+    let aside = aside_for(&path).map_err(io)?;
+    // As it is before the replicas are noted as rotten: who takes everything back needs it (docs/operating.md).
+    keep_identity(&path, &aside).map_err(io)?;
     folder.note_all_rotten()?;
-    let aside = path.join(ASIDE);
-    fs::create_dir_all(&aside).map_err(io)?;
     for name in DATABASES {
         let (from, to) = (path.join(name), aside.join(name));
-        // Left by a crash in the middle of this, or by an earlier rot: then the older of the two goes.
         if from.exists() {
-            remove(&to).map_err(io)?;
             fs::rename(&from, &to).map_err(io)?;
             chaos::hit(Point::StoreSetAside);
         }
@@ -75,11 +75,30 @@ pub(crate) fn set_aside(folder: &mut DataFolder, what: &str) -> Result<(), Ident
     fs::File::open(&path).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// The folder that takes what goes now: the one that a crash left incomplete, or a new one. What is in one stays.
+fn aside_for(path: &Path) -> io::Result<PathBuf> {
+    let all = path.join(ASIDE);
+    fs::create_dir_all(&all)?;
+    fs::File::open(path)?.sync_all()?;
+    let mut last = 0;
+    for entry in fs::read_dir(&all)? {
+        last = entry?.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0_u64).max(last);
+    }
+    let of = |nth: u64| all.join(nth.to_string());
+    let goes_on = last > 0 && !DATABASES.iter().any(|name| of(last).join(name).exists() && path.join(name).exists());
+    let aside = of(if goes_on { last } else { last + 1 });
+    fs::create_dir_all(&aside)?;
+    fs::File::open(&all)?.sync_all()?;
+    Ok(aside)
+}
+
+fn keep_identity(path: &Path, aside: &Path) -> io::Result<()> {
+    match fs::read(path.join(identity::FILE)) {
+        Ok(_) if aside.join(identity::FILE).exists() => Ok(()),
+        Ok(bytes) => write_durable(aside, identity::FILE, &bytes),
+        // It belongs to no cluster yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -133,7 +152,7 @@ fn shortened(mut what: String) -> String {
 
 /// Says that a database is damaged; the rest is why.
 const NOTE: &str = "ROTTEN";
-/// Where damaged databases are until everything is rebuilt.
+/// Where damaged databases are until everything is rebuilt: in `1`, `2` …, with the identity as it was before.
 const ASIDE: &str = "rotten";
 /// What goes there. The log and the votes belong together, and to the rows.
 const DATABASES: [&str; 4] = ["log.db", "watermark", "state.db", "snapshots"];
@@ -180,11 +199,14 @@ mod tests {
     fn what_is_set_aside_is_kept_and_its_replicas_never_run_again() {
         let dir = tempfile::tempdir().unwrap();
         let mut folder = folder_with_data(dir.path());
+        let before = fs::read(dir.path().join(identity::FILE)).unwrap();
         set_aside(&mut folder, "a bit").unwrap();
         assert_eq!(noted(dir.path()).unwrap(), None);
+        let first = dir.path().join(ASIDE).join("1");
         for name in DATABASES {
-            assert!(!dir.path().join(name).exists() && dir.path().join(ASIDE).join(name).exists(), "{name}");
+            assert!(!dir.path().join(name).exists() && first.join(name).exists(), "{name}");
         }
+        assert_eq!(fs::read(first.join(identity::FILE)).unwrap(), before, "as it was");
         let stage = |folder: &DataFolder, group, replica| {
             folder.identity().unwrap().born(GroupId(group), ReplicaId(replica)).map(|born| born.stage)
         };
@@ -192,15 +214,17 @@ mod tests {
         assert_eq!(stage(&folder, 3, 9), Some(Stage::Removed), "it was on its way out already");
         drop(folder);
 
-        // A crash after any step is gone on from at the next start.
+        // A crash after any step is gone on from at the next start, and nothing of the first time is touched.
         let mut folder = DataFolder::open(dir.path()).unwrap();
         fill(dir.path());
         note(dir.path(), "another bit").unwrap();
-        fs::remove_dir_all(dir.path().join(ASIDE).join("log.db")).unwrap();
-        fs::rename(dir.path().join("log.db"), dir.path().join(ASIDE).join("log.db")).unwrap();
+        let second = aside_for(dir.path()).unwrap();
+        assert_eq!(second, dir.path().join(ASIDE).join("2"));
+        fs::rename(dir.path().join("log.db"), second.join("log.db")).unwrap();
         assert_eq!(noted(dir.path()).unwrap().unwrap(), "another bit");
         set_aside(&mut folder, "another bit").unwrap();
-        assert!(DATABASES.iter().all(|name| dir.path().join(ASIDE).join(name).exists()));
+        assert!(DATABASES.iter().all(|name| first.join(name).exists() && second.join(name).exists()));
+        assert_eq!(fs::read_dir(dir.path().join(ASIDE)).unwrap().count(), 2);
         remove_aside(dir.path());
         remove_aside(dir.path());
         assert!(!dir.path().join(ASIDE).exists());

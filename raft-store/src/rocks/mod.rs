@@ -6,10 +6,19 @@ pub(crate) mod state_db;
 
 use std::io;
 
-/// Does RocksDB say that files are damaged or missing, and not merely that something did not work?
+/// Does RocksDB say that files are damaged or missing, and not merely that something did not work, or that another
+/// version wrote them?
 pub(crate) fn is_damage(error: &rocksdb::Error) -> bool {
-    let missing = || error.kind() == rocksdb::ErrorKind::IOError && error.to_string().contains(MISSING);
-    error.kind() == rocksdb::ErrorKind::Corruption || missing()
+    says_damage(error.kind(), &error.to_string())
+}
+
+fn says_damage(kind: rocksdb::ErrorKind, what: &str) -> bool {
+    let what = what.to_ascii_lowercase();
+    match kind {
+        rocksdb::ErrorKind::Corruption => !FOREIGN.iter().any(|said| what.contains(said)),
+        rocksdb::ErrorKind::IOError => what.contains(MISSING),
+        _ => false,
+    }
 }
 
 /// As [`is_damage`], of an error that may be of RocksDB.
@@ -18,4 +27,26 @@ pub(crate) fn is_damage_io(error: &io::Error) -> bool {
 }
 
 /// What the operating system says of a file that is not there.
-const MISSING: &str = "No such file or directory";
+const MISSING: &str = "no such file or directory";
+/// What RocksDB calls corruption and means a version that it does not know. A store that was put back to an older
+/// RocksDB must not take its own files for rot: it does not start until the newer one is there again.
+const FOREIGN: [&str; 3] = ["unsupported", "unknown tag", "newer version"];
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn files_of_another_version_are_no_damage() {
+        let damage = |kind, what| says_damage(kind, what);
+        assert!(damage(ErrorKind::Corruption, "Corruption: block checksum mismatch: stored = 1, computed = 2"));
+        assert!(damage(ErrorKind::IOError, "IO error: No such file or directory: While open a file"));
+        let old = "Corruption: Corrupt or unsupported format_version: 9 in state.db/000012.sst";
+        assert!(!damage(ErrorKind::Corruption, old));
+        assert!(!damage(ErrorKind::Corruption, "Corruption: VersionEdit: unknown tag"));
+        assert!(!damage(ErrorKind::IOError, "IO error: No space left on device"));
+        assert!(!damage(ErrorKind::InvalidArgument, "Invalid argument: Column families not opened"));
+    }
+}
