@@ -12,7 +12,7 @@ use crate::ids::{
     Chain, ClusterId, ConversationId, DeviceId, Epoch, GroupId, LeaseId, MessageId, Namespace, NodeId, Seq, SlotId,
     StoreId, TenantId, UserId,
 };
-use crate::meta::{Directory, StoreToken};
+use crate::meta::{Directory, ReplicaRecord, StoreToken};
 
 /// Node → store.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
@@ -427,6 +427,8 @@ pub struct StoreStatus {
     pub rotten: Vec<RottenStatus>,
     /// what it fails together with, as it was told at its start
     pub domain: Option<String>,
+    /// the replicas of group 0 as `cluster init` named them to it, but for one of its own that was removed
+    pub meta_replicas: Vec<ReplicaRecord>,
 }
 
 /// A replica that was found rotten, for operators.

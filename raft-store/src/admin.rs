@@ -119,7 +119,7 @@ async fn adopt(
         born: Vec::new(),
     };
     host.adopt(identity).await.map_err(|error| match error {
-        IdentityError::Other { .. } => Refusal::new(ErrorCode::WrongCluster, error.to_string()),
+        IdentityError::Other { .. } | IdentityError::OtherMeta { .. } => Refusal::new(ErrorCode::WrongCluster, error.to_string()),
         error => Refusal::new(ErrorCode::Internal, error.to_string()),
     })
 }
@@ -130,7 +130,7 @@ async fn init_cluster(
     groups: u32,
     voters: Option<u32>,
 ) -> Result<ClusterId, Refusal> {
-    let voters = check(host, addresses, groups, voters)?;
+    let count = check(host, addresses, groups, voters)?;
     let statuses = statuses(host, addresses).await?;
     let cluster = match known_cluster(&statuses)? {
         Some(cluster) => {
@@ -148,10 +148,13 @@ async fn init_cluster(
     let named = ids.map(StoreId).zip(statuses.iter().map(|status| status.domain.clone()));
     let domains: BTreeMap<StoreId, String> = named.filter_map(|(id, domain)| Some((id, domain?))).collect();
     let all: Vec<StoreId> = stores.iter().map(|store| store.id).collect();
-    let places = plan::place(&all, &Domains::new(&domains), groups + 1, voters);
-    // Group 0 lives on as many stores as the others; the rest are like stores that join later.
-    let replicas: Vec<ReplicaRecord> =
-        places[0].iter().map(|store| ReplicaRecord { id: ReplicaId(store.0), store: *store }).collect();
+    let places = plan::place(&all, &Domains::new(&domains), groups + 1, count);
+    // Group 0 lives on as many stores as the others; the rest are like stores that join later. What an interrupted call
+    // has begun stays, though labels or numbers are others now.
+    let replicas: Vec<ReplicaRecord> = match known_replicas(&statuses)? {
+        Some(adopted) => adopted,
+        None => places[0].iter().map(|store| ReplicaRecord { id: ReplicaId(store.0), store: *store }).collect(),
+    };
     let is_of_meta = |store: &StoreRecord| replicas.iter().any(|replica| replica.store == store.id);
     let meta_stores: Vec<StoreRecord> = stores.iter().filter(|store| is_of_meta(store)).cloned().collect();
     for (store, status) in stores.iter().zip(&statuses) {
@@ -180,9 +183,9 @@ async fn init_cluster(
         other => return Err(refused(&other)),
     }
     let labels = domains.into_iter().map(|(store, domain)| MetaCommand::SetDomain { store, domain: Some(domain) });
-    // As many as there are stores is not what is wanted once there are more.
-    let wanted = MetaCommand::SetVoters { voters: voters.max(limits::VOTERS_DEFAULT) };
-    for command in labels.chain([wanted]) {
+    // Without a number it stays what it is: the default, or what was set since.
+    let wanted = voters.map(|voters| MetaCommand::SetVoters { voters });
+    for command in labels.chain(wanted) {
         match propose_meta(&meta_stores, cluster, command, deadline).await? {
             MetaOutcome::PlacementSet => (),
             other => return Err(refused(&other)),
@@ -249,6 +252,27 @@ fn known_cluster(statuses: &[StoreStatus]) -> Result<Option<ClusterId>, Refusal>
         0 | 1 => Ok(known.into_iter().next()),
         _ => Err(Refusal::new(ErrorCode::WrongCluster, "the stores belong to different clusters")),
     }
+}
+
+/// The replicas of group 0 that an earlier call has named to some of these stores. A store's own may be missing there:
+/// it was removed since.
+fn known_replicas(statuses: &[StoreStatus]) -> Result<Option<Vec<ReplicaRecord>>, Refusal> {
+    let adopted = || statuses.iter().filter(|status| status.cluster.is_some());
+    if adopted().next().is_none() {
+        return Ok(None);
+    }
+    let all: BTreeSet<ReplicaRecord> = adopted().flat_map(|status| status.meta_replicas.iter().copied()).collect();
+    let lacks = |status: &StoreStatus| {
+        let known: BTreeSet<_> = status.meta_replicas.iter().copied().collect();
+        all.difference(&known).any(|missing| Some(missing.store) != status.store)
+    };
+    if adopted().any(lacks) {
+        let what = "the stores were told of different replicas of group 0: these are not the stores of one call";
+        return Err(Refusal::new(ErrorCode::WrongCluster, what));
+    }
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_unstable_by_key(|replica| replica.store);
+    Ok(Some(all))
 }
 
 /// Group 0 is initialised only once all stores have an identity: one that has none afterwards has lost its vote, and
@@ -321,6 +345,36 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repeated_call_keeps_the_replicas_that_were_adopted() {
+        let named = |stores: &[u64]| -> Vec<ReplicaRecord> {
+            stores.iter().map(|id| ReplicaRecord { id: ReplicaId(*id), store: StoreId(*id) }).collect()
+        };
+        let status = |store: Option<u64>, known: &[u64]| StoreStatus {
+            cluster: store.map(|_| ClusterId([1; 16])),
+            store: store.map(StoreId),
+            address: String::new(),
+            version: String::new(),
+            read_only: false,
+            disk_free_bytes: 0,
+            fsync_us_p50: 0,
+            fsync_us_p99: 0,
+            token: StoreToken([0; 16]),
+            groups: vec![],
+            rotten: vec![],
+            domain: None,
+            meta_replicas: named(known),
+        };
+        let known = |statuses: &[StoreStatus]| known_replicas(statuses);
+        assert_eq!(known(&[status(None, &[]), status(None, &[])]), Ok(None));
+        let begun = [status(Some(1), &[1, 3, 5]), status(None, &[]), status(Some(2), &[1, 3, 5])];
+        assert_eq!(known(&begun), Ok(Some(named(&[1, 3, 5]))));
+        let rebuilt = [status(Some(1), &[3, 5]), status(Some(3), &[1, 3, 5])];
+        assert_eq!(known(&rebuilt), Ok(Some(named(&[1, 3, 5]))), "that of store 1 was removed");
+        let mixed = [status(Some(1), &[1, 3, 5]), status(Some(2), &[1, 2, 3])];
+        assert_eq!(known(&mixed).unwrap_err().code, ErrorCode::WrongCluster);
+    }
 
     #[test]
     fn shares_cover_all_slots_without_overlap() {

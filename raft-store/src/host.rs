@@ -646,6 +646,7 @@ impl Host {
             groups: self.replicas().iter().map(|replica| self.group_status(identity.as_deref(), replica)).collect(),
             rotten: self.rotten(),
             domain: self.domain.clone(),
+            meta_replicas: identity.map(|identity| identity.meta_replicas.clone()).unwrap_or_default(),
         }
     }
 

@@ -102,6 +102,21 @@ impl Identity {
         took_part.or_else(named)
     }
 
+    /// Do both name the same replicas of group 0, as far as this store's vote goes? A replica of this store that was
+    /// removed is named no more.
+    fn agrees(&self, new: &Identity) -> bool {
+        let ours = |identity: &Identity| identity.meta_replicas.iter().find(|it| it.store == self.store).copied();
+        let others = |identity: &Identity| -> BTreeSet<ReplicaRecord> {
+            identity.meta_replicas.iter().filter(|it| it.store != self.store).copied().collect()
+        };
+        match (ours(self), ours(new)) {
+            // It votes by neither.
+            (None, None) => true,
+            (Some(old), new_one) => new_one == Some(old) && others(self) == others(new),
+            (None, Some(_)) => others(self) == others(new),
+        }
+    }
+
     /// Does another replica of the group live here than `replica`?
     pub(crate) fn has_other(&self, group: GroupId, replica: ReplicaId) -> bool {
         self.born.iter().any(|born| born.group == group && born.replica != replica && !born.is_dead())
@@ -148,6 +163,12 @@ pub enum IdentityError {
         /// whose it is
         store: StoreId,
     },
+    /// Group 0 was begun with other replicas.
+    #[error("take part in another group 0: store {store} has adopted one with other replicas")]
+    OtherMeta {
+        /// whose folder it is
+        store: StoreId,
+    },
     /// The folder's store is known to others under another address.
     #[error("start under the address {address}: the cluster knows this store as {recorded}")]
     Address {
@@ -164,9 +185,10 @@ impl IdentityError {
         match self {
             IdentityError::Io { .. } | IdentityError::Damaged { .. } => ErrorCode::Internal,
             IdentityError::Locked { .. } => ErrorCode::FolderInUse,
-            IdentityError::Poisoned { .. } | IdentityError::Other { .. } | IdentityError::Address { .. } => {
-                ErrorCode::WrongStore
-            }
+            IdentityError::Poisoned { .. }
+            | IdentityError::Other { .. }
+            | IdentityError::OtherMeta { .. }
+            | IdentityError::Address { .. } => ErrorCode::WrongStore,
         }
     }
 }
@@ -199,11 +221,15 @@ impl DataFolder {
         Ok(Self { path: path.to_owned(), identity, token, _lock: lock })
     }
 
-    /// Takes an identity. Repeating the same one changes nothing; another one is refused.
+    /// Takes an identity. Repeating the same one changes nothing; another one is refused, also one that names other
+    /// replicas of group 0 if this store has one by either: two sets could each elect a leader.
     pub(crate) fn adopt(&mut self, new: Identity) -> Result<(), IdentityError> {
         if let Some(old) = &self.identity {
             if old.cluster != new.cluster || old.store != new.store {
                 return Err(IdentityError::Other { cluster: old.cluster, store: old.store });
+            }
+            if !old.agrees(&new) {
+                return Err(IdentityError::OtherMeta { store: old.store });
             }
             return Ok(());
         }
@@ -392,6 +418,37 @@ mod tests {
         assert_eq!(folder.identity().unwrap().born(GroupId(3), ReplicaId(9)), Some(born));
         assert_eq!(folder.identity().unwrap().meta_replica(), Some(ReplicaId(7)));
         assert!(matches!(folder.check_address("127.0.0.1:2"), Err(IdentityError::Address { .. })));
+    }
+
+    #[test]
+    fn no_store_takes_part_in_two_groups_0() {
+        let named = |stores: &[u64]| -> Vec<ReplicaRecord> {
+            stores.iter().map(|id| ReplicaRecord { id: ReplicaId(*id), store: StoreId(*id) }).collect()
+        };
+        let of = |store: u64, stores: &[u64]| Identity { meta_replicas: named(stores), ..identity(1, store) };
+        let adopt_after = |store: u64, first: &[u64], then: &[u64]| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut folder = DataFolder::open(dir.path()).unwrap();
+            folder.adopt(of(store, first)).unwrap();
+            let again = folder.adopt(of(store, then));
+            assert_eq!(folder.identity().unwrap().meta_replicas, named(first), "what was adopted stays");
+            again
+        };
+        let refused = |result| matches!(result, Err(IdentityError::OtherMeta { .. }));
+        assert!(adopt_after(1, &[1, 2, 3], &[3, 2, 1]).is_ok());
+        assert!(refused(adopt_after(1, &[1, 2, 3], &[1, 2, 4])));
+        assert!(refused(adopt_after(1, &[1, 2, 3], &[1])));
+        assert!(refused(adopt_after(1, &[1, 2, 3], &[2, 3, 4])), "it votes by the first");
+        assert!(refused(adopt_after(4, &[1, 2, 3], &[2, 3, 4])), "it would vote by the second");
+        // One that joined later is told of group 0 as it is then.
+        assert!(adopt_after(9, &[1, 2, 3], &[2, 3, 11]).is_ok());
+        // Its own was rebuilt since.
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = DataFolder::open(dir.path()).unwrap();
+        folder.adopt(of(1, &[1, 2, 3])).unwrap();
+        folder.note_born(GroupId::META, ReplicaId(1)).unwrap();
+        folder.note_removing(GroupId::META, ReplicaId(1)).unwrap();
+        folder.adopt(of(1, &[1, 2, 3])).unwrap();
     }
 
     #[test]

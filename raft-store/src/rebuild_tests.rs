@@ -27,9 +27,17 @@ struct Three {
 }
 
 async fn start(folder: PathBuf, listen: SocketAddr) -> StoreServer {
-    let mut config = StoreConfig::new(folder, listen);
-    config.insecure_plaintext = true;
-    StoreServer::start(config, &mut Registry::default()).await.unwrap()
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut config = StoreConfig::new(folder.clone(), listen);
+        config.insecure_plaintext = true;
+        match StoreServer::start(config, &mut Registry::default()).await {
+            Ok(server) => return server,
+            // The threads of the one before still hold the folder.
+            Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 impl Three {

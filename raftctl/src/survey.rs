@@ -156,6 +156,7 @@ pub(crate) mod tests {
             groups,
             rotten: Vec::new(),
             domain: None,
+            meta_replicas: vec![],
         };
         (status.address.clone(), Ok(status))
     }

@@ -429,6 +429,7 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
         }],
         rotten: vec![],
         domain: None,
+        meta_replicas: vec![],
     };
     let spares = |meta: &Meta, statuses: &[StoreStatus]| {
         can_spare(&meta.directory(), GroupId(1), replicas[0].id, statuses)
