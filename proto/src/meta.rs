@@ -323,6 +323,11 @@ impl Directory {
     pub fn is_rotten(&self, group: GroupId, replica: ReplicaId) -> bool {
         self.rotten.iter().any(|rot| rot.group == group && rot.replica.id == replica)
     }
+    /// Is a new replica made on its store, in its place? From then on it does not run, and nobody listens to it.
+    pub fn is_replaced(&self, group: GroupId, replica: ReplicaId) -> bool {
+        let of_group = self.moves.iter().filter(|moved| moved.group == group && moved.is_rebuild());
+        of_group.filter_map(|moved| moved.leaving).any(|leaving| leaving.id == replica)
+    }
     /// Was the replica once made, and is it no longer? A replica whose id this directory does not know yet was not.
     pub fn is_removed(&self, group: GroupId, replica: ReplicaId) -> bool {
         let of_group = self.groups.iter().filter(|record| record.id == group).flat_map(|record| &record.replicas);

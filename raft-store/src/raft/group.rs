@@ -172,7 +172,8 @@ where
         let refusal = |reason: String| StartError::Raft { key, reason };
         let (applied, _) = machine.applied_state().await.map_err(|error| refusal(error.to_string()))?;
         let log = self.logs.open_replica(key, applied.map(|id| id.index)).await?;
-        let network = NetworkFactory { cluster, key, links: Arc::clone(&self.links) };
+        let directory = self.replicas.directory.get().cloned();
+        let network = NetworkFactory { cluster, key, links: Arc::clone(&self.links), directory };
         let config = Arc::clone(&self.config);
         let starting = async move { Raft::new(replica.0, config, network, log, machine).await };
         let raft = self.replicas.runtime.spawn(starting).await;

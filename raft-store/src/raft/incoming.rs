@@ -64,10 +64,16 @@ pub(crate) struct Replicas<M: RaftStateMachine<TypeConfig>> {
 }
 
 impl<M: RaftStateMachine<TypeConfig>> Replicas<M> {
-    /// Does the newest directory know that this replica is no more?
-    fn is_removed(&self, group: GroupId, replica: ReplicaId) -> bool {
-        let Some(directory) = self.directory.get() else { return false };
-        directory.borrow().as_ref().is_some_and(|directory| directory.is_removed(group, replica))
+    /// Why nothing that this replica asks for is done, if the newest directory says so.
+    fn refusal(&self, group: GroupId, replica: ReplicaId, request: &Request) -> Option<&'static str> {
+        let directory = self.directory.get()?.borrow();
+        let directory = directory.as_ref()?;
+        if directory.is_removed(group, replica) {
+            return Some("a replica that was removed");
+        }
+        // The last that one says before it stops: whom it asks to lead needs the others' votes all the same.
+        let hands_over = matches!(request, Request::Transfer { .. });
+        (directory.is_replaced(group, replica) && !hands_over).then_some("a rotten replica that is being replaced")
     }
 }
 
@@ -150,7 +156,7 @@ where
         let answer = AnswerTo { session, answers: self.answers.clone() };
         let refusal = match self.replicas.cluster.get() {
             Some(cluster) if *cluster == envelope.cluster && from != to => {
-                self.replicas.is_removed(group, from).then_some("a replica that was removed")
+                self.replicas.refusal(group, from, &body)
             }
             Some(cluster) if *cluster == envelope.cluster => Some("a replica does not ask itself"),
             Some(_) => Some("another cluster"),
@@ -386,4 +392,38 @@ fn request_of(append: Append) -> io::Result<AppendEntriesRequest<TypeConfig>> {
         entries,
         leader_commit: append.commit.map(LogId::from),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::state_machine::StateMachine;
+    use crate::raft::testing::directory_of_a_rebuild;
+
+    #[tokio::test]
+    async fn a_rotten_replica_is_heard_no_more_once_another_is_made_in_its_place() {
+        let replicas = Replicas::<StateMachine> {
+            cluster: OnceLock::new(),
+            directory: OnceLock::new(),
+            running: RwLock::default(),
+            runtime: Handle::current(),
+            snapshots: PathBuf::new(),
+        };
+        let ballot = || Request::Vote(Ballot { vote: Vote::new(7, 2).into(), last: None, transfer: false });
+        let hands_over = || Request::Transfer { from: Vote::new(7, 2).into(), to: ReplicaId(1), last: None };
+        let says = |id, request| replicas.refusal(GroupId(1), ReplicaId(id), &request);
+        assert_eq!(says(2, ballot()), None, "no directory is known yet");
+        let sender = watch::Sender::new(Some(Arc::new(directory_of_a_rebuild())));
+        replicas.directory.set(sender.subscribe()).unwrap();
+        assert_eq!((says(1, ballot()), says(9, ballot())), (None, None));
+        assert!(says(2, ballot()).is_some());
+        assert_eq!(says(2, hands_over()), None);
+        assert!(says(3, ballot()).is_some() && says(3, hands_over()).is_some());
+        // Reported, and nothing made in its place yet: its group may need it.
+        sender.send_modify(|directory| {
+            let known = directory.as_mut().unwrap();
+            Arc::make_mut(known).moves.clear();
+        });
+        assert_eq!(says(2, ballot()), None);
+    }
 }

@@ -27,7 +27,8 @@ use openraft::raft::{
 use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::codec;
 use seriatim_proto::ids::{ClusterId, ReplicaId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use seriatim_proto::meta::Directory;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::codec::{LogIdRow, record_of};
@@ -58,12 +59,15 @@ pub(crate) struct NetworkFactory {
     pub(crate) key: ReplicaKey,
     /// to all stores
     pub(crate) links: Arc<Links>,
+    /// the newest directory, which says who counts no more; `None`: nobody says so
+    pub(crate) directory: Option<watch::Receiver<Option<Arc<Directory>>>>,
 }
 
 /// One replica's way to another one.
 pub(crate) struct Network {
     route: Route,
     class: Class,
+    directory: Option<watch::Receiver<Option<Arc<Directory>>>>,
     log: Arc<Link>,
     control: Arc<Link>,
     snapshot: Arc<Link>,
@@ -89,6 +93,7 @@ impl NetworkFactory {
         Network {
             route: Route { cluster: self.cluster, key: self.key, to: ReplicaId(target) },
             class,
+            directory: self.directory.clone(),
             log: link(Class::Log),
             control: link(Class::Control),
             snapshot: link(Class::Snapshot),
@@ -112,7 +117,20 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     }
 }
 
+/// Does the directory say that nothing which the replica answers may count? Then it is not asked (I15): an old copy of
+/// its folder would answer.
+fn is_out(directory: Option<&watch::Receiver<Option<Arc<Directory>>>>, route: Route) -> bool {
+    let says = |directory: &Directory| {
+        directory.is_removed(route.key.group, route.to) || directory.is_replaced(route.key.group, route.to)
+    };
+    directory.is_some_and(|known| known.borrow().as_deref().is_some_and(says))
+}
+
 impl Network {
+    fn is_out(&self) -> bool {
+        is_out(self.directory.as_ref(), self.route)
+    }
+
     /// One request and its answer. Waits for a stream that is being made: a store that has just started has none, and
     /// an election must not be lost over it.
     async fn call(
@@ -122,6 +140,9 @@ impl Network {
         action: RPCTypes,
         deadline: Duration,
     ) -> Result<Response, RpcError> {
+        if self.is_out() {
+            return Err(out());
+        }
         let answered = async {
             let mut session = link.opened().await;
             let envelope = self.route.envelope(session.id(), body);
@@ -166,6 +187,10 @@ impl Network {
 
 fn unreachable(link: &Link) -> RpcError {
     RPCError::Unreachable(Unreachable::from_string(format!("no stream to {}", link.address())))
+}
+
+fn out() -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string("a replica that counts no more is not asked"))
 }
 
 fn refused(reason: &str) -> RpcError {
@@ -239,6 +264,10 @@ impl NetStreamAppend<TypeConfig> for Network {
                 Class::Control => (&self.control, 1),
                 Class::Log | Class::Snapshot => (&self.log, APPEND_PATIENCE),
             };
+            if self.is_out() {
+                input.next().await;
+                return Err(out());
+            }
             let Some(session) = link.open() else {
                 input.next().await;
                 return Err(unreachable(link));
@@ -246,6 +275,7 @@ impl NetStreamAppend<TypeConfig> for Network {
             let (noted, sent) = mpsc::channel(SESSION_REQUESTS_MAX);
             let pump = Pump {
                 route: self.route,
+                directory: self.directory.clone(),
                 session: session.id(),
                 queue: session.queue(),
                 heartbeat: self.class == Class::Control,
@@ -274,6 +304,7 @@ impl NetStreamAppend<TypeConfig> for Network {
 /// Takes requests from openraft and sends them.
 struct Pump {
     route: Route,
+    directory: Option<watch::Receiver<Option<Arc<Directory>>>>,
     session: u64,
     queue: mpsc::Sender<Bytes>,
     heartbeat: bool,
@@ -295,6 +326,9 @@ impl Pump {
         // An end that was seen while a commit index waited is seen again.
         let mut input = input.fuse();
         while let Some(request) = next_worth_sending(&mut input, COMMIT_PATIENCE).await {
+            if is_out(self.directory.as_ref(), self.route) {
+                return; // the session ends, and the next one is not begun
+            }
             let append = append_of(&request);
             drop(request);
             let body = match self.heartbeat {
@@ -411,6 +445,9 @@ impl Network {
         mut snapshot: Snapshot<SnapshotData>,
         install_deadline: Duration,
     ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
+        if self.is_out() {
+            return Err(out());
+        }
         let Some(mut session) = self.snapshot.open() else {
             // Let go first: it pins rows and a thread, and is old when there is somebody who wants it. openraft takes a
             // new one for every try: one for each stream that comes up is enough.
@@ -469,6 +506,19 @@ mod tests {
     /// What goes to the follower: `(commit index, entries)`.
     fn said(request: Option<AppendEntriesRequest<TypeConfig>>) -> Option<(u64, usize)> {
         request.map(|request| (request.leader_commit.map_or(0, |id| id.index), request.entries.len()))
+    }
+
+    #[test]
+    fn who_counts_no_more_is_not_asked() {
+        let directory = crate::raft::testing::directory_of_a_rebuild();
+        let key = ReplicaKey { group: seriatim_proto::ids::GroupId(1), replica: ReplicaId(1) };
+        let route = |to| Route { cluster: directory.cluster, key, to: ReplicaId(to) };
+        let known = watch::Sender::new(None).subscribe();
+        assert!(!is_out(None, route(2)) && !is_out(Some(&known), route(2)), "nobody says so");
+        let known = watch::Sender::new(Some(Arc::new(directory.clone()))).subscribe();
+        let out: Vec<u64> = (1..12).filter(|to| is_out(Some(&known), route(*to))).collect();
+        // Neither the one that joins, nor one that is younger than this directory.
+        assert_eq!(out, [2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[tokio::test]

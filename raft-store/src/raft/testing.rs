@@ -13,7 +13,8 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use parking_lot::Mutex;
 use seriatim_proto::codec;
 use seriatim_proto::command::Outcome;
-use seriatim_proto::ids::GroupId;
+use seriatim_proto::ids::{ClusterId, Generation, GroupId, ReplicaId, StoreId};
+use seriatim_proto::meta::{Directory, GroupRecord, MoveRecord, ReplicaRecord, RotRecord};
 use tempfile::TempDir;
 
 use super::codec::SnapshotMetaRow;
@@ -183,4 +184,27 @@ where
 #[tokio::test]
 async fn the_log_store_passes_the_conformance_suite() {
     conformance(|_| TestMachine::default()).await;
+}
+
+/// Group 0's word while replica 2 of group 1, on store 2, is replaced by replica 9, and replica 3 was removed.
+pub(super) fn directory_of_a_rebuild() -> Directory {
+    let replica = |id, store| ReplicaRecord { id: ReplicaId(id), store: StoreId(store) };
+    let group =
+        GroupRecord { id: GroupId(1), slots: vec![], replicas: vec![replica(1, 1), replica(2, 2)], closed: true };
+    let (joining, leaving) = (Some(replica(9, 2)), Some(replica(2, 2)));
+    Directory {
+        cluster: ClusterId([1; 16]),
+        generation: Generation(0),
+        revision: 1,
+        stores: vec![],
+        groups: vec![group],
+        nodes: vec![],
+        tenants: vec![],
+        moves: vec![MoveRecord { group: GroupId(1), joining, leaving, back: false, revision: 1 }],
+        draining: vec![],
+        replica_next: ReplicaId(10),
+        rotten: vec![RotRecord { group: GroupId(1), replica: replica(2, 2), what: String::new() }],
+        domains: [].into(),
+        voters: 3,
+    }
 }
