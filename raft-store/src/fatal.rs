@@ -18,6 +18,8 @@ pub(crate) struct FatalSignal(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     reason: watch::Sender<Option<Arc<str>>>,
+    /// what is damaged, found by who reads for nobody: the process goes on with it
+    damage: watch::Sender<Option<Arc<str>>>,
     /// the data folder, where rot is noted
     folder: Option<PathBuf>,
 }
@@ -26,23 +28,54 @@ impl FatalSignal {
     /// A signal that nobody has raised, and that notes nothing.
     #[cfg(test)]
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Shared { reason: watch::Sender::new(None), folder: None }))
+        Self(Arc::new(Shared { reason: watch::Sender::new(None), damage: watch::Sender::new(None), folder: None }))
     }
 
     /// A signal that nobody has raised, of the store of a data folder.
     pub(crate) fn of(folder: PathBuf) -> Self {
-        Self(Arc::new(Shared { reason: watch::Sender::new(None), folder: Some(folder) }))
+        Self(Arc::new(Shared { reason: watch::Sender::new(None), damage: watch::Sender::new(None), folder: Some(folder) }))
     }
 
-    /// Data on disk is damaged: notes it for the next start, and stops this process.
+    /// Data on disk is damaged, and what needs it cannot go on: notes it for the next start, and stops this process.
     pub(crate) fn raise_rot(&self, reason: impl Into<String>) {
         let reason = reason.into();
+        self.note(&reason);
+        self.raise(reason);
+    }
+
+    /// Data on disk is damaged, and nobody needs it just now: notes it, for rot.rs and for the next start. May block.
+    pub(crate) fn note_damage(&self, what: impl Into<String>) {
+        let what = what.into();
+        let is_new = self.0.damage.send_if_modified(|damage| {
+            let is_new = damage.is_none();
+            damage.get_or_insert_with(|| what.as_str().into());
+            is_new
+        });
+        if is_new {
+            tracing::error!(what, "ALARM: rot: a database is damaged; its replicas go on until others can do without");
+            self.note(&what);
+        }
+    }
+
+    /// As [`FatalSignal::raise_of`], of a read that nobody waits for.
+    pub(crate) fn note_or_raise_of(&self, act: std::fmt::Arguments<'_>, fatal: &Fatal) {
+        match fatal {
+            Fatal::Corrupt(_) => self.note_damage(format!("{act}: {fatal}")),
+            Fatal::Broken { .. } | Fatal::Storage(_) | Fatal::Entry(_) => self.raise(format!("{act}: {fatal}")),
+        }
+    }
+
+    /// What is damaged, if anything was noted.
+    pub(crate) fn damage(&self) -> Option<Arc<str>> {
+        self.0.damage.borrow().clone()
+    }
+
+    fn note(&self, what: &str) {
         if let Some(folder) = &self.0.folder
-            && let Err(error) = rot::note(folder, &reason)
+            && let Err(error) = rot::note(folder, what)
         {
             tracing::error!(%error, "the next start does not know that data is damaged, and finds it again");
         }
-        self.raise(reason);
     }
 
     /// What apply or a read says; `act` is what it was about to do.

@@ -64,6 +64,8 @@ pub(crate) struct Host {
     starting: Mutex<BTreeSet<GroupId>>,
     /// Replicas that are not started because they are not what was promised, and why.
     rotten: Mutex<BTreeMap<(GroupId, ReplicaId), String>>,
+    /// Replicas that run and turned out not to be what was promised, and why: they vote until group 0 has another made.
+    suspected: Mutex<BTreeMap<(GroupId, ReplicaId), String>>,
     /// Replicas that should be here and are not: group 0 is asked whether they still should.
     doubted: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     stopping: AtomicBool,
@@ -139,6 +141,7 @@ impl Host {
             replicas: RwLock::default(),
             starting: Mutex::default(),
             rotten: Mutex::new(rotten),
+            suspected: Mutex::default(),
             doubted: Mutex::default(),
             stopping: AtomicBool::new(false),
             pace: Arc::new(Pace::new(parts.scrub_bytes_per_s)),
@@ -238,7 +241,9 @@ impl Host {
             what,
             "ALARM: rot: the replica is not started and does not vote"
         );
-        self.metrics.rot_found.inc();
+        if !self.suspected.lock().contains_key(&(group, replica)) {
+            self.metrics.rot_found.inc();
+        }
         // Whatever becomes of its files: it never runs again.
         if let Err(error) = self.note(move |folder| folder.note_rotten(group, replica)).await {
             self.fatal.raise(format!("group {group} cannot note that replica {replica} is rotten: {error}"));
@@ -249,13 +254,9 @@ impl Host {
 
     /// Says that a rotten replica does not run here: others go by that (moves.rs).
     fn list_rot(&self, group: GroupId, replica: ReplicaId, what: &str) {
+        self.suspected.lock().remove(&(group, replica));
         self.rotten.lock().insert((group, replica), what.to_owned());
         chaos::hit(Point::ReplicaRotten);
-    }
-
-    /// Stops a replica that somebody else found rotten.
-    pub(crate) async fn heed_rot(self: &Arc<Self>, rot: &RotRecord) {
-        self.found_rot(rot.group, rot.replica.id, &rot.what).await;
     }
 
     /// How fast is read what nobody waits for.
@@ -273,8 +274,23 @@ impl Host {
         self.scrubs
     }
 
-    /// Stops a replica that turns out to be rotten while it runs.
-    pub(crate) async fn found_rot(self: &Arc<Self>, group: GroupId, replica: ReplicaId, what: &str) {
+    /// A replica that runs turns out to be rotten. Its vote and what it appends are good, and its group may need them:
+    /// group 0 is told (rot.rs), and says when it is replaced.
+    pub(crate) fn suspect(&self, group: GroupId, replica: ReplicaId, what: &str) {
+        if self.suspected.lock().insert((group, replica), what.to_owned()).is_none() {
+            self.metrics.rot_found.inc();
+            tracing::error!(
+                group = group.0,
+                replica = replica.0,
+                what,
+                "ALARM: rot: the replica goes on until it is replaced"
+            );
+        }
+    }
+
+    /// Stops a rotten replica that is being replaced here.
+    pub(crate) async fn heed_rot(self: &Arc<Self>, rot: &RotRecord) {
+        let (group, replica) = (rot.group, rot.replica.id);
         let is_known = || {
             let born = self.identity().and_then(|identity| identity.born(group, replica));
             born.is_none_or(|born| born.is_dead())
@@ -282,11 +298,22 @@ impl Host {
         if is_known() || !self.take_turn(group, is_known).await {
             return;
         }
-        if self.note_rot(group, replica, what).await {
+        if self.note_rot(group, replica, &rot.what).await {
             self.stop_one(group, replica).await;
-            self.list_rot(group, replica, what);
+            self.list_rot(group, replica, &rot.what);
         }
         self.starting.lock().remove(&group);
+    }
+
+    /// Replicas here that are not what was promised and run all the same.
+    pub(crate) fn suspected(&self) -> Vec<RottenStatus> {
+        let suspected = self.suspected.lock();
+        let status = |((group, replica), what): (&(GroupId, ReplicaId), &String)| RottenStatus {
+            group: *group,
+            replica: *replica,
+            what: what.clone(),
+        };
+        suspected.iter().map(status).collect()
     }
 
     /// Stops a replica of ours, if it runs. It gives its leadership away first.
@@ -377,6 +404,10 @@ impl Host {
     /// others has everything that the old one ever acknowledged.
     async fn may_replace(&self, directory: &Directory, group: GroupId, replica: ReplicaId) -> bool {
         let Some(identity) = self.identity() else { return false };
+        // In a damaged database nothing new begins: it is set aside as soon as all can do without it (rot.rs).
+        if self.fatal.damage().is_some() {
+            return false;
+        }
         let others = identity.born.iter().filter(|born| born.group == group && born.replica != replica);
         let goes = |born: &BornReplica| born.stage == Stage::Removed || directory.is_removed(group, born.replica);
         others.into_iter().all(goes) || moves::is_member(directory, group, replica).await
@@ -390,7 +421,8 @@ impl Host {
         let host = Arc::clone(self);
         match self.groups.spawn(async move { host.remove_replica(group, replica).await }).await {
             Ok(Ok(())) => {
-                if self.rotten.lock().remove(&(group, replica)).is_some() {
+                let was_suspected = self.suspected.lock().remove(&(group, replica)).is_some();
+                if self.rotten.lock().remove(&(group, replica)).is_some() || was_suspected {
                     self.metrics.rebuilt.inc();
                     tracing::info!(
                         group = group.0,

@@ -43,10 +43,11 @@ pub(crate) async fn follow_directory(host: Arc<Host>) {
     }
 }
 
-/// Stops the replicas that group 0 knows to be rotten: others may have found it.
+/// Stops the rotten replicas that group 0 has others made for: until then their groups may need them.
 async fn heed_rot(host: &Arc<Host>, directory: &Directory) {
     let Some(identity) = host.identity() else { return };
-    for rot in directory.rotten.iter().filter(|rot| rot.replica.store == identity.store) {
+    let ours = directory.rotten.iter().filter(|rot| rot.replica.store == identity.store);
+    for rot in ours.filter(|rot| directory.is_replaced(rot.group, rot.replica.id)) {
         host.heed_rot(rot).await;
     }
 }
@@ -133,6 +134,13 @@ async fn look(host: &Arc<Host>) {
     host.metrics().disk_free_bytes.set(i64::try_from(host.disk().free_bytes()).unwrap_or(i64::MAX));
     host.replicas().iter().for_each(|replica| replica.keep_links());
     let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
+    let directory = host.events().directory().borrow().clone();
+    if let Some(directory) = directory {
+        // Others can be sure of their rows.
+        for rotten in led.iter().filter(|replica| directory.is_rotten(replica.group, replica.id())) {
+            rotten.transfer_away().await;
+        }
+    }
     host.metrics().leaders.set(i64::try_from(led.len()).unwrap_or(i64::MAX));
     host.metrics().leases.set(led.iter().map(|replica| i64::from(replica.live.lease_count())).sum());
     if host.state().unflushed_bytes() < host.tuning().flush_log_bytes {
@@ -169,7 +177,10 @@ async fn balance_leaders(host: &Arc<Host>, balance: &mut Balance) {
     for replica in host.replicas() {
         let Some(term) = replica.leadership() else { continue };
         let preferred = leaders.get(&replica.group).copied();
-        if let Some(preferred) = preferred.filter(|preferred| *preferred != identity.store) {
+        let is_rotten = |store: StoreId| {
+            directory.rotten.iter().any(|rot| rot.group == replica.group && rot.replica.store == store)
+        };
+        if let Some(preferred) = preferred.filter(|preferred| *preferred != identity.store && !is_rotten(*preferred)) {
             let calm = !replica.has_doubtful_lease() && replica.follows_closely(preferred);
             led.push((Led { group: replica.group, term, calm }, preferred, replica));
         }

@@ -76,6 +76,11 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
     let wanted: Vec<ReplicaRecord> = voters_wanted(record, moved);
     let ids: BTreeSet<ReplicaId> = wanted.iter().map(|replica| replica.id).collect();
     let members = replica.membership();
+    // Who copies from it would have its rows.
+    if directory.is_rotten(replica.group, replica.id()) && members.voters.len() > 1 {
+        replica.transfer_away().await;
+        return Err("a rotten replica hands over first".to_owned());
+    }
 
     // Also one that stays because the move was turned back when it had left already.
     if let Some(comes) = wanted.iter().find(|record| !members.voters.contains(&record.id)) {
@@ -188,7 +193,7 @@ pub(crate) async fn status(address: &str, cluster: ClusterId, store: StoreId) ->
 }
 
 /// The stores of group 0.
-fn meta_stores(directory: &Directory) -> Vec<StoreRecord> {
+pub(crate) fn meta_stores(directory: &Directory) -> Vec<StoreRecord> {
     let meta = directory.groups.iter().filter(|record| record.id == GroupId::META);
     let stores: BTreeSet<StoreId> = meta.flat_map(|record| &record.replicas).map(|replica| replica.store).collect();
     directory.stores.iter().filter(|store| stores.contains(&store.id)).cloned().collect()
@@ -201,11 +206,26 @@ pub(crate) async fn tell_meta(directory: &Directory, command: MetaCommand) -> Re
     told.map_err(|refusal| refusal.to_string())
 }
 
+/// As [`tell_meta`], by the `stores` of group 0.
+pub(crate) async fn tell_meta_of(
+    cluster: ClusterId,
+    stores: &[StoreRecord],
+    command: MetaCommand,
+) -> Result<MetaOutcome, String> {
+    let told = admin::propose_meta(stores, cluster, command, Instant::now() + META_PATIENCE).await;
+    told.map_err(|refusal| refusal.to_string())
+}
+
 /// The directory as group 0's leader has it now.
 pub(crate) async fn read_directory(known: &Directory) -> Result<Directory, String> {
+    read_directory_of(known.cluster, &meta_stores(known)).await
+}
+
+/// As [`read_directory`], by the `stores` of group 0.
+pub(crate) async fn read_directory_of(cluster: ClusterId, stores: &[StoreRecord]) -> Result<Directory, String> {
     let mut last = "group 0 has no stores".to_owned();
-    for store in meta_stores(known) {
-        match remote::directory(&store.address, known.cluster, Freshness::Linearizable).await {
+    for store in stores {
+        match remote::directory(&store.address, cluster, Freshness::Linearizable).await {
             Ok(directory) => return Ok(directory),
             Err(refusal) => last = refusal.to_string(),
         }

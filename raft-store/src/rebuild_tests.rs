@@ -119,3 +119,57 @@ async fn what_a_group_may_need_stays_until_the_successor_is_a_member() {
     wait_until("the successor runs", || three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() == successor)).await;
     wait_until("the old one is gone", || stage(three.host(2), replica).is_none()).await;
 }
+
+/// Does somebody lead the group and answer reads, for which it needs a quorum?
+async fn wait_for_quorum(three: &Three) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for server in three.servers.iter().flatten() {
+            if let Ok(replica) = server.host().serving(GROUP)
+                && replica.leadership().is_some()
+                && replica.read_index().await.is_ok()
+            {
+                return;
+            }
+        }
+        assert!(Instant::now() < deadline, "the group has no quorum");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_cannot_spare_votes_on_though_it_is_rotten() {
+    let mut three = Three::start().await;
+    let replica = three.host(2).serving(GROUP).unwrap().id();
+    three.kill(0);
+    three.host(2).suspect(GROUP, replica, "said by a test");
+    three.wait_for("it is reported", |directory| directory.is_rotten(GROUP, replica)).await;
+    wait_for_quorum(&three).await;
+    assert_eq!(three.host(2).serving(GROUP).unwrap().id(), replica);
+    three.restart(0).await;
+    three.wait_for("it is rebuilt", |directory| directory.moves.is_empty() && directory.rotten.is_empty()).await;
+    wait_until("another one runs", || three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() > replica)).await;
+    wait_until("no alarm is left", || three.host(2).rotten().is_empty() && three.host(2).suspected().is_empty()).await;
+
+    // A whole database, and a restart in between: the same.
+    let replica = three.host(2).serving(GROUP).unwrap().id();
+    three.kill(0);
+    three.host(2).fatal().note_damage("said by a test");
+    three.kill(2);
+    three.restart(2).await;
+    three
+        .wait_for("all are reported", |directory| {
+            directory.is_rotten(GROUP, replica) && directory.rotten.iter().any(|rot| rot.group == GroupId::META)
+        })
+        .await;
+    wait_for_quorum(&three).await;
+    assert_eq!(three.host(2).serving(GROUP).unwrap().id(), replica);
+    assert!(!three.folders[2].path().join("rotten").exists());
+    three.restart(0).await;
+    wait_until("the process ends", || three.host(2).fatal().reason().is_some()).await;
+    three.kill(2);
+    three.restart(2).await;
+    three.wait_for("all is rebuilt", |directory| directory.moves.is_empty() && directory.rotten.is_empty()).await;
+    wait_until("another one runs", || three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() > replica)).await;
+    wait_until("no alarm is left", || three.host(2).rotten().is_empty() && three.host(2).suspected().is_empty()).await;
+}

@@ -6,8 +6,10 @@
 //!                           └▶ its files to rotten/n │                                └▶ the old one is in no record:
 //! group 0 says so (check.rs) ────────────────────────┘                                   removed, rotten/ too
 //! ```
-//! What RocksDB's own checksums refuse while the store runs is noted in the file `ROTTEN`, and the process stops: the
-//! next start takes it from there.
+//! What is found while the store runs stops no replica: its vote is good, and its group may need it. Group 0 is told, and
+//! says when another is made in its place. A damaged database is noted in the file `ROTTEN`; once the groups of all
+//! replicas here can do without them, the process stops, and the next start sets the database aside. So it does, by the
+//! same question, after a process that could not go on without what is damaged.
 //!
 //! # Invariants
 //! I15: a replica is noted as rotten before anything of it goes, and never runs again; its place is taken under a new id.
@@ -26,11 +28,13 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use seriatim_proto::chaos::{self, Point};
+use seriatim_proto::ids::{GroupId, ReplicaId};
 use seriatim_proto::limits;
-use seriatim_proto::meta::MetaCommand;
+use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, StoreRecord};
+use seriatim_store_core::plan::can_spare;
 
 use crate::host::Host;
-use crate::identity::{self, DataFolder, IdentityError, write_durable};
+use crate::identity::{self, DataFolder, Identity, IdentityError, write_durable};
 use crate::moves;
 
 /// Notes that a database of the folder is damaged. The next start sets it aside.
@@ -118,7 +122,11 @@ pub(crate) async fn report(host: Arc<Host>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let rotten = host.rotten();
+        let mut rotten = host.rotten();
+        if let Some(what) = host.fatal().damage() {
+            host.replicas().iter().for_each(|replica| host.suspect(replica.group, replica.id(), &what));
+        }
+        rotten.extend(host.suspected());
         host.metrics().rotten.set(i64::try_from(rotten.len()).unwrap_or(i64::MAX));
         if rotten.is_empty() {
             let folder = host.data_dir().to_owned();
@@ -137,7 +145,49 @@ pub(crate) async fn report(host: Arc<Host>) {
                 tracing::info!(group = group.0, replica = replica.0, why, "group 0 does not know of the rot yet");
             }
         }
+        if let (Some(what), Some(identity)) = (host.fatal().damage(), host.identity())
+            && all_can_spare(&identity, &moves::meta_stores(&directory), &what).await
+        {
+            host.fatal().raise(format!("the next start sets damaged data aside: {what}"));
+        }
     }
+}
+
+/// Can the groups of all replicas that live here do without them? `stores` are those of group 0 that are asked. Group 0
+/// is told of the rot first: of two stores that ask at once, neither counts on the other.
+pub(crate) async fn all_can_spare(identity: &Identity, stores: &[StoreRecord], what: &str) -> bool {
+    let lives = |directory: &Directory| -> Vec<(GroupId, ReplicaId)> {
+        let named = |group: GroupId, replica: ReplicaId| {
+            let of_group = directory.groups.iter().filter(|record| record.id == group);
+            of_group.flat_map(|record| &record.replicas).any(|known| known.id == replica)
+        };
+        let born = identity.born.iter().filter(|born| !born.is_dead() && named(born.group, born.replica));
+        born.map(|born| (born.group, born.replica)).collect()
+    };
+    if identity.born.iter().all(|born| born.is_dead()) {
+        return true;
+    }
+    let Ok(directory) = moves::read_directory_of(identity.cluster, stores).await else { return false };
+    let new = lives(&directory).into_iter().filter(|(group, replica)| !directory.is_rotten(*group, *replica));
+    for (group, replica) in new {
+        let report = MetaCommand::ReportRot { group, replica, what: shortened(what.to_owned()) };
+        if moves::tell_meta_of(identity.cluster, stores, report).await != Ok(MetaOutcome::RotNoted) {
+            return false;
+        }
+    }
+    let Ok(directory) = moves::read_directory_of(identity.cluster, stores).await else { return false };
+    let others = directory.stores.iter().filter(|store| store.id != identity.store);
+    let asked = others.map(|store| moves::status(&store.address, identity.cluster, store.id));
+    let answers = futures_util::future::join_all(asked).await;
+    let answers: Vec<_> = answers.into_iter().flatten().collect();
+    lives(&directory).into_iter().all(|(group, replica)| can_spare(&directory, group, replica, &answers))
+}
+
+/// As [`all_can_spare`], before this store serves anybody.
+pub(crate) async fn all_can_spare_at_start(folder: &DataFolder, what: &str) -> bool {
+    let Some(identity) = folder.identity() else { return true };
+    let others = identity.meta_stores.iter().filter(|store| store.id != identity.store);
+    all_can_spare(identity, &others.cloned().collect::<Vec<_>>(), what).await
 }
 
 /// What fits a report.
@@ -161,11 +211,11 @@ const REPORT: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
-    use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
+    use seriatim_proto::ids::{ClusterId, StoreId};
     use seriatim_proto::meta::ReplicaRecord;
 
     use super::*;
-    use crate::identity::{Identity, Stage};
+    use crate::identity::Stage;
 
     fn folder_with_data(path: &Path) -> DataFolder {
         let mut folder = DataFolder::open(path).unwrap();

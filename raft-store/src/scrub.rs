@@ -8,8 +8,8 @@
 //! pace.
 //!
 //! # Failure
-//! Damage of a database stops the process, and the next start sets the database aside (rot.rs). A record that is not
-//! what was written makes its replica rotten. A pass that a restart ends begins again from the start.
+//! What is found stops nobody: nothing of it is needed just now, and a vote may be. It is reported, and group 0 says when
+//! the replica is replaced (rot.rs). A pass that a restart ends begins again from the start.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
-use seriatim_proto::ids::GroupId;
+use seriatim_proto::ids::{GroupId, StoreId};
 use seriatim_proto::limits;
 
 use crate::host::Host;
@@ -53,15 +53,21 @@ pub(crate) async fn run(host: Arc<Host>) {
     if !host.scrubs() {
         return;
     }
-    let mut tick = tokio::time::interval(host.tuning().scrub_period);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let period = host.tuning().scrub_period;
     // A store that starts has something better to do.
-    tick.tick().await;
+    tokio::time::sleep(period).await;
+    let identity = loop {
+        match host.identity() {
+            Some(identity) => break identity,
+            None => tokio::time::sleep(period).await,
+        }
+    };
+    // What stores find at once, their groups can do nothing about.
+    tokio::time::sleep(phase(identity.store, period)).await;
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if host.identity().is_none() {
-            continue;
-        }
         let began = Instant::now();
         if scrub_state(&host).await && scrub_logs(&host).await {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -70,6 +76,12 @@ pub(crate) async fn run(host: Arc<Host>) {
             tracing::info!(took = ?began.elapsed(), "everything on disk was read, and is whole");
         }
     }
+}
+
+/// When in each period a store begins its pass.
+fn phase(store: StoreId, period: Duration) -> Duration {
+    let nth = u32::try_from(store.0 % u64::from(PHASES)).expect("fewer than PHASES");
+    period / PHASES * nth
 }
 
 /// False if it is damaged, or the runtime is going down.
@@ -83,7 +95,7 @@ async fn scrub_state(host: &Arc<Host>) -> bool {
                 pay(host, bytes).await;
             }
             Ok(Err(fatal)) => {
-                host.fatal().raise_of(format_args!("scrub the rows"), &fatal);
+                host.fatal().note_or_raise_of(format_args!("scrub the rows"), &fatal);
                 return false;
             }
             Err(_) => return false,
@@ -93,6 +105,7 @@ async fn scrub_state(host: &Arc<Host>) -> bool {
 }
 
 async fn scrub_logs(host: &Arc<Host>) -> bool {
+    let mut is_whole = true;
     for replica in host.replicas() {
         let (group, id) = (replica.group, replica.id());
         let mut from = 0;
@@ -107,12 +120,13 @@ async fn scrub_logs(host: &Arc<Host>) -> bool {
                 }
                 // Unless it was removed meanwhile, with its log.
                 Ok(Scrubbed::Rot(what)) if is_running(host, group, id) => {
-                    host.found_rot(group, id, &what).await;
-                    return false;
+                    host.suspect(group, id, &what);
+                    is_whole = false;
+                    break;
                 }
                 Ok(Scrubbed::Rot(_)) => break,
                 Err(error) if error.is_rot() => {
-                    host.fatal().raise_rot(format!("scrub the log: {error}"));
+                    host.fatal().note_damage(format!("scrub the log: {error}"));
                     return false;
                 }
                 Err(error) => {
@@ -122,7 +136,7 @@ async fn scrub_logs(host: &Arc<Host>) -> bool {
             }
         }
     }
-    true
+    is_whole
 }
 
 fn is_running(host: &Host, group: GroupId, replica: seriatim_proto::ids::ReplicaId) -> bool {
@@ -134,12 +148,22 @@ async fn pay(host: &Host, bytes: u64) {
     tokio::time::sleep(host.pace().take(Instant::now(), bytes)).await;
 }
 
+/// Stores whose ids follow each other begin at so many different times.
+const PHASES: u32 = 8;
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stores_do_not_scrub_at_the_same_time() {
+        let phases: std::collections::BTreeSet<_> =
+            (1..=5).map(|store| phase(StoreId(store), Duration::from_secs(80))).collect();
+        assert_eq!(phases.len(), 5);
+        assert!(phases.iter().all(|phase| *phase < Duration::from_secs(80)));
+    }
 
     #[test]
     fn all_who_read_share_one_pace() {

@@ -141,7 +141,13 @@ impl StoreServer {
                     Ok((Arc::new(state), raft.map_err(Unopened::of_log)?))
                 };
                 let opened = match rot::noted(folder.path()).map_err(open)? {
-                    Some(what) => Err(Unopened::Rot(what)),
+                    Some(what) if sockets.block_on(rot::all_can_spare_at_start(&folder, &what)) => {
+                        Err(Unopened::Rot(what))
+                    }
+                    Some(what) => {
+                        fatal.note_damage(what);
+                        databases(&folder)
+                    }
                     None => databases(&folder),
                 };
                 let (rot, opened) = match opened {

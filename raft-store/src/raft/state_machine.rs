@@ -181,7 +181,7 @@ impl StateMachine {
             match state.digest(group, index, seen, pause) {
                 Ok(Some(digest)) => live.set_digest(digest),
                 Ok(None) => (),
-                Err(error) => fatal.raise_of(format_args!("group {group} cannot read its rows"), &error),
+                Err(error) => fatal.note_or_raise_of(format_args!("group {group} cannot read its rows"), &error),
             }
         });
         let _ = seen.await;
