@@ -187,7 +187,14 @@ pub(crate) async fn all_can_spare(identity: &Identity, stores: &[StoreRecord], w
 pub(crate) async fn all_can_spare_at_start(folder: &DataFolder, what: &str) -> bool {
     let Some(identity) = folder.identity() else { return true };
     let others = identity.meta_stores.iter().filter(|store| store.id != identity.store);
-    all_can_spare(identity, &others.cloned().collect::<Vec<_>>(), what).await
+    let others: Vec<_> = others.cloned().collect();
+    let asked = async {
+        // What this store led when it stopped is led by others in a moment.
+        while !all_can_spare(identity, &others, what).await {
+            tokio::time::sleep(REPORT).await;
+        }
+    };
+    tokio::time::timeout(START_PATIENCE, asked).await.is_ok()
 }
 
 /// What fits a report.
@@ -206,6 +213,8 @@ const NOTE: &str = "ROTTEN";
 const ASIDE: &str = "rotten";
 /// What goes there. The log and the votes belong together, and to the rows.
 const DATABASES: [&str; 4] = ["log.db", "watermark", "state.db", "snapshots"];
+/// How long a start waits for the others to say that they can do without this store's replicas.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How often group 0 is told what it does not know yet.
 const REPORT: Duration = Duration::from_millis(500);
 

@@ -236,11 +236,15 @@ async fn damage_in_rows_that_nobody_reads_is_found_by_the_scrub() {
     let largest = tables.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     flip_at(largest, largest.metadata().unwrap().len() / 4);
     cluster.restart(2).await;
-    // The process would end now, and be started again; unless the start has found it already.
+    // The process ends once its groups can do without it, and would be started again; unless the start has found it
+    // already.
     let noted = folder.join("ROTTEN");
-    let is_new = async || replicas(&directory(&cluster).await, store).is_disjoint(&before);
-    common::wait_until("it is found", async || noted.exists() || is_new().await).await;
-    if noted.exists() {
+    let is_new = async |cluster: &Cluster| replicas(&directory(cluster).await, store).is_disjoint(&before);
+    common::wait_until("it is found", async || noted.exists() || is_new(&cluster).await).await;
+    writer.write(&cluster, 5).await;
+    let deadline = Instant::now() + PATIENCE;
+    while noted.exists() {
+        assert!(Instant::now() < deadline, "it is not set aside");
         cluster.kill(2);
         cluster.restart(2).await;
     }
