@@ -21,13 +21,25 @@ fn says_damage(kind: rocksdb::ErrorKind, what: &str) -> bool {
     }
 }
 
-/// As [`is_damage`], of an error that may be of RocksDB.
+/// As [`is_damage`], of a read: a sector that the disk does not give back is as lost as one that comes back wrong. Of a
+/// write or an fsync the same words say only that it failed.
+pub(crate) fn is_damage_on_read(error: &rocksdb::Error) -> bool {
+    is_damage(error) || says_unreadable(error.kind(), &error.to_string())
+}
+
+fn says_unreadable(kind: rocksdb::ErrorKind, what: &str) -> bool {
+    kind == rocksdb::ErrorKind::IOError && what.to_ascii_lowercase().contains(UNREADABLE)
+}
+
+/// As [`is_damage_on_read`], of an error that may be of RocksDB.
 pub(crate) fn is_damage_io(error: &io::Error) -> bool {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<rocksdb::Error>()).is_some_and(is_damage)
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rocksdb::Error>()).is_some_and(is_damage_on_read)
 }
 
 /// What the operating system says of a file that is not there.
 const MISSING: &str = "no such file or directory";
+/// What the operating system says of a sector that cannot be read (EIO).
+const UNREADABLE: &str = "input/output error";
 /// What RocksDB calls corruption and means a version that it does not know. A store that was put back to an older
 /// RocksDB must not take its own files for rot: it does not start until the newer one is there again.
 const FOREIGN: [&str; 3] = ["unsupported", "unknown tag", "newer version"];
@@ -37,6 +49,13 @@ mod tests {
     use rocksdb::ErrorKind;
 
     use super::*;
+
+    #[test]
+    fn an_unreadable_sector_is_damage_only_to_who_reads() {
+        let eio = "IO error: Input/output error: While pread offset 4096 len 4096: state.db/000012.sst";
+        assert!(says_unreadable(ErrorKind::IOError, eio) && !says_damage(ErrorKind::IOError, eio));
+        assert!(!says_unreadable(ErrorKind::IOError, "IO error: No space left on device"));
+    }
 
     #[test]
     fn files_of_another_version_are_no_damage() {

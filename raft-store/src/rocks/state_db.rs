@@ -146,14 +146,14 @@ impl StateDb {
 
     /// The group's position: what [`StateDb::write`] last wrote under [`keys::position_key`].
     pub(crate) fn position(&self, group: GroupId) -> Result<Option<Vec<u8>>, Fatal> {
-        self.db.get(keys::position_key(group)).map_err(storage)
+        self.db.get(keys::position_key(group)).map_err(unread)
     }
 
     /// The position that a crash now would leave: purge must not pass it.
     pub(crate) fn flushed_position(&self, group: GroupId) -> Result<Option<Vec<u8>>, Fatal> {
         let mut read = ReadOptions::default();
         read.set_read_tier(ReadTier::Persisted);
-        self.db.get_opt(keys::position_key(group), &read).map_err(storage)
+        self.db.get_opt(keys::position_key(group), &read).map_err(unread)
     }
 
     /// Log bytes applied since the last [`StateDb::flush`].
@@ -197,7 +197,7 @@ impl StateDb {
         read.fill_cache(false);
         let mut bytes = 0;
         for item in self.db.iterator_opt(IteratorMode::From(from, Direction::Forward), read) {
-            let (key, value) = item.map_err(storage)?;
+            let (key, value) = item.map_err(unread)?;
             if bytes >= bytes_max {
                 return Ok((Some(key.into_vec()), bytes as u64));
             }
@@ -227,7 +227,7 @@ impl StateDb {
             read.fill_cache(false);
             read.set_iterate_upper_bound(end);
             for item in self.db.iterator_opt(IteratorMode::From(&from, Direction::Forward), read) {
-                let (key, value) = item.map_err(storage)?;
+                let (key, value) = item.map_err(unread)?;
                 if *key == *position {
                     continue;
                 }
@@ -402,15 +402,15 @@ impl DbReader<'_> {
     /// The bytes of a row.
     pub(crate) fn get_bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
         match &self.snapshot {
-            Some(snapshot) => snapshot.get(key).map_err(storage),
-            None => self.db.get(key).map_err(storage),
+            Some(snapshot) => snapshot.get(key).map_err(unread),
+            None => self.db.get(key).map_err(unread),
         }
     }
 
     fn pinned<T>(&self, key: &[u8], with: impl FnOnce(Option<&[u8]>) -> Result<T, Fatal>) -> Result<T, Fatal> {
         let row = match &self.snapshot {
-            Some(snapshot) => snapshot.get_pinned(key).map_err(storage)?,
-            None => self.db.get_pinned(key).map_err(storage)?,
+            Some(snapshot) => snapshot.get_pinned(key).map_err(unread)?,
+            None => self.db.get_pinned(key).map_err(unread)?,
         };
         with(row.as_deref())
     }
@@ -430,7 +430,7 @@ impl Reader for DbReader<'_> {
         }
         let iter = self.db.iterator_opt(IteratorMode::From(&start_bytes, Direction::Forward), self.read_options());
         for item in iter {
-            let (key_bytes, value) = item.map_err(storage)?;
+            let (key_bytes, value) = item.map_err(unread)?;
             // A row that is no typed one (a position) ends every range.
             let Some(key) = keys::decode(&key_bytes) else { break };
             if !scan.contains(&key) {
@@ -533,6 +533,14 @@ fn intent_group(name: &str) -> Option<GroupId> {
 
 fn storage(error: rocksdb::Error) -> Fatal {
     match super::is_damage(&error) {
+        true => Fatal::Corrupt(error.to_string()),
+        false => Fatal::Storage(error.to_string()),
+    }
+}
+
+/// As [`storage`], of a read.
+fn unread(error: rocksdb::Error) -> Fatal {
+    match super::is_damage_on_read(&error) {
         true => Fatal::Corrupt(error.to_string()),
         false => Fatal::Storage(error.to_string()),
     }
