@@ -32,12 +32,18 @@ pub(crate) async fn follow_directory(host: Arc<Host>) {
     let mut changes = host.events().directory();
     loop {
         let directory = changes.borrow_and_update().clone();
+        let mut is_done = true;
         if let Some(directory) = directory {
             heed_rot(&host, &directory).await;
-            remove_unnamed(&host, &directory).await;
+            is_done = remove_unnamed(&host, &directory).await;
             start_named(&host, &directory).await;
         }
-        if changes.changed().await.is_err() {
+        let changed = changes.changed();
+        let is_over = match is_done {
+            true => changed.await.is_err(),
+            false => matches!(tokio::time::timeout(CONFIRM_RETRY, changed).await, Ok(Err(_))),
+        };
+        if is_over {
             return;
         }
     }
@@ -52,13 +58,25 @@ async fn heed_rot(host: &Arc<Host>, directory: &Directory) {
     }
 }
 
-/// Removes the replicas that lived here and are in no record any more, and what a crash left of one.
-async fn remove_unnamed(host: &Arc<Host>, directory: &Directory) {
-    let Some(identity) = host.identity() else { return };
-    let goes = |born: &&BornReplica| born.stage == Stage::Removed || directory.is_removed(born.group, born.replica);
-    for born in identity.born.iter().filter(goes) {
+/// Removes the replicas that lived here and are in no record any more, and what a crash left of one. False if group 0
+/// does not say now whether that is so: a directory that another store has shown is no reason to delete anything.
+async fn remove_unnamed(host: &Arc<Host>, directory: &Directory) -> bool {
+    let Some(identity) = host.identity() else { return true };
+    for born in identity.born.iter().filter(|born| born.stage == Stage::Removed) {
         host.remove(born.group, born.replica).await;
     }
+    let unnamed = |born: &&BornReplica| {
+        born.stage != Stage::Removed && directory.is_removed(born.group, born.replica)
+    };
+    let unnamed: Vec<_> = identity.born.iter().filter(unnamed).collect();
+    if unnamed.is_empty() {
+        return true;
+    }
+    let Ok(directory) = moves::read_directory(directory).await else { return false };
+    for born in unnamed.into_iter().filter(|born| directory.is_removed(born.group, born.replica)) {
+        host.remove(born.group, born.replica).await;
+    }
+    true
 }
 
 /// Starts all replicas that the directory names for this store, concurrently.
@@ -241,6 +259,8 @@ async fn own_and_close(
 
 /// Free disk, in reserves, above which a group's log is kept whole for a replica that joins.
 const ROOM_RESERVES: u64 = 4;
+/// Pause before group 0 is asked again whether a replica here is no more.
+const CONFIRM_RETRY: Duration = Duration::from_millis(500);
 const TEND: Duration = Duration::from_millis(100);
 /// Period of looking at disk, flush and leaders.
 const LOOK: Duration = Duration::from_secs(1);
