@@ -82,19 +82,19 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
         return Err("a rotten replica hands over first".to_owned());
     }
 
+    // What is rotten never comes back, as a member or otherwise: a move that was turned back to it goes forward again.
+    if moved.back && moved.comes().is_some_and(|comes| directory.is_rotten(moved.group, comes.id)) {
+        let again = match (moved.is_rebuild(), moved.leaving) {
+            (true, Some(leaving)) => MetaCommand::BeginRebuild { group: moved.group, replica: leaving.id },
+            _ => {
+                let store = |replica: Option<ReplicaRecord>| replica.map(|replica| replica.store);
+                MetaCommand::BeginMove { group: moved.group, from: store(moved.leaving), to: store(moved.joining) }
+            }
+        };
+        return tell_meta(&directory, again).await.map(drop);
+    }
     // Also one that stays because the move was turned back when it had left already.
     if let Some(comes) = wanted.iter().find(|record| !members.voters.contains(&record.id)) {
-        // What is rotten never comes back: a move that was turned back to it goes forward again.
-        if moved.back && directory.is_rotten(moved.group, comes.id) {
-            let again = match (moved.is_rebuild(), moved.leaving) {
-                (true, Some(leaving)) => MetaCommand::BeginRebuild { group: moved.group, replica: leaving.id },
-                _ => {
-                    let store = |replica: Option<ReplicaRecord>| replica.map(|replica| replica.store);
-                    MetaCommand::BeginMove { group: moved.group, from: store(moved.leaving), to: store(moved.joining) }
-                }
-            };
-            return tell_meta(&directory, again).await.map(drop);
-        }
         let to = address(&directory, comes.store).ok_or("the joining store has no address")?;
         if !members.all.contains(&comes.id) {
             // What makes it a member must be committed without the rotten one: then a majority of the others has
