@@ -45,11 +45,15 @@ enum Verdict {
     Differ(Vec<ReplicaId>),
     /// no digest is a majority's
     Undecided,
+    /// too few have one to say anything
+    TooFew,
 }
 
 /// Compares the groups that are led here, again and again. Runs until it is dropped.
 pub(crate) async fn run(host: Arc<Host>) {
     let mut groups: BTreeMap<GroupId, Watched> = BTreeMap::new();
+    // The last comparison that was begun here, its group's digest before it, and when.
+    let mut begun: Option<(GroupId, u64, Instant)> = None;
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -57,6 +61,15 @@ pub(crate) async fn run(host: Arc<Host>) {
         let Some(directory) = host.events().directory().borrow().clone() else { continue };
         let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
         groups.retain(|group, _| led.iter().any(|replica| replica.group == *group));
+        // One after another: all digests of a store share one pace, and one that is begun anew is never done.
+        let is_begun = |(group, index, at): &(GroupId, u64, Instant)| {
+            let waits = |replica: &Arc<Replica>| {
+                replica.group == *group && replica.live.digest().is_none_or(|digest| digest.index <= *index)
+            };
+            at.elapsed() < BEGUN && led.iter().any(waits)
+        };
+        let mut is_busy = begun.as_ref().is_some_and(is_begun)
+            || host.replicas().iter().any(|replica| replica.live.is_digesting());
         for replica in led {
             let newest = replica.live.digest();
             let watched = groups.entry(replica.group).or_insert_with(|| Watched {
@@ -65,8 +78,10 @@ pub(crate) async fn run(host: Arc<Host>) {
                 // What was compared under another leader is compared again, or not: it does no harm.
                 judged: 0,
             });
-            if host.scrubs() && watched.begun_at.elapsed() >= host.tuning().scrub_period {
+            if host.scrubs() && !is_busy && watched.begun_at.elapsed() >= host.tuning().scrub_period {
                 watched.begun_at = Instant::now();
+                is_busy = true;
+                begun = Some((replica.group, newest.map_or(0, |newest| newest.index), Instant::now()));
                 begin(&replica).await;
             }
             let Some(newest) = newest.filter(|newest| newest.index > watched.judged) else { continue };
@@ -82,6 +97,9 @@ pub(crate) async fn run(host: Arc<Host>) {
             );
             match verdict {
                 Verdict::Waits => continue,
+                Verdict::TooFew => {
+                    tracing::warn!(group = replica.group.0, index = newest.index, "too few replicas made a digest");
+                }
                 Verdict::Undecided => {
                     tracing::error!(
                         group = replica.group.0,
@@ -111,6 +129,102 @@ pub(crate) async fn begin(replica: &Replica) {
     replica.propose_as_leader(term, &[], |_: Result<_, StoreRefusal>| ()).await;
 }
 
+/// A comparison of those that a group is left with while others are rotten.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rest {
+    /// the replica that is to be copied to
+    joining: ReplicaId,
+    /// begun behind this entry
+    after: u64,
+    begun_at: Instant,
+    /// the leader's own digest was done
+    done_at: Option<Instant>,
+    /// that they differ was said
+    is_told: bool,
+}
+
+/// Have the voters that are not rotten the same rows, as far as they are more than one? Before a new replica copies
+/// them, it must be sure that they are right: a majority may be one wrong replica and its own copy. The first call
+/// begins the comparison, later ones look.
+pub(crate) async fn rest_agrees(
+    host: &Host,
+    directory: &Directory,
+    replica: &Replica,
+    joining: ReplicaId,
+) -> Result<(), String> {
+    let voters = replica.membership().voters;
+    let rest: Vec<ReplicaId> =
+        voters.iter().copied().filter(|voter| !directory.is_rotten(replica.group, *voter)).collect();
+    if rest.len() < 2 || rest.len() == voters.len() {
+        return Ok(());
+    }
+    let known = *replica.rest.lock();
+    let Some(mut begun) = known.filter(|begun| begun.joining == joining) else {
+        let after = replica.last_index();
+        *replica.rest.lock() = Some(Rest { joining, after, begun_at: Instant::now(), done_at: None, is_told: false });
+        begin(replica).await;
+        return Err("the sound replicas are compared before one is copied".to_owned());
+    };
+    let own = replica.live.digest().filter(|digest| digest.index > begun.after);
+    let done_at = match (own, begun.done_at) {
+        (Some(_), Some(done_at)) => Some(done_at),
+        (Some(_), None) => Some(Instant::now()),
+        (None, _) => None,
+    };
+    begun.done_at = done_at;
+    *replica.rest.lock() = Some(begun);
+    let digests = match own {
+        Some(own) => digests(directory, replica, own.index).await,
+        None => BTreeMap::new(),
+    };
+    let of_rest: Vec<&RowsDigest> = rest.iter().filter_map(|id| digests.get(id)).collect();
+    match judge_rest(&of_rest, voters.len()) {
+        RestVerdict::Same => Ok(()),
+        RestVerdict::Waits => {
+            // Who got past the entry by a snapshot makes none; who is only slower is not disturbed.
+            let took = done_at.map(|done_at| done_at - begun.begun_at);
+            let is_late = match (took, done_at) {
+                (Some(took), Some(done_at)) => done_at.elapsed() > REST_AGAIN.max(took * 4),
+                _ => begun.begun_at.elapsed() > BEGUN && !replica.live.is_digesting(),
+            };
+            if is_late {
+                *replica.rest.lock() = None;
+            }
+            Err("the sound replicas are compared before one is copied".to_owned())
+        }
+        RestVerdict::Differ => {
+            if !begun.is_told {
+                host.metrics().compare_differences.inc();
+                tracing::error!(
+                    group = replica.group.0,
+                    ?digests,
+                    "ALARM: replicas that are not known to be rotten differ: nobody is right for sure, and none is copied"
+                );
+            }
+            let is_late = done_at.is_some_and(|done_at| done_at.elapsed() > REST_AGAIN);
+            *replica.rest.lock() = (!is_late).then_some(Rest { is_told: true, ..begun });
+            Err("the sound replicas differ".to_owned())
+        }
+    }
+}
+
+/// Whether what remains can be copied.
+#[derive(Debug, PartialEq, Eq)]
+enum RestVerdict {
+    Same,
+    Differ,
+    /// too few have a digest
+    Waits,
+}
+
+fn judge_rest(digests: &[&RowsDigest], voters: usize) -> RestVerdict {
+    match digests.windows(2).all(|pair| pair[0] == pair[1]) {
+        false => RestVerdict::Differ,
+        true if digests.len() > voters / 2 => RestVerdict::Same,
+        true => RestVerdict::Waits,
+    }
+}
+
 /// The digests at an entry, by replica.
 async fn digests(directory: &Directory, replica: &Replica, index: u64) -> BTreeMap<ReplicaId, RowsDigest> {
     let stores = directory.stores.iter().filter(|store| replica.stores().contains(&store.id));
@@ -135,8 +249,7 @@ fn judge(voters: &[ReplicaId], digests: &BTreeMap<ReplicaId, RowsDigest>, is_lat
         Some(right) => {
             Verdict::Differ(of_voters.iter().filter(|(_, digest)| **digest != *right).map(|(id, _)| **id).collect())
         }
-        // Too few answered to say anything.
-        None if of_voters.windows(2).all(|pair| pair[0].1 == pair[1].1) => Verdict::Differ(Vec::new()),
+        None if of_voters.windows(2).all(|pair| pair[0].1 == pair[1].1) => Verdict::TooFew,
         None => Verdict::Undecided,
     }
 }
@@ -158,6 +271,10 @@ async fn report(directory: &Directory, replica: &Replica, differs: ReplicaId, in
 
 /// How often leaders look.
 const LOOK: Duration = Duration::from_secs(1);
+/// Pause before those that are left are compared once more, at least.
+const REST_AGAIN: Duration = Duration::from_secs(60);
+/// Time for an entry that begins a comparison to be applied here.
+const BEGUN: Duration = Duration::from_secs(10);
 /// Time for slow replicas to make their digests.
 const PATIENCE: Duration = Duration::from_secs(limits::COMPARE_PATIENCE_S);
 
@@ -181,12 +298,28 @@ mod tests {
         assert_eq!(late(&[(1, 5), (2, 5), (3, 5)]), Verdict::Differ(vec![]));
         assert_eq!(late(&[(1, 6), (2, 5), (3, 5)]), Verdict::Differ(vec![ReplicaId(1)]), "a leader too");
         assert_eq!(late(&[(1, 5), (2, 5)]), Verdict::Differ(vec![]));
-        assert_eq!(late(&[(1, 5)]), Verdict::Differ(vec![]), "alone it says nothing");
+        assert_eq!(late(&[(1, 5)]), Verdict::TooFew, "alone it says nothing");
         // Two that differ: nobody knows who is right.
         assert_eq!(late(&[(1, 5), (2, 6)]), Verdict::Undecided);
         assert_eq!(late(&[(1, 5), (2, 6), (3, 7)]), Verdict::Undecided);
         // A learner's counts for nothing.
         assert_eq!(late(&[(1, 5), (2, 6), (9, 6), (8, 6)]), Verdict::Undecided);
+    }
+
+    #[test]
+    fn what_remains_is_copied_only_if_a_majority_is_there_and_nobody_differs() {
+        let digest = |hash: u8| RowsDigest { index: 7, rows: 3, bytes: 9, hash: [hash; 32] };
+        let judged = |hashes: &[u8], voters| {
+            let digests: Vec<_> = hashes.iter().map(|hash| digest(*hash)).collect();
+            judge_rest(&digests.iter().collect::<Vec<_>>(), voters)
+        };
+        assert_eq!(judged(&[5, 5], 3), RestVerdict::Same);
+        assert_eq!(judged(&[5, 6], 3), RestVerdict::Differ);
+        assert_eq!(judged(&[5], 3), RestVerdict::Waits);
+        assert_eq!(judged(&[], 3), RestVerdict::Waits);
+        assert_eq!(judged(&[5, 5, 5], 5), RestVerdict::Same, "one is away");
+        assert_eq!(judged(&[5, 5, 5, 6], 5), RestVerdict::Differ);
+        assert_eq!(judged(&[5, 5], 5), RestVerdict::Waits);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ pub struct StoreConfig {
     pub insecure_plaintext: bool,
     /// Free bytes of the file system below which writes are refused.
     pub disk_reserve_bytes: u64,
-    /// Bytes a second that are read in the background to find damage; 0: only what is asked for is read, at the
+    /// Bytes a second that are read in the background to find damage, half by the scrub and half to compare replicas; 0: only what is asked for is read, at the
     /// default's pace.
     pub scrub_bytes_per_s: u64,
     /// What this store fails together with, such as a rack or a zone; `None`: it fails alone.

@@ -69,8 +69,10 @@ pub(crate) struct Host {
     /// Replicas that should be here and are not: group 0 is asked whether they still should.
     doubted: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     stopping: AtomicBool,
-    /// of everything that is read for nobody
+    /// of all digests
     pace: Arc<Pace>,
+    /// of the scrub, which no number of digests holds up
+    scrub_pace: Pace,
     scrubs: bool,
     domain: Option<String>,
 }
@@ -144,7 +146,8 @@ impl Host {
             suspected: Mutex::default(),
             doubted: Mutex::default(),
             stopping: AtomicBool::new(false),
-            pace: Arc::new(Pace::new(parts.scrub_bytes_per_s)),
+            pace: Arc::new(Pace::half_of(parts.scrub_bytes_per_s)),
+            scrub_pace: Pace::half_of(parts.scrub_bytes_per_s),
             scrubs: parts.scrub_bytes_per_s > 0,
             domain: parts.domain,
         })
@@ -259,9 +262,9 @@ impl Host {
         chaos::hit(Point::ReplicaRotten);
     }
 
-    /// How fast is read what nobody waits for.
-    pub(crate) fn pace(&self) -> &Pace {
-        &self.pace
+    /// How fast the scrub reads.
+    pub(crate) fn scrub_pace(&self) -> &Pace {
+        &self.scrub_pace
     }
 
     /// What this store fails together with.

@@ -188,6 +188,12 @@ impl GroupLive {
         self.compared.lock().0 == index && !*self.ended.borrow()
     }
 
+    /// Has one been begun that is not done?
+    pub(crate) fn is_digesting(&self) -> bool {
+        let (begun, done) = *self.compared.lock();
+        begun > 0 && done.is_none_or(|digest| digest.index != begun)
+    }
+
     /// It is done.
     pub(crate) fn set_digest(&self, digest: RowsDigest) {
         let mut compared = self.compared.lock();

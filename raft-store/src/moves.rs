@@ -34,6 +34,7 @@ use seriatim_store_core::plan::{self, Why};
 use seriatim_store_core::voters_wanted;
 
 use crate::admin;
+use crate::check;
 use crate::host::Host;
 use crate::meta::address;
 use crate::raft::types::Member;
@@ -104,6 +105,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
             {
                 return Err("the rotten replica may not have stopped yet".to_owned());
             }
+            check::rest_agrees(host, &directory, replica, comes.id).await?;
             let member = Member { replica: comes.id, store: comes.store, address: to };
             replica.add_learner(term, &members, &member).await?;
             tracing::info!(group = replica.group.0, replica = comes.id.0, store = comes.store.0, "a replica joins");

@@ -17,6 +17,7 @@ use seriatim_proto::limits;
 use seriatim_proto::store::{Freshness, GroupStatus, Read, ReadOutcome, Renewal, StoreRefusal, StoreResponse};
 
 use crate::admission::Budget;
+use crate::check::Rest;
 use crate::door::{self, Door, Visitor};
 use crate::fatal::FatalSignal;
 use crate::live::{Events, GroupLive};
@@ -49,6 +50,8 @@ pub(crate) struct Replica {
     groups: tokio::runtime::Handle,
     /// see [`Replica::has_doubtful_lease`]
     doubtful_lease: AtomicBool,
+    /// see [`crate::check::rest_agrees`]
+    pub(crate) rest: Mutex<Option<Rest>>,
     /// `None` once it is stopped.
     door: Mutex<Option<mpsc::Sender<Visitor>>>,
 }
@@ -75,6 +78,7 @@ impl Replica {
             budget: Budget::new(limits::PROPOSAL_BYTES_GROUP_MAX),
             groups: groups.clone(),
             doubtful_lease: AtomicBool::new(false),
+            rest: Mutex::new(None),
             door: Mutex::new(Some(door)),
         });
         replica.keep_links();

@@ -23,7 +23,7 @@ use seriatim_proto::limits;
 use crate::host::Host;
 use crate::raft::log_store::Scrubbed;
 
-/// How fast a store reads for nobody. Everything that does takes its share here.
+/// How fast a store reads for nobody: one of the scrub, and one that all digests share.
 #[derive(Debug)]
 pub(crate) struct Pace {
     bytes_per_s: u64,
@@ -32,10 +32,11 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// So many bytes a second; 0 is the default's, for what is asked for by hand.
-    pub(crate) fn new(bytes_per_s: u64) -> Self {
+    /// Half of so many bytes a second: the scrub has one half, and digests the other. 0 is the default's, for what is
+    /// asked for by hand.
+    pub(crate) fn half_of(bytes_per_s: u64) -> Self {
         let bytes_per_s = if bytes_per_s == 0 { limits::SCRUB_BYTES_PER_S } else { bytes_per_s };
-        Self { bytes_per_s, free_at: Mutex::new(None) }
+        Self { bytes_per_s: (bytes_per_s / 2).max(1), free_at: Mutex::new(None) }
     }
 
     /// So many bytes were read at `now`: how long to wait before the next.
@@ -145,7 +146,7 @@ fn is_running(host: &Host, group: GroupId, replica: seriatim_proto::ids::Replica
 
 async fn pay(host: &Host, bytes: u64) {
     host.metrics().scrub_bytes.inc_by(bytes);
-    tokio::time::sleep(host.pace().take(Instant::now(), bytes)).await;
+    tokio::time::sleep(host.scrub_pace().take(Instant::now(), bytes)).await;
 }
 
 /// Stores whose ids follow each other begin at so many different times.
@@ -166,14 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn all_who_read_share_one_pace() {
-        let pace = Pace::new(1_000);
+    fn who_reads_for_nobody_keeps_to_its_pace() {
+        let pace = Pace::half_of(2_000);
         let now = Instant::now();
         assert_eq!(pace.take(now, 500), Duration::from_millis(500));
         assert_eq!(pace.take(now, 500), Duration::from_secs(1));
         // What was not used is not saved up.
         let later = now + Duration::from_secs(60);
         assert_eq!(pace.take(later, 100), Duration::from_millis(100));
-        assert_eq!(Pace::new(0).take(now, limits::SCRUB_BYTES_PER_S), Duration::from_secs(1));
+        assert_eq!(Pace::half_of(0).take(now, limits::SCRUB_BYTES_PER_S), Duration::from_secs(2));
+        assert_eq!(Pace::half_of(1).take(now, 1), Duration::from_secs(1));
     }
 }

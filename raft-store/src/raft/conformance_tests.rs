@@ -36,7 +36,7 @@ impl Flushing {
         live.set_started();
         let metrics = StoreMetrics::new(&mut Registry::default());
         let machine =
-            StateMachine::open(group, Arc::clone(&state), live, metrics, FatalSignal::new(), Arc::new(Pace::new(0)))
+            StateMachine::open(group, Arc::clone(&state), live, metrics, FatalSignal::new(), Arc::new(Pace::half_of(0)))
                 .unwrap();
         Self { machine, state }
     }
