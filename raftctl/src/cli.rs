@@ -143,6 +143,17 @@ pub(crate) enum Raft {
         /// of which group
         group: u32,
     },
+    /// give the leadership of a group to another of its stores; after a calm while it goes back to where it belongs
+    Transfer {
+        /// which group
+        group: u32,
+        /// id of the store that should lead it
+        #[arg(long)]
+        to: u64,
+        /// only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `raftctl node`

@@ -175,6 +175,18 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     assert_eq!(raftctl(&cluster, &["raft", "move", "1", "--from", "1", "--to", "2"]).exit, Some(4));
     assert_eq!(raftctl(&cluster, &["raft", "move", "0", "--from", "1"]).exit, Some(2));
     assert_eq!(raftctl(&cluster, &["raft", "cancel-move", "1"]).exit, Some(0));
+    assert_eq!(raftctl(&cluster, &["raft", "transfer", "1", "--to", "9"]).exit, Some(4));
+    assert_eq!(raftctl(&cluster, &["raft", "transfer", "9", "--to", "1"]).exit, Some(3));
+
+    // Each of its stores in turn is made the leader of a group, whoever led it before.
+    for store in ["1", "2", "3"] {
+        let moved = raftctl(&cluster, &["raft", "transfer", "1", "--to", store]);
+        assert_eq!(moved.exit, Some(0), "{}", moved.error);
+        assert_eq!(moved.json["items"][0]["leader"], store);
+        let plan = raftctl(&cluster, &["raft", "transfer", "1", "--to", "1", "--dry-run"]);
+        assert_eq!((plan.exit, &plan.json["items"][0]["leader"]), (Some(0), &store.into()), "{}", plan.error);
+    }
+    send("under other leaders").await;
 
     let joined = raftctl(&cluster, &["node", "join", fourth.address()]);
     assert_eq!(joined.exit, Some(0), "{}", joined.error);
@@ -195,7 +207,7 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     send("after").await;
     assert_eq!(alice.connections(), 1);
     let bob = cluster.device("bob", "phone").await;
-    common::wait_until_async("bob has all three", async || bob.sync(None, 0).await.unwrap().entries.len() == 3).await;
+    common::wait_until_async("bob has all four", async || bob.sync(None, 0).await.unwrap().entries.len() == 4).await;
     assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
     common::wait_until("the cluster is healthy", || is_healthy(&cluster));
 }

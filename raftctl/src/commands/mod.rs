@@ -11,6 +11,7 @@ mod send;
 mod seq;
 mod tail;
 mod tenant;
+mod transfer;
 mod user;
 mod verify;
 
@@ -46,6 +47,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             moves::begin(&target()?, GroupId(group), (from.map(StoreId), to.map(StoreId)), dry_run).await
         }
         Group::Raft(Raft::CancelMove { group }) => moves::cancel(&target()?, GroupId(group)).await,
+        Group::Raft(Raft::Transfer { group, to, dry_run }) => {
+            transfer::transfer(&target()?, GroupId(group), StoreId(to), dry_run).await
+        }
         Group::Node(Node::Ls) => node::ls(&target()?).await,
         Group::Node(Node::Join { address }) => node::join(&target()?, &address).await,
         Group::Node(Node::Drain { store, wait }) => node::drain(&target()?, StoreId(store), wait).await,
