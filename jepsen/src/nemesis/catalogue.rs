@@ -9,6 +9,7 @@ use super::disk::{Disk, Illness, PowerCut};
 use super::kill::Kill;
 use super::lease::ZombieHolder;
 use super::link::{Flap, Rate};
+use super::membership::{Change, Membership};
 use super::packet::{Mishap, Packet};
 use super::partition::Partition;
 use super::pause::Pause;
@@ -20,6 +21,9 @@ use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, NetworkKind, Role, clocks
 /// The kind that may break I2 of counters, and nothing else.
 pub(crate) const BOOT_BEYOND: &str = "boot-beyond";
 
+/// Voters of a group that nobody asked for more.
+const VOTERS: usize = 3;
+
 /// What a cluster must have for a kind to be possible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Needs {
@@ -29,6 +33,8 @@ pub enum Needs {
     Namespaces,
     /// so many stores and namespaces
     Stores(usize),
+    /// a store more than groups have voters
+    Joiners,
     /// the nodes on a switch of our own
     Switch,
     /// stores on a disk of their own that can be filled: [`DiskKind::Tmpfs`]
@@ -198,6 +204,16 @@ static SURVIVABLE: &[Kind] = kinds! { true
         "power-cut-all" Needs::BadDisk, Hold::ms(0, 500), "the same of all stores at once, restarted at once"
             => PowerCut::boxed(Target::AllStores);
     }
+    "membership" {
+        "move-replica" Needs::Joiners, WHILE, "a replica moves to a store that has none of its group"
+            => Membership::boxed(Change::Move);
+        "move-back" Needs::Joiners, WHILE, "the same, turned back on the way"
+            => Membership::boxed(Change::MoveBack);
+        "drain-store" Needs::Joiners, WHILE, "a store gives all its replicas away, and takes some again"
+            => Membership::boxed(Change::Drain);
+        "transfer-leader" Needs::Nothing, Hold::ms(0, 0), "another store of a group is made its leader"
+            => Membership::boxed(Change::Transfer);
+    }
     "restart" {
         "restart-store" Needs::Nothing, Hold::ms(0, 0), "a store stops in order and starts"
             => Acting::boxed(Act::Restart(Role::Store));
@@ -279,6 +295,8 @@ fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
         Needs::Namespaces => no_namespaces,
         Needs::Stores(wanted) if stores < wanted => Some(format!("it needs {wanted} stores, and there are {stores}")),
         Needs::Stores(_) => no_namespaces,
+        Needs::Joiners => (stores <= VOTERS.max(config.founders as usize))
+            .then(|| format!("all {stores} stores have a replica of each group: none can move")),
         Needs::Switch => (cluster.network() != NetworkKind::Switch)
             .then(|| "the nodes are not on a switch of our own (--network switch)".to_owned()),
         Needs::SmallDisk => (!matches!(config.disk, DiskKind::Tmpfs { .. }))

@@ -135,6 +135,7 @@ async fn play(
 fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder) -> ClusterConfig {
     ClusterConfig {
         stores: options.stores,
+        founders: options.founders,
         logic: options.logic,
         gateways: options.gateways,
         groups: options.groups,

@@ -36,6 +36,9 @@ pub struct RunOptions {
     pub users: u32,
     /// stores
     pub stores: u32,
+    /// stores that the cluster is made of; the others join it, and take their share of the replicas
+    #[serde(default = "all")]
+    pub founders: u32,
     /// logic nodes
     pub logic: u32,
     /// gateways
@@ -63,6 +66,7 @@ impl Default for RunOptions {
             keys: workload.keys,
             users: workload.users,
             stores: 5,
+            founders: 3,
             logic: 3,
             gateways: 2,
             groups: seriatim_proto::limits::GROUPS_DEFAULT,
@@ -74,6 +78,11 @@ impl Default for RunOptions {
 }
 
 /// What runs were made with before there was a choice.
+fn all() -> u32 {
+    NODES_MAX
+}
+
+/// The same.
 fn product() -> String {
     Build::Product.name().to_owned()
 }
@@ -105,6 +114,7 @@ impl RunOptions {
         let ranges = [
             ("--time", self.time_s, 1, TIME_S_MAX),
             ("--stores", self.stores.into(), STORES_MIN.into(), NODES_MAX.into()),
+            ("--founders", self.founders.into(), STORES_MIN.into(), NODES_MAX.into()),
             ("--logic", self.logic.into(), 1, NODES_MAX.into()),
             ("--gateways", self.gateways.into(), 1, NODES_MAX.into()),
             ("--groups", self.groups.into(), 1, seriatim_proto::limits::GROUPS_MAX.into()),
@@ -195,6 +205,7 @@ mod tests {
             (RunOptions { nemesis: vec!["earthquake".to_owned()], ..good.clone() }, "earthquake"),
             (RunOptions { time_s: 0, ..good.clone() }, "--time"),
             (RunOptions { stores: 2, ..good.clone() }, "--stores"),
+            (RunOptions { founders: 2, ..good.clone() }, "--founders"),
             (RunOptions { gateways: 0, ..good.clone() }, "--gateways"),
             (RunOptions { groups: 0, ..good.clone() }, "--groups"),
             (RunOptions { rate: 0, ..good.clone() }, "--rate"),
