@@ -31,6 +31,8 @@ pub enum Needs {
     Nothing,
     /// a network of its own for each node
     Namespaces,
+    /// namespaces, and clients that are devices at the gateways
+    Devices,
     /// so many stores and namespaces
     Stores(usize),
     /// a store more than groups have voters
@@ -74,6 +76,13 @@ impl std::fmt::Debug for Kind {
 impl PartialEq for Kind {
     fn eq(&self, other: &Kind) -> bool {
         self.name == other.name
+    }
+}
+
+impl Kind {
+    /// Does it only hurt what passes between gateways and devices?
+    pub(crate) fn hurts_devices_only(&self) -> bool {
+        self.needs == Needs::Devices
     }
 }
 
@@ -138,7 +147,7 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => Partition::boxed(Shape::Bridge);
         "partition-one-way" Needs::Namespaces, WHILE, "one store hears the others, or is heard, but not both"
             => Partition::boxed(Shape::OneWay);
-        "cut-clients" Needs::Namespaces, WHILE, "a gateway from its clients" => Partition::boxed(Shape::Clients);
+        "cut-clients" Needs::Devices, WHILE, "a gateway from its clients" => Partition::boxed(Shape::Clients);
         "cut-gateway" Needs::Namespaces, WHILE, "a gateway from all logic nodes"
             => Partition::boxed(Shape::GatewayFromLogic);
         "cut-logic" Needs::Namespaces, WHILE, "a logic node from all stores: its leases end"
@@ -149,7 +158,7 @@ static SURVIVABLE: &[Kind] = kinds! { true
     "packet" {
         "loss" Needs::Namespaces, WHILE, "5 to 30 % of the packets between all nodes are lost"
             => Partition::loss(Shape::Everything);
-        "loss-clients" Needs::Namespaces, WHILE, "5 to 30 % of the packets of all clients are lost"
+        "loss-clients" Needs::Devices, WHILE, "5 to 30 % of the packets of all clients are lost"
             => Partition::loss(Shape::AllClients);
         "rate" Needs::Namespaces, WHILE, "what one node is sent trickles at some hundred kbit/s"
             => Box::new(Rate::default());
@@ -292,7 +301,7 @@ fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
         .then(|| "the nodes share the loopback: no fault of the network can be made".to_owned());
     match needs {
         Needs::Nothing => None,
-        Needs::Namespaces => no_namespaces,
+        Needs::Namespaces | Needs::Devices => no_namespaces,
         Needs::Stores(wanted) if stores < wanted => Some(format!("it needs {wanted} stores, and there are {stores}")),
         Needs::Stores(_) => no_namespaces,
         Needs::Joiners => (stores <= VOTERS.max(config.founders as usize))

@@ -94,12 +94,19 @@ pub struct Plan {
     pub workload: WorkloadOptions,
     /// what hurts
     pub kinds: Vec<&'static Kind>,
+    /// what would not meet this workload
+    pub left_out: Vec<&'static Kind>,
     /// how nodes reach each other
     pub network: NetworkMode,
     /// what the stores' data lies on
     pub disk: DiskKind,
     /// which build of the product
     pub build: Build,
+}
+
+/// Pretenders talk to the stores: nothing of theirs passes through a gateway, and no packet would meet such a fault.
+fn kind_is_met(kind: &Kind, workload: WorkloadKind) -> bool {
+    workload != WorkloadKind::Lease || !kind.hurts_devices_only()
 }
 
 impl RunOptions {
@@ -110,7 +117,8 @@ impl RunOptions {
         let workload = WorkloadOptions { kind, seed, rate, keys, users };
         workload.check()?;
         let names: Vec<&str> = self.nemesis.iter().map(String::as_str).collect();
-        let kinds = Catalogue::select(&names)?;
+        let selected = Catalogue::select(&names)?;
+        let (kinds, left_out) = selected.into_iter().partition(|kind| kind_is_met(kind, workload.kind));
         let ranges = [
             ("--time", self.time_s, 1, TIME_S_MAX),
             ("--stores", self.stores.into(), STORES_MIN.into(), NODES_MAX.into()),
@@ -133,7 +141,7 @@ impl RunOptions {
                 ));
             }
         }
-        Ok(Plan { workload, kinds, network: network(&self.network)?, disk: disk(&self.disk)?, build })
+        Ok(Plan { workload, kinds, left_out, network: network(&self.network)?, disk: disk(&self.disk)?, build })
     }
 
     /// How long clients work.
@@ -219,6 +227,23 @@ mod tests {
         }
         let empty = tempfile::tempdir().unwrap();
         assert!(good.plan(empty.path()).unwrap_err().contains("seriatim"));
+    }
+
+    #[test]
+    fn faults_that_a_workload_cannot_meet_are_left_out() {
+        let bin = tempfile::tempdir().unwrap();
+        for program in ["seriatim", "raftctl"] {
+            std::fs::write(bin.path().join(program), "").unwrap();
+        }
+        let plan = |workload: &str| {
+            let nemesis = ["loss-clients", "cut-clients", "kill"].map(str::to_owned).to_vec();
+            let options = RunOptions { workload: workload.to_owned(), nemesis, ..RunOptions::default() };
+            let plan = options.plan(bin.path()).unwrap();
+            (plan.kinds.len(), plan.left_out.iter().map(|kind| kind.name).collect::<Vec<_>>())
+        };
+        let (mixed, left_out) = plan("mix");
+        assert_eq!(left_out, Vec::<&str>::new());
+        assert_eq!(plan("lease"), (mixed - 2, vec!["loss-clients", "cut-clients"]));
     }
 
     #[test]
