@@ -271,6 +271,13 @@ impl Requests {
         matches!(body, Some(Asked::Send(send)) if send.follows[..] == message_id.0)
     }
 
+    /// The send that this one follows, if it is under way here.
+    fn open_before(&self, frame: &v1::ClientFrame) -> Option<MessageId> {
+        let Some(Asked::Send(send)) = &frame.body else { return None };
+        let mut open = self.requests.values().filter_map(|request| request.place.as_ref());
+        open.find(|place| place.message_id.0 == send.follows[..]).map(|place| place.message_id)
+    }
+
     fn park(&mut self, id: u64) {
         self.parked.insert(id);
         if let Some(request) = self.requests.get_mut(&id) {
@@ -323,6 +330,10 @@ impl Requests {
     fn settle_place(&mut self, place: &SendPlace, frame: &v1::ClientFrame, failed: bool) {
         if self.last_sends.get(&place.conversation) == Some(&place.message_id) {
             self.last_sends.remove(&place.conversation);
+            // The next one follows whom this one followed, if that is still under way.
+            if failed && let Some(before) = self.open_before(frame) {
+                self.last_sends.insert(place.conversation.clone(), before);
+            }
         }
         let freed: Vec<_> = self.parked.iter().copied().filter(|id| self.follows(*id, &place.message_id)).collect();
         if failed && let Some(Asked::Send(gone)) = &frame.body {
@@ -410,6 +421,21 @@ mod tests {
             self.now += time;
             self.requests.handle_timeout(self.now);
         }
+    }
+
+    #[test]
+    fn behind_a_rejected_send_the_next_one_follows_whom_that_one_followed() {
+        let mut desk = Desk::new();
+        let (_first, _second) = (desk.send(1), desk.send(2));
+        assert_eq!(desk.flush(), [(1, None), (2, Some(1))]);
+        desk.say(2, refusal(ErrorCode::MessageTooLarge));
+        // The first one is still under way: the third must not overtake it.
+        let _third = desk.send(3);
+        assert_eq!(desk.flush(), [(3, Some(1))]);
+        desk.say(1, committed(7));
+        desk.say(3, refusal(ErrorCode::MessageTooLarge));
+        let _fourth = desk.send(4);
+        assert_eq!(desk.flush(), [(4, None)], "nothing is under way");
     }
 
     #[test]
