@@ -129,7 +129,7 @@ class Scripted:
         )
         transport = self._server._transport
         assert transport is not None
-        self.address = "127.0.0.1:{}".format(transport.get_extra_info("sockname")[1])
+        self.address = f"127.0.0.1:{transport.get_extra_info('sockname')[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -138,12 +138,14 @@ class Scripted:
 
     async def connect(self, *more: Scripted, **options: Any) -> Client:
         """A client of this gateway, and of more."""
-        return await connect(
-            [self.address, *(one.address for one in more)],
-            ca=self._certificate.ca,
-            server_name="localhost",
-            **{"token": "t", "device": "phone", "request_timeout": PATIENCE} | options,
-        )
+        usual: dict[str, Any] = {
+            "ca": self._certificate.ca,
+            "server_name": "localhost",
+            "token": "t",
+            "device": "phone",
+            "request_timeout": PATIENCE,
+        }
+        return await connect([self.address, *(one.address for one in more)], **(usual | options))
 
     def handle_frame(self, visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
         if frame.HasField("hello"):
@@ -157,4 +159,4 @@ class Scripted:
 
     def came(self, body: str) -> list[pb.ClientFrame]:
         """The frames with this body."""
-        return [frame for _, frame in self.frames if frame.HasField(body)]  # type: ignore[arg-type]
+        return [frame for _, frame in self.frames if frame.HasField(body)]

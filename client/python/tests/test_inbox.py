@@ -197,7 +197,7 @@ async def test_a_new_subscription_ends_the_old_one() -> None:
 
 async def test_a_reader_that_leaves_ends_it() -> None:
     inbox, reader = subscribed()
-    waiting = asyncio.create_task(anext(reader))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(reader.__anext__())
     await asyncio.sleep(0)
     await reader.aclose()
     with pytest.raises(StopAsyncIteration):

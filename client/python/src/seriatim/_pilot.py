@@ -293,7 +293,8 @@ class Pilot:
         self._handle_lost()
         if isinstance(error, Fatal):
             return self._die(error.error)
-        # A fresh token may do; a fixed one fails at the dial.
+        if isinstance(error, Expired) and isinstance(self._options.token, str):
+            return self._die(ConnectRefused(error.refusal))
         self._wants_wire.set()
 
     def handle_frame(self, frame: pb.ServerFrame) -> None:
