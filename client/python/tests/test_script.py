@@ -389,6 +389,30 @@ async def test_a_gateway_that_breaks_the_framing_is_left(certificate: Certificat
         assert client.connections == 2
 
 
+async def test_c071_a_gateway_that_throws_devices_out_is_asked_ever_more_rarely(certificate: Certificate) -> None:
+    times: list[float] = []
+
+    def script(visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if visit.number < 5:
+            visit.leave(11)
+        else:
+            visit.answer(stream, frame, committed=pb.Committed(seq=1))
+
+    async with Scripted(certificate, script) as gateway, await gateway.connect() as client:
+        assert (await client.send("bob", "hi")).seq == 1
+        for longest, (before, after) in zip((0.05, 0.1, 0.2, 0.4), itertools.pairwise(times), strict=True):
+            assert after - before >= longest / 2
+
+
+async def test_a_request_that_no_frame_can_hold_is_rejected(certificate: Certificate) -> None:
+    async with Scripted(certificate, lambda *_: None) as gateway, await gateway.connect() as client:
+        with pytest.raises(Rejected) as refused:
+            await client.create_group(Group.new(), [f"{number:064}" for number in range(5_000)])
+        assert refused.value.refusal.code == Code.FRAME_TOO_LARGE
+        assert gateway.came("create_group") == []
+
+
 async def test_arguments_out_of_their_range() -> None:
     for wrong in ("localhost", ":1", "host:0", "host:65536", "::1:4433", "host:x"):
         with pytest.raises(ValueError, match=r"address|IPv6"):

@@ -48,7 +48,6 @@ from seriatim.errors import (
     SeriatimError,
     SubscriptionError,
     SubscriptionRefused,
-    TokenFailed,
     TooLong,
 )
 from seriatim.verify import body_hash, verify_page
@@ -92,7 +91,6 @@ __all__ = [
     "SubscriptionRefused",
     "SyncPage",
     "Ticket",
-    "TokenFailed",
     "TokenProvider",
     "TooLong",
     "body_hash",

@@ -32,7 +32,6 @@ from seriatim.errors import (
     Refusal,
     RequestError,
     SubscriptionRefused,
-    TokenFailed,
 )
 from seriatim.v1 import client_pb2 as pb
 
@@ -96,6 +95,8 @@ class Pilot:
         self._wants_wire = asyncio.Event()
         self._attempt = 0
         self._backoff = Backoff(self._rng)
+        self._up_since: float | None = None
+        """when the last session began"""
         self._expired = 0
         self._timer: asyncio.TimerHandle | None = None
         self._pump_soon: asyncio.Handle | None = None
@@ -177,13 +178,14 @@ class Pilot:
         try:
             while True:
                 await self._wants_wire.wait()
+                if self.ended is not None:
+                    return
+                if self._attempt > 0:
+                    await asyncio.sleep(self._pause())
                 try:
                     wire, welcome = await self._dial()
                 except DialError as error:
                     self._handle_dial_error(error)
-                    if self.ended is not None:
-                        return
-                    await asyncio.sleep(self._backoff.next())
                 else:
                     self._attach(wire, welcome)
         except asyncio.CancelledError:
@@ -192,6 +194,14 @@ class Pilot:
             # A defect of ours must not leave requests open for ever.
             log.exception("the client's task failed")
             self._die(ConnectTimeout(f"the client's task failed: {error!r}"))
+
+    def _pause(self) -> float:
+        """Before the next connection. One that was up for as long as the longest pause begins them anew: a gateway
+        that lets a device in and throws it out is not asked without end."""
+        if self._up_since is not None and self._loop.time() - self._up_since >= PAUSE_MAX:
+            self._backoff.reset()
+        self._up_since = None
+        return self._backoff.next()
 
     async def _dial(self) -> tuple[Wire, pb.Welcome]:
         options, attempt = self._options, self._attempt
@@ -214,10 +224,8 @@ class Pilot:
             given = token()
             return await given if inspect.isawaitable(given) else given
         except Exception as error:
-            failed = TokenFailed(f"the token provider failed: {error!r}")
-            failed.__cause__ = error
             # It may have been the network on the way to whoever makes tokens.
-            raise DialError(str(failed)) from failed
+            raise DialError(f"the token provider failed: {error!r}") from error
 
     def _handle_dial_error(self, error: DialError) -> None:
         self.last_error = str(error)
@@ -239,7 +247,7 @@ class Pilot:
         self._wire = wire
         self._is_draining = False
         self._wants_wire.clear()
-        self._backoff.reset()
+        self._up_since = self._loop.time()
         self._expired = 0
         self.connections += 1
         self.limits = welcome.limits
@@ -262,6 +270,7 @@ class Pilot:
         self._finish(self._end_refusal())
         if not self.up.done():
             self.up.set_exception(error)
+        self._wants_wire.set()  # lets the task end
 
     def _end_refusal(self) -> Refusal:
         if isinstance(self.ended, ConnectRefused):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from seriatim._frames import FRAME_BYTES_MAX
 from seriatim._inbox import Subscription
 from seriatim._pilot import Options, Pilot, TokenProvider
 from seriatim._requests import Way
@@ -50,6 +51,8 @@ from seriatim.verify import verify_page
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 30.0
 KEEP_ALIVE = 10.0
+ADDED_BYTES_MAX = 64
+"""bytes that the request id, and the id of the message before, add to a frame at most"""
 REQUESTS_MAX = 256
 """requests without an answer"""
 
@@ -383,6 +386,9 @@ class Client:
         conversation: Conversation | None = None,
     ) -> asyncio.Future[T]:
         """Asks, once there is room among the open requests."""
+        bytes_max = min(FRAME_BYTES_MAX, self._pilot.limits.frame_bytes or FRAME_BYTES_MAX) - ADDED_BYTES_MAX
+        if frame.ByteSize() > bytes_max:
+            raise Rejected(Refusal.of(Code.FRAME_TOO_LARGE, f"a request of {frame.ByteSize()} bytes"))
         await self._permits.acquire()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # An end that nobody waits for any more is no news.

@@ -136,10 +136,6 @@ class ConnectTimeout(ConnectError):
     """No gateway answered in time."""
 
 
-class TokenFailed(ConnectError):
-    """The token provider raised; the cause is its exception."""
-
-
 class RequestError(SeriatimError):
     """How a request ended, if not well: one of its two subclasses."""
 
