@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,13 @@ from seriatim import Client, CursorStore, TokenProvider, connect
 
 PATIENCE = 60.0
 """longest wait for anything"""
+
+
+async def until(come: Callable[[], object]) -> None:
+    """Waits for something that the client or the gateway does by itself."""
+    async with asyncio.timeout(PATIENCE):
+        while not come():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 def signed_token(key: Ed25519PrivateKey, **claims: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster import PATIENCE
+from cluster import PATIENCE, until
 from script import Certificate, Scripted, Visit
 
 from seriatim import (
@@ -51,12 +51,6 @@ def deliver(*places: tuple[int, int]) -> pb.ServerFrame:
 
 def start_of(frame: pb.ClientFrame) -> int:
     return int(getattr(frame.subscribe if frame.HasField("subscribe") else frame.sync, "from"))
-
-
-async def until(come: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not come():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def read(subscription: Any, count: int) -> list[int]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import pytest
-from cluster import PATIENCE, Cluster, signed_token
+from cluster import PATIENCE, Cluster, signed_token, until
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from raw import CONTROL, connected, session
 
@@ -97,9 +96,9 @@ async def test_c016_frames_on_a_stream_that_is_not_theirs(cluster: Cluster) -> N
         raw.ask(lane, status=pb.Status())
         assert await raw.closed() == Close.PROTOCOL
     async with session(cluster, "s-wrong") as raw:
-        call = raw.open()
-        raw.ask(call, status=pb.Status())
-        raw.ask(call, status=pb.Status())
+        # In one piece: the second one must not find the stream closed behind the first one's answer.
+        questions = [pb.ClientFrame(request_id=place, status=pb.Status()) for place in (8, 9)]
+        raw.write(raw.open(), b"".join(map(encode_frame, questions)))
         assert await raw.closed() == Close.PROTOCOL
 
 
@@ -178,7 +177,5 @@ async def test_c023_a_body_that_is_too_large_for_a_message_and_one_for_a_frame(c
 async def test_a_session_ends_with_its_token(cluster: Cluster) -> None:
     tokens = iter([cluster.token("s-short", 2), cluster.token("s-short")])
     async with await cluster.device("s-short", token=lambda: next(tokens)) as client:
-        async with asyncio.timeout(PATIENCE):
-            while client.connections < 2:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await until(lambda: client.connections >= 2)
         assert (await client.send("bob", "with the fresh one")).seq >= 1
