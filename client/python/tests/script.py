@@ -139,13 +139,14 @@ class Scripted:
     async def connect(self, *more: Scripted, **options: Any) -> Client:
         """A client of this gateway, and of more."""
         usual: dict[str, Any] = {
+            "addresses": [self.address, *(one.address for one in more)],
             "ca": self._certificate.ca,
             "server_name": "localhost",
             "token": "t",
             "device": "phone",
             "request_timeout": PATIENCE,
         }
-        return await connect([self.address, *(one.address for one in more)], **(usual | options))
+        return await connect(**(usual | options))
 
     def handle_frame(self, visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
         if frame.HasField("hello"):

@@ -228,7 +228,7 @@ def test_c066_a_new_one_behind_a_rejected_last_one_follows_whom_that_followed() 
     assert desk.flush() == [(3, 1)], "1 is still open: it must not be overtaken"
 
 
-def test_c066_an_unknown_one_keeps_its_place() -> None:
+def test_an_unknown_one_keeps_its_place() -> None:
     desk = Desk()
     desk.send(1)
     desk.wait(5)

@@ -238,6 +238,22 @@ async def test_c070_after_goaway_the_client_goes_elsewhere_and_loses_nothing(cer
             assert client.connections == 2
 
 
+async def test_c070_until_there_is_another_gateway_the_old_one_serves_on(certificate: Certificate) -> None:
+    def script(visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
+        if len(gateway.came("send")) == 1:
+            visit.say(0, pb.ServerFrame(go_away=pb.GoAway(drain_ms=60_000)))
+        visit.answer(stream, frame, committed=pb.Committed(seq=1))
+
+    async with Scripted(certificate, script) as gateway:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            elsewhere = [f"127.0.0.1:{deaf.getsockname()[1]}"] * 10
+            async with await gateway.connect(addresses=[gateway.address, *elsewhere]) as client:
+                await client.send("bob", "before")
+                await client.send("bob", "behind")
+                assert [number for number, frame in gateway.frames if frame.HasField("send")] == [1, 1]
+
+
 async def test_a_new_subscription_takes_the_place_of_one_that_is_under_way(certificate: Certificate) -> None:
     waiting: list[tuple[Visit, pb.ClientFrame]] = []
 

@@ -101,7 +101,6 @@ class Pilot:
         self._timer: asyncio.TimerHandle | None = None
         self._pump_soon: asyncio.Handle | None = None
         self._tails: dict[Conversation, int] = {}
-        self._is_draining = False
         # of the subscription
         self._inbox: Inbox | None = None
         self._subscribe_id: int | None = None
@@ -245,7 +244,6 @@ class Pilot:
             old.drop()
             self._handle_lost()
         self._wire = wire
-        self._is_draining = False
         self._wants_wire.clear()
         self._up_since = self._loop.time()
         self._expired = 0
@@ -312,7 +310,7 @@ class Pilot:
         match frame.WhichOneof("body"):
             case "go_away":
                 log.debug("the gateway goes down in %d ms", frame.go_away.drain_ms)
-                self._is_draining = True
+                # This connection serves on until there is another one.
                 self._wants_wire.set()
             case _ if frame.request_id == 0:
                 # Why the connection ends is in its close code.
@@ -413,8 +411,7 @@ class Pilot:
         if self._subscribe_id is not None:
             return  # its answer first
         while (inbox := self._inbox) is not None:
-            is_connected = wire is not None and not self._is_draining
-            need = inbox.need(is_connected, wire is not None and self._subscription_id is not None)
+            need = inbox.need(wire is not None, wire is not None and self._subscription_id is not None)
             match need:
                 case None:
                     break
@@ -444,7 +441,7 @@ class Pilot:
             return
         self.requests.handle_timeout(self._loop.time())
         self._pump_inbox(self._wire)
-        if self._wire is not None and not self._is_draining:
+        if self._wire is not None:
             self._send(self._wire)
         due = self.requests.poll_timeout()
         if self._timer is not None and (due is None or self._timer.when() > due):
