@@ -797,3 +797,45 @@ async fn the_sdk_over_a_websocket_loses_nothing_over_faults() {
     assert!(texts.len() == 600 && texts.iter().all(Result::is_ok));
     assert_eq!(site.metric("gateway_connections{transport=\"WebSocket\"}"), 2.0);
 }
+
+// ---- certificates ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_used_without_a_restart() {
+    let site = Site::start().await;
+    let mut before =
+        [Peer::enter(&site, Kind::Quic, "alice").await, Peer::enter(&site, Kind::WebSocket, "alice").await];
+    let other = tempfile::tempdir().unwrap();
+    let others = seriatim_gateway::dev_ca::ensure_dev_ca(other.path()).unwrap();
+    std::fs::copy(&others.gateway, &site.files.gateway).unwrap();
+    std::fs::copy(&others.gateway_key, &site.files.gateway_key).unwrap();
+    let ca = std::fs::read(&others.ca).unwrap();
+    let begun = std::time::Instant::now();
+    for transport in [Transport::Quic, Transport::WebSocket] {
+        let connect = || site.builder("bob", "phone").ca_pem(&ca).transport(transport).connect();
+        while let Err(error) = connect().await {
+            assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
+            assert!(begun.elapsed() < PATIENCE, "the new certificate is used in time");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let old = site.builder("bob", "phone").transport(transport).connect().await.unwrap_err();
+        assert!(matches!(old, ConnectError::Handshake(_)), "{old}");
+    }
+    for peer in &mut before {
+        peer.say(0, 9, Asked::Ping(v1::Ping { nonce: 1 })).await;
+        assert!(matches!(peer.answer(9).await, Said::Pong(_)), "who is in stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_chain_browsers_see_the_same_certificate_as_all() {
+    let site = Site::start_with(|config| config.webtransport = seriatim_gateway::WebTransportCertificate::Chain).await;
+    let (answer, _) = published(&site, site.address).await;
+    assert!(answer.contains("\"hashes\":[]"), "{answer}");
+    let tls = support::peer::tls(&site.ca(), &[b"h3"]);
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
+    let connection = endpoint.connect_with(config, site.address, "localhost").unwrap().await.unwrap();
+    web_connect(&connection, web_request(lane::PATH)).await.unwrap();
+}
