@@ -337,6 +337,24 @@ async fn the_gateway_says_that_it_goes_down(kind: Kind) {
     stopping.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stays_connected_over_tcp_when_the_gateway_has_stopped() {
+    let mut site = Site::start().await;
+    // Who never begins with TLS; who never asks for anything.
+    let mut nothing = tokio::net::TcpStream::connect(site.address).await.unwrap();
+    let mut greeted = tcp(&site, site.address, &[b"http/1.1"]).await.unwrap();
+    site.stop_gateway().await;
+    let mut byte = [0; 1];
+    for read in [
+        tokio::time::timeout(PATIENCE, nothing.read(&mut byte)).await.unwrap(),
+        tokio::time::timeout(PATIENCE, greeted.read(&mut byte)).await.unwrap(),
+    ] {
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    // Ended by the stop, not by the time for the handshake.
+    assert!(!site.metrics().contains("why=\"Deadline\""), "{}", site.metrics());
+}
+
 async fn an_address_has_its_share_of_connections(kind: Kind) {
     let site = Site::start_with(|config| config.address_connections_max = 3).await;
     let mut peers = vec![Peer::enter(&site, kind, "alice").await, Peer::enter(&site, kind, "alice").await];

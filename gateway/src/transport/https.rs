@@ -32,6 +32,7 @@ use crate::metrics::{Transport, TransportLabel, Why};
 use crate::short_certificate::ShortCertificates;
 use crate::transport::gate::{Gate, Pass};
 use crate::transport::rules::{self, Offered, Origins};
+use crate::transport::tasks::Tasks;
 use crate::transport::websocket::WebSocketCarrier;
 
 /// Bytes of a request's head.
@@ -50,6 +51,7 @@ pub(crate) struct Https {
     /// What browsers must know for WebTransport; none if they know the CA.
     pub(crate) short: Option<Arc<ShortCertificates>>,
     pub(crate) gate: Gate,
+    pub(crate) tasks: Tasks,
     pub(crate) desk: Desk,
 }
 
@@ -67,7 +69,7 @@ pub(crate) async fn accept(listener: TcpListener, https: Https) {
         match https.gate.enter(remote.ip()) {
             Ok(pass) => {
                 let span = info_span!("connection", %remote);
-                tokio::spawn(serve(stream, remote, pass, https.clone()).instrument(span));
+                https.tasks.spawn(serve(stream, remote, pass, https.clone()).instrument(span));
             }
             Err(why) => https.desk.hub.metrics.refused(Transport::WebSocket, why),
         }

@@ -16,6 +16,7 @@ mod https;
 mod quic;
 mod rules;
 mod streams;
+mod tasks;
 mod websocket;
 mod webtransport;
 

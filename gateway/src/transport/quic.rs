@@ -21,6 +21,7 @@ use crate::metrics::{Transport, TransportLabel, Why};
 use crate::transport::gate::{Gate, HANDSHAKES_MAX, Pass};
 use crate::transport::rules::Origins;
 use crate::transport::streams::StreamCarrier;
+use crate::transport::tasks::Tasks;
 use crate::transport::webtransport::{self, RefusedError, WebSession};
 
 /// Streams that a device may have open: the control stream, its lanes, and calls; and the one of a browser's request.
@@ -61,7 +62,7 @@ fn transport_config() -> TransportConfig {
 }
 
 /// Accepts connections until the endpoint is closed.
-pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>, desk: Desk) {
+pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>, tasks: Tasks, desk: Desk) {
     while let Some(incoming) = endpoint.accept().await {
         let address = incoming.remote_address().ip();
         if gate.wants_proof(address) && !incoming.remote_address_validated() && incoming.may_retry() {
@@ -72,7 +73,7 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>
         match gate.enter(address) {
             Ok(pass) => {
                 let span = info_span!("connection", remote = %incoming.remote_address());
-                tokio::spawn(serve(incoming, pass, origins.clone(), desk.clone()).instrument(span));
+                tasks.spawn(serve(incoming, pass, origins.clone(), desk.clone()).instrument(span));
             }
             Err(why) => {
                 desk.hub.metrics.refused(Transport::Quic, why);
