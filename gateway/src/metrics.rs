@@ -37,6 +37,8 @@ pub(crate) enum Why {
     Address,
     /// no end of the handshake in time
     Deadline,
+    /// the process has no more descriptors for TCP
+    Descriptors,
     /// too many sessions or handshakes
     Full,
     /// TLS, or what comes behind it, went wrong
@@ -76,6 +78,7 @@ pub(crate) struct Metrics {
     pub(crate) queued_bytes: Gauge,
     pub(crate) links: Gauge,
     pub(crate) certificates_refused: Counter,
+    pub(crate) tcp_connections_max: Gauge,
 }
 
 impl Metrics {
@@ -96,6 +99,7 @@ impl Metrics {
             queued_bytes: Gauge::default(),
             links: Gauge::default(),
             certificates_refused: Counter::default(),
+            tcp_connections_max: Gauge::default(),
         };
         metrics.describe(registry);
         metrics
@@ -142,6 +146,11 @@ impl Metrics {
             "certificates_refused",
             "Times that new certificate files could not be used",
             self.certificates_refused.clone(),
+        );
+        registry.register(
+            "tcp_connections_max",
+            "TCP connections that the process has descriptors for",
+            self.tcp_connections_max.clone(),
         );
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }

@@ -23,7 +23,7 @@ use crate::transport::bind::Sockets;
 use crate::transport::gate::Gate;
 use crate::transport::https::Https;
 use crate::transport::tasks::Tasks;
-use crate::transport::{https, quic, webtransport};
+use crate::transport::{descriptors, https, quic, webtransport};
 
 /// Period of looking at the certificate's files.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(5);
@@ -59,7 +59,8 @@ impl Doors {
         let endpoint = quic::open(udp, udp_tls).map_err(bind("UDP"))?;
         let address = endpoint.local_addr().map_err(bind("UDP"))?;
         let tcp = TcpListener::from_std(tcp).map_err(bind("TCP"))?;
-        let gate = Gate::new(desk.hub.clone(), config.address_connections_max);
+        let tcp_connections_max = descriptors::tcp_connections_max();
+        let gate = Gate::new(desk.hub.clone(), config.address_connections_max, tcp_connections_max);
         let (origins, tasks) = (Arc::new(config.origins.clone()), Tasks::default());
         let https = Https {
             tls: TlsAcceptor::from(Arc::new(tcp_tls)),

@@ -66,7 +66,7 @@ pub(crate) async fn accept(listener: TcpListener, https: Https) {
                 continue;
             }
         };
-        match https.gate.enter(remote.ip()) {
+        match https.gate.enter(Transport::WebSocket, remote.ip()) {
             Ok(pass) => {
                 let span = info_span!("connection", %remote);
                 https.tasks.spawn(serve(stream, remote, pass, https.clone()).instrument(span));

@@ -10,6 +10,7 @@
 //! All of them stand behind one gate and on one port number.
 
 mod bind;
+mod descriptors;
 mod doors;
 mod gate;
 mod https;

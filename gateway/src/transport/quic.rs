@@ -70,7 +70,7 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>
             let _ = incoming.retry();
             continue;
         }
-        match gate.enter(address) {
+        match gate.enter(Transport::Quic, address) {
             Ok(pass) => {
                 let span = info_span!("connection", remote = %incoming.remote_address());
                 tasks.spawn(serve(incoming, pass, origins.clone(), desk.clone()).instrument(span));
