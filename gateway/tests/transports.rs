@@ -536,6 +536,11 @@ async fn requests_that_are_no_upgrade_are_answered() {
     for (what, request, status) in [
         ("another path", good.replace("/seriatim-1 ", "/ "), "404"),
         ("another page", good.replace("\n\n", "\norigin: https://evil.example\n\n"), "403"),
+        (
+            "a page whose name leads to us",
+            good.replace("host: localhost\n", "host: evil.example\norigin: https://evil.example\n"),
+            "403",
+        ),
         ("no upgrade", good.replace("upgrade: websocket\n", ""), "426"),
         ("another version", good.replace("version: 13", "version: 8"), "426"),
         ("a short key", good.replace("AAAA==", "=="), "400"),
@@ -586,12 +591,19 @@ async fn who_takes_long_for_the_upgrade_is_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_for_no_session_of_ours_are_refused() {
     let site = Site::start().await;
+    // Its owner lets evil.example lead to the gateway; the browser knows the certificate by its hash, whatever the name.
+    let rebound = || {
+        let url = format!("https://evil.example:{}{}", site.address.port(), lane::PATH);
+        let request = web_transport_proto::ConnectRequest::new(url.parse::<url::Url>().unwrap());
+        request.with_header(http::header::ORIGIN, "https://evil.example".parse().unwrap())
+    };
     let origin =
         |origin: &'static str| web_request(lane::PATH).with_header(http::header::ORIGIN, origin.parse().unwrap());
     for (what, request, status) in [
         ("another path", web_request("/"), "404"),
         ("another page", origin("https://evil.example"), "403"),
         ("other protocols", web_request(lane::PATH).with_protocol("seriatim-9"), "400"),
+        ("a page whose name leads to us", rebound(), "403"),
     ] {
         let (connection, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
         let refused = web_connect(&connection, request).await.err().unwrap();

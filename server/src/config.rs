@@ -114,7 +114,7 @@ pub(crate) struct GatewayOptions {
     #[arg(long, value_name = "short|chain")]
     webtransport_certificate: Option<WebTransportCertificate>,
     /// origin of web pages that may connect, such as `https://chat.example`, repeated; * for all; without any, pages of
-    /// this gateway's host
+    /// the hosts that this gateway's certificate names
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allow_origin: Vec<String>,
     /// connections of one address at the same time: an IPv4 address, or a /64 of IPv6

@@ -22,6 +22,7 @@ use crate::short_certificate::ShortCertificates;
 use crate::transport::bind::Sockets;
 use crate::transport::gate::Gate;
 use crate::transport::https::Https;
+use crate::transport::rules::Rules;
 use crate::transport::tasks::Tasks;
 use crate::transport::{descriptors, https, quic, webtransport};
 
@@ -61,10 +62,11 @@ impl Doors {
         let tcp = TcpListener::from_std(tcp).map_err(bind("TCP"))?;
         let tcp_connections_max = descriptors::tcp_connections_max();
         let gate = Gate::new(desk.hub.clone(), config.address_connections_max, tcp_connections_max);
-        let (origins, tasks) = (Arc::new(config.origins.clone()), Tasks::default());
+        let rules = Rules { origins: Arc::new(config.origins.clone()), certificates: certificates.clone() };
+        let tasks = Tasks::default();
         let https = Https {
             tls: TlsAcceptor::from(Arc::new(tcp_tls)),
-            origins: origins.clone(),
+            rules: rules.clone(),
             port: address.port(),
             short: short.clone(),
             gate: gate.clone(),
@@ -74,7 +76,7 @@ impl Doors {
         let refresh = refresh(certificates, short, desk.hub.metrics.clone());
         Ok(Self {
             address,
-            udp: tokio::spawn(quic::accept(endpoint.clone(), gate, origins, tasks.clone(), desk)),
+            udp: tokio::spawn(quic::accept(endpoint.clone(), gate, rules, tasks.clone(), desk)),
             tcp: tokio::spawn(https::accept(tcp, https)),
             certificates: tokio::spawn(refresh),
             endpoint,

@@ -31,7 +31,7 @@ use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::short_certificate::ShortCertificates;
 use crate::transport::gate::{Gate, Pass};
-use crate::transport::rules::{self, Offered, Origins};
+use crate::transport::rules::{Offered, Rules};
 use crate::transport::tasks::Tasks;
 use crate::transport::websocket::WebSocketCarrier;
 
@@ -46,7 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(crate) struct Https {
     pub(crate) tls: TlsAcceptor,
-    pub(crate) origins: Arc<Origins>,
+    pub(crate) rules: Rules,
     pub(crate) port: u16,
     /// What browsers must know for WebTransport; none if they know the CA.
     pub(crate) short: Option<Arc<ShortCertificates>>,
@@ -165,7 +165,7 @@ fn websocket(request: &Request<Incoming>, https: &Https) -> Result<Response<Full
     let protocols = protocols.flat_map(|list| list.split(',').map(str::trim));
     // An origin that is no text is nobody's.
     let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
-    let offered = rules::check(&https.origins, request.uri().path(), origin, text(HOST), protocols)?;
+    let offered = https.rules.check(request.uri().path(), origin, text(HOST), protocols)?;
     if request.method() != Method::GET {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }

@@ -19,7 +19,7 @@ use tracing::{Instrument, debug, info_span};
 use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::transport::gate::{Gate, HANDSHAKES_MAX, Pass};
-use crate::transport::rules::Origins;
+use crate::transport::rules::Rules;
 use crate::transport::streams::StreamCarrier;
 use crate::transport::tasks::Tasks;
 use crate::transport::webtransport::{self, RefusedError, WebSession};
@@ -62,7 +62,7 @@ fn transport_config() -> TransportConfig {
 }
 
 /// Accepts connections until the endpoint is closed.
-pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>, tasks: Tasks, desk: Desk) {
+pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, rules: Rules, tasks: Tasks, desk: Desk) {
     while let Some(incoming) = endpoint.accept().await {
         let address = incoming.remote_address().ip();
         if gate.wants_proof(address) && !incoming.remote_address_validated() && incoming.may_retry() {
@@ -73,7 +73,7 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>
         match gate.enter(Transport::Quic, address) {
             Ok(pass) => {
                 let span = info_span!("connection", remote = %incoming.remote_address());
-                tasks.spawn(serve(incoming, pass, origins.clone(), desk.clone()).instrument(span));
+                tasks.spawn(serve(incoming, pass, rules.clone(), desk.clone()).instrument(span));
             }
             Err(why) => {
                 desk.hub.metrics.refused(Transport::Quic, why);
@@ -83,12 +83,12 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>
     }
 }
 
-async fn serve(incoming: Incoming, mut pass: Pass, origins: Arc<Origins>, desk: Desk) {
+async fn serve(incoming: Incoming, mut pass: Pass, rules: Rules, desk: Desk) {
     let metrics = desk.hub.metrics.clone();
     let begun = Instant::now();
     let deadline = Duration::from_millis(limits::HELLO_TIMEOUT_MS);
     let mut transport = Transport::Quic;
-    let (connection, web) = match tokio::time::timeout(deadline, greet(incoming, &origins, &mut transport)).await {
+    let (connection, web) = match tokio::time::timeout(deadline, greet(incoming, &rules, &mut transport)).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => {
             metrics.refused(transport, if error.is_request() { Why::Request } else { Why::Handshake });
@@ -110,7 +110,7 @@ async fn serve(incoming: Incoming, mut pass: Pass, origins: Arc<Origins>, desk: 
 /// The handshake, and for a browser the session on top of it.
 async fn greet(
     incoming: Incoming,
-    origins: &Origins,
+    rules: &Rules,
     transport: &mut Transport,
 ) -> Result<(Connection, Option<WebSession>), RefusedError> {
     let connection = incoming.accept()?.await?;
@@ -118,7 +118,7 @@ async fn greet(
         return Ok((connection, None));
     }
     *transport = Transport::WebTransport;
-    let web = WebSession::accept(&connection, origins).await?;
+    let web = WebSession::accept(&connection, rules).await?;
     Ok((connection, Some(web)))
 }
 
