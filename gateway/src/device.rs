@@ -58,36 +58,26 @@ pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, desk: De
         timer_at: None,
     };
     let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
-    let end = std::future::poll_fn(|cx| {
+    std::future::poll_fn(|cx| {
         for _ in 0..ROUNDS_MAX {
             match driver.round(cx, timer.as_mut()) {
                 Round::Progress => {}
                 Round::Idle => return Poll::Pending,
-                Round::Over(end) => return Poll::Ready(end),
+                Round::Over => return Poll::Ready(()),
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
-    if let End::Ours = end {
-        // A device that does not listen is not waited for.
-        let _ = tokio::time::timeout(LINGER, std::future::poll_fn(|cx| driver.carrier.poll_close(cx))).await;
-    }
+    // Whoever ended it, the last words are said. A device that does not listen is not waited for.
+    let _ = tokio::time::timeout(LINGER, std::future::poll_fn(|cx| driver.carrier.poll_close(cx))).await;
 }
 
 enum Round {
     Progress,
     Idle,
-    Over(End),
-}
-
-/// Who ended the connection.
-enum End {
-    /// The device, or the network.
-    Theirs,
-    /// The session: the device is to know why.
-    Ours,
+    Over,
 }
 
 struct Driver<C> {
@@ -113,7 +103,7 @@ impl<C: Carrier> Driver<C> {
         let now = Instant::now();
         let mut progress = self.read_mailbox(cx, now);
         match self.carrier.poll_in(cx, now, &mut self.session) {
-            Came::Over => return Round::Over(End::Theirs),
+            Came::Over => return Round::Over,
             Came::Something => progress = true,
             Came::Nothing => {}
         }
@@ -125,7 +115,7 @@ impl<C: Carrier> Driver<C> {
             debug!(code, %reason, "connection closed");
             self.hub.metrics.closed.get_or_create(&ClosedLabel { transport: self.transport, code }).inc();
             self.carrier.close(code, &reason);
-            return Round::Over(End::Ours);
+            return Round::Over;
         }
         if progress { Round::Progress } else { Round::Idle }
     }

@@ -19,7 +19,7 @@ use seriatim_proto::wire::v1::server_frame::Body as Said;
 use support::peer::{Event, From, Kind, Peer, frame, http, published, quic, tcp, web_connect, web_request, web_socket};
 use support::{PATIENCE, Site, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
 /// Each claim on each way in.
 macro_rules! on_every_transport {
@@ -508,6 +508,17 @@ async fn frames_that_are_no_websocket_ones_are_refused() {
         }
         assert_eq!(codes, [4_002], "{bytes:x?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_of_the_device_is_answered() {
+    let site = Site::start().await;
+    let mut socket = web_socket(&site, site.address).await;
+    let frame = CloseFrame { code: 4_000.into(), reason: "bye".into() };
+    socket.send(Message::Close(Some(frame.clone()))).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap();
+    assert!(matches!(&answer, Some(Ok(Message::Close(Some(close)))) if *close == frame), "{answer:?}");
+    assert!(tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().is_none(), "and then the end");
 }
 
 #[tokio::test(flavor = "multi_thread")]

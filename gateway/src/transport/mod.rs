@@ -67,6 +67,6 @@ pub(crate) trait Carrier: Send + 'static {
     /// Ends the connection with a close code of docs/protocol.md.
     fn close(&mut self, code: u32, reason: &str);
 
-    /// Ready when the device has taken in the close, or is gone.
+    /// Ready when the device has taken in the close, its own has its answer, or it is gone.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }

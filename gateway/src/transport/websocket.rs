@@ -75,6 +75,7 @@ enum Closing {
     Not,
     /// To be said when all else is written.
     Wanted(CloseFrame),
+    /// By us, or by the device: then it is answered.
     Said,
     /// Nothing more to say: waits for the device's end, so that what it has not read yet is not lost.
     Shut,
@@ -172,7 +173,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocketCarrier<S> {
             }
             Err(Error::Capacity(error)) => Err(Refusal::new(ErrorCode::FrameTooLarge, error.to_string())),
             Err(Error::Protocol(error)) if !is_gone(&error) => Err(malformed(&error.to_string())),
-            Ok(Message::Close(_)) | Err(_) => Ok(Came::Over),
+            // The library has its answer ready.
+            Ok(Message::Close(_)) => {
+                self.closing = Closing::Said;
+                Ok(Came::Over)
+            }
+            Err(_) => Ok(Came::Over),
         }
     }
 
@@ -294,6 +300,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Carrier for WebSocketCa
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Closing::Not = self.closing {
+            return Poll::Ready(());
+        }
         if let Closing::Wanted(frame) = &self.closing {
             let frame = frame.clone();
             if self.pump(cx).is_err() {
