@@ -141,6 +141,8 @@ pub const STORE_TIMEOUT_MS: u64 = 3_000;
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// QUIC idle timeout.
 pub const IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Time from the first byte of a WebSocket's message to its last.
+pub const SOCKET_MESSAGE_TIMEOUT_MS: u64 = 120_000;
 /// A gateway's watch that is silent for this long is treated as if every epoch had changed.
 pub const WATCH_SILENCE_MS: u64 = 3_000;
 
@@ -151,6 +153,7 @@ const _: () = assert!(MESSAGE_BYTES_MAX + FRAME_HEADER_BYTES <= ENTRY_BYTES_MAX)
 const _: () = assert!(ENTRY_BYTES_MAX + FRAME_HEADER_BYTES <= INTERNAL_FRAME_BYTES_MAX); // one entry always fits a frame
 const _: () = assert!(APPEND_BYTES_MAX + ENTRY_BYTES_MAX <= INTERNAL_FRAME_BYTES_MAX); // an append may overshoot by one entry
 const _: () = assert!(2 * STORE_TIMEOUT_MS < REQUEST_TIMEOUT_MS); // one lost answer of a store costs no request
+const _: () = assert!(SOCKET_MESSAGE_TIMEOUT_MS > IDLE_TIMEOUT_MS); // bytes keep a message alive longer than silence would
 const _: () = assert!(LEASE_HOLD_MS + CLOCK_DRIFT_MS_MAX < LEASE_GRANT_MS); // the holder stops first
 const _: () = assert!(3 * LEASE_RENEW_MS < LEASE_HOLD_MS); // two lost renewals cost nothing
 const _: () = assert!(RAFT_HEARTBEAT_MS * 3 <= RAFT_ELECTION_MS_MIN); // two lost heartbeats cost nothing
