@@ -38,12 +38,7 @@ impl Hub {
     pub(crate) fn new(metrics: Metrics) -> Self {
         let router = Router::new(RouterLimits::default());
         Self {
-            state: Mutex::new(State {
-                router,
-                mailboxes: HashMap::new(),
-                outboxes: HashMap::new(),
-                drained_at: None,
-            }),
+            state: Mutex::new(State { router, mailboxes: HashMap::new(), outboxes: HashMap::new(), drained_at: None }),
             nodes: watch::Sender::new(Vec::new()),
             session_last: AtomicU64::new(0),
             link_last: AtomicU64::new(0),

@@ -24,9 +24,12 @@ use crate::transport::streams::StreamCarrier;
 use crate::transport::tasks::Tasks;
 use crate::transport::webtransport::{self, RefusedError, WebSession};
 
-/// Streams that a device may have open: the control stream, its lanes, and calls; and the one of a browser's request.
-const BIDI_STREAMS_MAX: u32 = lane::LANES_MAX as u32 + 1;
-/// HTTP/3 wants datagrams to be possible. Nothing is done with them: what does not fit is dropped.
+/// Streams that a device may have open: the control stream, its lanes, and calls.
+const BIDI_STREAMS_MAX: u32 = lane::LANES_MAX as u32;
+/// What is allowed before TLS has said who comes: HTTP/3 wants these three at once. A native device opens none.
+const UNI_STREAMS_FIRST: u32 = 3;
+/// HTTP/3 wants datagrams to be possible, which is said before TLS has said who comes. Nothing is done with them: what
+/// does not fit is dropped.
 const DATAGRAM_BYTES: usize = 4 << 10;
 /// Bytes that a device may send on one stream before they are read: a whole frame and more.
 const STREAM_RECEIVE_BYTES: u32 = 512 << 10;
@@ -35,6 +38,7 @@ const RECEIVE_BYTES: u32 = 1 << 20;
 /// Bytes that wait in QUIC for a device's acknowledgement.
 const SEND_BYTES: u64 = 1 << 20;
 
+const _: () = assert!(UNI_STREAMS_FIRST <= webtransport::UNI_STREAMS_MAX);
 const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX && RECEIVE_BYTES >= STREAM_RECEIVE_BYTES);
 
 /// Opens the endpoint on a bound socket.
@@ -52,7 +56,7 @@ fn transport_config() -> TransportConfig {
     let idle = Duration::from_millis(limits::IDLE_TIMEOUT_MS);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(webtransport::UNI_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_FIRST))
         .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
         .max_idle_timeout(Some(idle.try_into().expect("half a minute fits QUIC's idle timeout")))
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_BYTES))
@@ -118,6 +122,9 @@ async fn greet(
         return Ok((connection, None));
     }
     *transport = Transport::WebTransport;
+    // One more for the browser's request.
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(BIDI_STREAMS_MAX + 1));
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(webtransport::UNI_STREAMS_MAX));
     let web = WebSession::accept(&connection, rules).await?;
     Ok((connection, Some(web)))
 }
