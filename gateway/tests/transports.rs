@@ -7,18 +7,21 @@ mod support;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use seriatim_client::{ConnectError, Conversation, EntryBody, SendRequest, Transport};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::Seq;
 use seriatim_proto::limits;
 use seriatim_proto::wire::lane::{self, Place};
-use seriatim_proto::wire::v1;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
+use seriatim_proto::wire::{self, v1};
 use support::peer::{Event, From, Kind, Peer, frame, http, published, quic, tcp, web_connect, web_request, web_socket};
 use support::{PATIENCE, Site, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
 /// Each claim on each way in.
@@ -389,6 +392,50 @@ async fn devices_come_in_over_both_families(kind: Kind) {
         peer.open().await;
         peer.hello(&site.token("alice", 60)).await;
         assert!(matches!(peer.answer(1).await, Said::Welcome(_)));
+    }
+}
+
+// ---- what only QUIC can get wrong ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_may_open_as_many_streams_as_the_page_says() {
+    let site = Site::start().await;
+    let (native, _endpoint) = quic(&site, site.address, b"seriatim-1").await.unwrap();
+    let mut streams = Vec::new();
+    while let Some(stream) = native.open_bi().now_or_never() {
+        streams.push(stream.unwrap());
+    }
+    assert_eq!(streams.len(), lane::LANES_MAX);
+
+    let (web, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
+    let _session = web_connect(&web, web_request(lane::PATH)).await.unwrap();
+    let mut streams = Vec::new();
+    // Those beside the request's come when TLS has said that it is a browser.
+    while streams.len() < lane::LANES_MAX {
+        streams.push(tokio::time::timeout(PATIENCE, web.open_bi()).await.expect("a stream").unwrap());
+    }
+    assert!(web.open_bi().now_or_never().is_none(), "one too many");
+    let mut controls = Vec::new();
+    while controls.len() < 7 {
+        controls.push(tokio::time::timeout(PATIENCE, web.open_uni()).await.expect("a stream").unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unidirectional_stream_of_a_native_device_is_a_wrong_one() {
+    let site = Site::start().await;
+    for hello in [true, false] {
+        let (connection, _endpoint) = quic(&site, site.address, b"seriatim-1").await.unwrap();
+        let (mut control, mut answers) = connection.open_bi().await.unwrap();
+        if hello {
+            let hello = v1::Hello { token: site.token("alice", 60), device: "x".into(), ..Default::default() };
+            control.write_all(&frame(1, Asked::Hello(hello))).await.unwrap();
+            answers.read_exact(&mut [0; 1]).await.unwrap();
+        }
+        connection.open_uni().await.unwrap().write_all(b"x").await.unwrap();
+        let end = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
+        let quinn::ConnectionError::ApplicationClosed(close) = end else { panic!("{end}") };
+        assert_eq!(close.error_code, 2u32.into());
     }
 }
 
@@ -775,6 +822,55 @@ async fn the_sdk_takes_a_websocket_where_udp_is_blocked() {
     client.send(Conversation::peer("bob").unwrap(), "hello").await.unwrap();
     assert_eq!(site.metric("gateway_connections{transport=\"WebSocket\"}"), 1.0);
     assert!(matches!(builder(Transport::Quic).connect().await, Err(ConnectError::Timeout(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_reads_what_comes_behind_welcome_in_its_message() {
+    let site = Site::start().await;
+    // A gateway of our own, with the site's certificate: Welcome and the end of the control stream in one message. It
+    // says Pong now and then, so that nothing but that end can make the SDK come again.
+    let chain = CertificateDer::pem_file_iter(&site.files.gateway).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&site.files.gateway_key).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (came, mut comes) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, came) = (acceptor.clone(), came.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let accept = |_: &Request, mut response: Response| {
+                    response.headers_mut().insert("sec-websocket-protocol", "seriatim-1".parse().unwrap());
+                    Ok(response)
+                };
+                let mut socket = tokio_tungstenite::accept_hdr_async(stream, accept).await.unwrap();
+                let hello = socket.next().await.unwrap().unwrap();
+                came.send(hello.len()).unwrap();
+                let said = |body| v1::ServerFrame { body: Some(body), ..Default::default() };
+                let mut message = BytesMut::new();
+                wire::encode_frame(&said(Said::Welcome(v1::Welcome::default())), &mut message);
+                let mut end = said(Said::Pong(v1::Pong { nonce: 0 }));
+                end.end = true;
+                wire::encode_frame(&end, &mut message);
+                let mut message = Message::Binary(message.freeze());
+                while socket.send(message).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    let mut pong = BytesMut::new();
+                    wire::encode_frame(&said(Said::Pong(v1::Pong { nonce: 0 })), &mut pong);
+                    message = Message::Binary(pong.freeze());
+                }
+            });
+        }
+    });
+    let builder = seriatim_client::Client::builder(address, "localhost").ca_pem(&site.ca()).device("phone");
+    let _client = builder.token("a token").transport(Transport::WebSocket).connect().await.unwrap();
+    for _ in 0..2 {
+        tokio::time::timeout(PATIENCE, comes.recv()).await.expect("it comes again").unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
