@@ -26,6 +26,9 @@ use crate::transport::webtransport::{self, RefusedError, WebSession};
 
 /// Streams that a device may have open: the control stream, its lanes, and calls.
 const BIDI_STREAMS_MAX: u32 = lane::LANES_MAX as u32;
+/// A browser's request is a stream besides. QUIC announces no single one more, but an eighth: the carrier takes as many
+/// of a browser's streams at the same time as of any device's, the others wait.
+const WEB_BIDI_STREAMS_MAX: u32 = BIDI_STREAMS_MAX * 5 / 4;
 /// What is allowed before TLS has said who comes: HTTP/3 wants these three at once. A native device opens none.
 const UNI_STREAMS_FIRST: u32 = 3;
 /// HTTP/3 wants datagrams to be possible, which is said before TLS has said who comes. Nothing is done with them: what
@@ -122,8 +125,7 @@ async fn greet(
         return Ok((connection, None));
     }
     *transport = Transport::WebTransport;
-    // One more for the browser's request.
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(BIDI_STREAMS_MAX + 1));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(WEB_BIDI_STREAMS_MAX));
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(webtransport::UNI_STREAMS_MAX));
     let web = WebSession::accept(&connection, rules).await?;
     Ok((connection, Some(web)))

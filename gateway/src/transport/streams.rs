@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use seriatim_gateway_core::{Session, StreamId, Transmit};
 use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::wire::lane;
 
 use crate::metrics::Traffic;
 use crate::transport::webtransport::{self, Preamble, WebEnd, WebSession};
@@ -77,13 +78,15 @@ impl StreamCarrier {
         }
     }
 
-    /// Streams are accepted only when they may be read: what waits costs the device, not us.
+    /// Streams are accepted only when they may be read, and so many at the same time: what waits costs the device, not us.
     fn accept_streams(&mut self, cx: &mut Context<'_>, session: &Session) -> Came {
         let mut came = Came::Nothing;
-        while session.wants_data(StreamId::Bidi(self.bidi_next)) {
+        let mut open = self.writers.keys().filter(|id| matches!(id, StreamId::Bidi(_))).count();
+        while open < lane::LANES_MAX && session.wants_data(StreamId::Bidi(self.bidi_next)) {
             match self.poll_stream(cx) {
                 Poll::Ready(Ok((send, recv))) => {
                     self.take_stream(send, recv);
+                    open += 1;
                     came = Came::Something;
                 }
                 Poll::Ready(Err(_)) => return Came::Over,
