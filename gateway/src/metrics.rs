@@ -54,6 +54,13 @@ pub(crate) struct RefusedLabel {
     pub(crate) why: Why,
 }
 
+/// Label of a token that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabel {
+    /// as `TokenError::reason` has them
+    pub(crate) reason: &'static str,
+}
+
 /// Bytes of one way in.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
@@ -79,6 +86,7 @@ pub(crate) struct Metrics {
     pub(crate) links: Gauge,
     pub(crate) certificates_refused: Counter,
     pub(crate) tcp_connections_max: Gauge,
+    pub(crate) tokens_refused: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -100,6 +108,7 @@ impl Metrics {
             links: Gauge::default(),
             certificates_refused: Counter::default(),
             tcp_connections_max: Gauge::default(),
+            tokens_refused: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -152,6 +161,7 @@ impl Metrics {
             "TCP connections that the process has descriptors for",
             self.tcp_connections_max.clone(),
         );
+        registry.register("tokens_refused", "Tokens refused, by reason", self.tokens_refused.clone());
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }
 }

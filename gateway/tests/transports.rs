@@ -14,12 +14,13 @@ use seriatim_client::{ConnectError, Conversation, EntryBody, SendRequest, Transp
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::Seq;
 use seriatim_proto::limits;
+use seriatim_proto::token::{Claims, KeySet, Verifier};
 use seriatim_proto::wire::lane::{self, Place};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, v1};
 use support::peer::{Event, From, Kind, Peer, frame, http, published, quic, tcp, web_connect, web_request, web_socket};
-use support::{PATIENCE, Site, eventually};
+use support::{PATIENCE, Site, eventually, now_s};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
@@ -395,6 +396,48 @@ async fn devices_come_in_over_both_families(kind: Kind) {
     }
 }
 
+// ---- the keys of tokens ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_not_known_yet_is_looked_for_and_its_device_waits() {
+    // The gateway begins without keys; whoever reads them anew finds the site's.
+    let verifier = Verifier::new(KeySet::parse(OTHER_KEYS).unwrap());
+    let (wanted, mut wishes) = tokio::sync::mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
+    verifier.refreshed_by(Box::new(move || {
+        let (done, read) = tokio::sync::oneshot::channel();
+        wanted.send(done).unwrap();
+        Box::pin(async move { drop(read.await) })
+    }));
+    let ours = verifier.clone();
+    let site = Site::start_with(|config| config.verifier = verifier).await;
+    let token = {
+        let claims = Claims { aud: "seriatim".into(), sub: "alice".into(), tenant: 1, exp: now_s() + 60, scopes: None };
+        let key = jsonwebtoken::EncodingKey::from_ed_pem(&std::fs::read(&site.files.token_key).unwrap()).unwrap();
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
+        header.kid = Some("the site's".into());
+        jsonwebtoken::encode(&header, &claims, &key).unwrap()
+    };
+    let mut early = Peer::connect(&site, Kind::Quic).await;
+    early.open().await;
+    early.hello(&token).await;
+    let done = tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap();
+    ours.replace(KeySet::parse(&std::fs::read(&site.files.token_public).unwrap()).unwrap());
+    done.send(()).unwrap();
+    assert!(matches!(early.answer(1).await, Said::Welcome(_)));
+    // And away again: the look finds nothing, and that is the verdict.
+    ours.replace(KeySet::parse(OTHER_KEYS).unwrap());
+    let mut late = Peer::connect(&site, Kind::WebSocket).await;
+    late.hello(&token).await;
+    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(()).unwrap();
+    assert_eq!(late.close_code().await, Some(5));
+    assert_eq!(site.metric("gateway_tokens_refused_total{reason=\"unknown_key\"}"), 1.0);
+    assert!(wishes.try_recv().is_err(), "asked once for each");
+}
+
+/// A JWKS with a key that nobody has, of RFC 8037.
+const OTHER_KEYS: &[u8] =
+    br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"x","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
 // ---- what only QUIC can get wrong ----
 
 #[tokio::test(flavor = "multi_thread")]
@@ -407,14 +450,26 @@ async fn a_device_may_open_as_many_streams_as_the_page_says() {
     }
     assert_eq!(streams.len(), lane::LANES_MAX);
 
+    // A browser has as many in its session: one too many waits until another one ends.
+    let mut peer = Peer::enter(&site, Kind::WebTransport, "alice").await;
+    for _ in 1..lane::LANES_MAX {
+        peer.open().await;
+    }
+    let late = peer.open().await;
+    peer.send(late, &frame(2, Asked::Status(v1::Status {})), true).await;
+    for request_id in 3..6 {
+        peer.say(0, request_id, Asked::Ping(v1::Ping { nonce: 1 })).await;
+        peer.answer(request_id).await;
+    }
+    while let Some(event) = peer.next().now_or_never() {
+        panic!("{event:?} before there was room");
+    }
+    peer.send(1, &[], true).await;
+    assert!(matches!(peer.answer(2).await, Said::StatusPage(_)));
+
+    // Its unidirectional streams come when TLS has said that it is a browser.
     let (web, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
     let _session = web_connect(&web, web_request(lane::PATH)).await.unwrap();
-    let mut streams = Vec::new();
-    // Those beside the request's come when TLS has said that it is a browser.
-    while streams.len() < lane::LANES_MAX {
-        streams.push(tokio::time::timeout(PATIENCE, web.open_bi()).await.expect("a stream").unwrap());
-    }
-    assert!(web.open_bi().now_or_never().is_none(), "one too many");
     let mut controls = Vec::new();
     while controls.len() < 7 {
         controls.push(tokio::time::timeout(PATIENCE, web.open_uni()).await.expect("a stream").unwrap());
@@ -780,8 +835,7 @@ async fn the_hashes_of_the_short_certificate_are_published() {
     assert!(hashes.iter().all(|hash| hash.len() == 64));
     // `quic` trusts h3 by these hashes alone; a native device gets the certificate of the CA.
     let (connection, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
-    let identity =
-        connection.peer_identity().unwrap().downcast::<Vec<rustls::pki_types::CertificateDer<'_>>>().unwrap();
+    let identity = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'_>>>().unwrap();
     assert_eq!(support::peer::sha256(&identity[0]), hashes[0]);
 }
 

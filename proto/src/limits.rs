@@ -30,6 +30,12 @@ pub const FRAME_BYTES_MAX: u32 = 256 << 10;
 pub const FRAME_HEADER_BYTES: u32 = 4 << 10;
 /// Longest token.
 pub const TOKEN_BYTES_MAX: u32 = 8 << 10;
+/// A token may be used this many seconds before its `nbf`: the issuer's clock may be ahead of ours.
+pub const TOKEN_EARLY_S_MAX: u64 = 60;
+/// Most keys that tokens are verified with.
+pub const TOKEN_KEYS_MAX: u32 = 64;
+/// Longest file or answer with such keys.
+pub const TOKEN_KEYS_BYTES_MAX: u32 = 256 << 10;
 /// Longest message between our own processes.
 pub const INTERNAL_FRAME_BYTES_MAX: u32 = 16 << 20;
 /// Most bytes of one Raft entry.
