@@ -46,6 +46,8 @@ pub(crate) type Stream = WebSocketStream<TlsStream<TcpStream>>;
 /// A WebSocket whose gateway has said Welcome.
 pub(crate) struct Socket {
     stream: Stream,
+    /// What came behind Welcome in its message.
+    behind: Bytes,
     /// Whole frames that wait for the socket.
     out: BytesMut,
     unflushed: bool,
@@ -105,10 +107,16 @@ impl Socket {
                 Message::Binary(bytes) => {
                     let mut decoder = FrameDecoder::default();
                     decoder.push(&bytes);
-                    let said = decoder.next_frame::<v1::ServerFrame>();
-                    let said = said.map_err(|error| DialError::Retry(error.to_string()))?.and_then(|frame| frame.body);
-                    if let Some(Said::Welcome(welcome)) = said {
-                        return Ok((Self::new(stream), welcome));
+                    let next = |decoder: &mut FrameDecoder| {
+                        let frame = decoder.next_frame::<v1::ServerFrame>();
+                        frame.map_err(|error| DialError::Retry(error.to_string()))
+                    };
+                    while let Some(frame) = next(&mut decoder)? {
+                        if let Some(Said::Welcome(welcome)) = frame.body {
+                            // More may have come with it.
+                            let behind = bytes.slice(bytes.len() - decoder.buffered()..);
+                            return Ok((Self::new(stream, behind), welcome));
+                        }
                     }
                 }
                 Message::Close(close) => return Err(close_error(close)),
@@ -117,9 +125,10 @@ impl Socket {
         }
     }
 
-    fn new(stream: Stream) -> Self {
+    fn new(stream: Stream, behind: Bytes) -> Self {
         Self {
             stream,
+            behind,
             out: BytesMut::new(),
             unflushed: false,
             lane_last: SENDS,
@@ -178,6 +187,10 @@ impl Socket {
     }
 
     pub(crate) fn poll_in(&mut self, cx: &mut Context<'_>, incoming: &mut Vec<Incoming>) -> Result<(), Broken> {
+        if !self.behind.is_empty() {
+            let behind = std::mem::take(&mut self.behind);
+            self.read(behind, incoming)?;
+        }
         while self.end.is_none() && incoming.len() < INCOMING_MAX {
             let Poll::Ready(message) = self.stream.poll_next_unpin(cx) else { return Ok(()) };
             self.heard_at = Instant::now();

@@ -1,5 +1,6 @@
 //! Commands: one file per noun; here only the match.
 
+mod auth;
 mod cluster;
 mod doubt;
 mod moves;
@@ -18,7 +19,7 @@ mod verify;
 use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, StoreId};
 
-use crate::cli::{Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
+use crate::cli::{Auth, Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -67,6 +68,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Tenant(Tenant::Show { id }) => tenant::show(&target()?, id).await,
         Group::Tenant(Tenant::Set { id, limits, dry_run }) => tenant::set(&target()?, id, limits, dry_run).await,
         Group::Tenant(Tenant::Reset { id, dry_run }) => tenant::reset(&target()?, id, dry_run).await,
+        Group::Auth(Auth::Inspect { keys }) => auth::inspect(&target()?, keys.as_deref()),
+        Group::Auth(Auth::Keys { keys }) => auth::keys(&target()?, keys.as_deref()),
+        Group::Auth(Auth::Mint { user, scopes, life }) => auth::mint(&target()?, &user, &scopes, life),
         Group::Msg(Msg::Status(of)) => msg::status(&target()?, &of).await,
         Group::Msg(Msg::Cancel(of)) => msg::cancel(&target()?, &of).await,
         Group::Send(send) => send::send(&target()?, &send).await,
