@@ -29,7 +29,7 @@ use folder::RunFolder;
 
 use crate::check::{self, CheckOptions, Evidence, Findings, Outcome, Rule, Verdict};
 use crate::cluster::{Cluster, ClusterConfig, clocks_can_be_bent};
-use crate::nemesis::Catalogue;
+use crate::nemesis::{Catalogue, Kind};
 use crate::report;
 
 pub use again::check_again;
