@@ -38,6 +38,16 @@ pub enum AdminRequest {
     },
     /// What this store is and does.
     Status,
+    /// Give the leadership of a group, which this store leads, to another of its stores.
+    /// Refused with `NOT_LEADER` by a store that does not lead it, `NOT_FOUND` for a store without a voter of it, and
+    /// `UNAVAILABLE` for one that does not answer or has not almost all of the log: the group would be without a
+    /// leader for no good.
+    Transfer {
+        /// which
+        group: GroupId,
+        /// who should lead it
+        to: StoreId,
+    },
     /// Has the replicas of the groups that this store leads make a digest of their rows at one entry.
     Compare {
         /// only these; empty: all
@@ -59,6 +69,8 @@ pub enum AdminResponse {
     Status(StoreStatus),
     /// why not
     Refused(Refusal),
+    /// `Transfer`: the other store was asked to stand; whether it won, its status says.
+    Transferring,
     /// `Compare`: those that are led here
     Comparing(Vec<GroupId>),
 }

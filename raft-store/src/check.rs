@@ -68,8 +68,8 @@ pub(crate) async fn run(host: Arc<Host>) {
             };
             at.elapsed() < BEGUN && led.iter().any(waits)
         };
-        let mut is_busy = begun.as_ref().is_some_and(is_begun)
-            || host.replicas().iter().any(|replica| replica.live.is_digesting());
+        let mut is_busy =
+            begun.as_ref().is_some_and(is_begun) || host.replicas().iter().any(|replica| replica.live.is_digesting());
         for replica in led {
             let newest = replica.live.digest();
             let watched = groups.entry(replica.group).or_insert_with(|| Watched {

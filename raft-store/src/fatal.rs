@@ -33,7 +33,11 @@ impl FatalSignal {
 
     /// A signal that nobody has raised, of the store of a data folder.
     pub(crate) fn of(folder: PathBuf) -> Self {
-        Self(Arc::new(Shared { reason: watch::Sender::new(None), damage: watch::Sender::new(None), folder: Some(folder) }))
+        Self(Arc::new(Shared {
+            reason: watch::Sender::new(None),
+            damage: watch::Sender::new(None),
+            folder: Some(folder),
+        }))
     }
 
     /// Data on disk is damaged, and what needs it cannot go on: notes it for the next start, and stops this process.

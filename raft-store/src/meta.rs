@@ -65,9 +65,7 @@ async fn remove_unnamed(host: &Arc<Host>, directory: &Directory) -> bool {
     for born in identity.born.iter().filter(|born| born.stage == Stage::Removed) {
         host.remove(born.group, born.replica).await;
     }
-    let unnamed = |born: &&BornReplica| {
-        born.stage != Stage::Removed && directory.is_removed(born.group, born.replica)
-    };
+    let unnamed = |born: &&BornReplica| born.stage != Stage::Removed && directory.is_removed(born.group, born.replica);
     let unnamed: Vec<_> = identity.born.iter().filter(unnamed).collect();
     if unnamed.is_empty() {
         return true;

@@ -173,3 +173,21 @@ async fn what_a_group_cannot_spare_votes_on_though_it_is_rotten() {
     wait_until("another one runs", || three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() > replica)).await;
     wait_until("no alarm is left", || three.host(2).rotten().is_empty() && three.host(2).suspected().is_empty()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_by_what_another_store_shows() {
+    let three = Three::start().await;
+    let replica = three.host(2).serving(GROUP).unwrap().id();
+    let mut shown = Directory::clone(three.host(2).events().directory().borrow().as_ref().unwrap());
+    shown.revision += 1;
+    shown.groups.iter_mut().for_each(|group| group.replicas.retain(|known| known.id != replica));
+    assert!(shown.is_removed(GROUP, replica));
+    three.host(2).events().learn(shown);
+    // Looked at for longer than a removal takes.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        assert_eq!(three.host(2).serving(GROUP).unwrap().id(), replica);
+        assert_eq!(stage(three.host(2), replica), Some(Stage::Initialised));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

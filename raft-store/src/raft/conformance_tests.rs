@@ -35,9 +35,15 @@ impl Flushing {
         let live = Arc::new(GroupLive::load(group, &state.reader(), Events::new()).unwrap());
         live.set_started();
         let metrics = StoreMetrics::new(&mut Registry::default());
-        let machine =
-            StateMachine::open(group, Arc::clone(&state), live, metrics, FatalSignal::new(), Arc::new(Pace::half_of(0)))
-                .unwrap();
+        let machine = StateMachine::open(
+            group,
+            Arc::clone(&state),
+            live,
+            metrics,
+            FatalSignal::new(),
+            Arc::new(Pace::half_of(0)),
+        )
+        .unwrap();
         Self { machine, state }
     }
 }

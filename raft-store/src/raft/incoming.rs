@@ -155,9 +155,7 @@ where
         let pair = (group, from, to);
         let answer = AnswerTo { session, answers: self.answers.clone() };
         let refusal = match self.replicas.cluster.get() {
-            Some(cluster) if *cluster == envelope.cluster && from != to => {
-                self.replicas.refusal(group, from, &body)
-            }
+            Some(cluster) if *cluster == envelope.cluster && from != to => self.replicas.refusal(group, from, &body),
             Some(cluster) if *cluster == envelope.cluster => Some("a replica does not ask itself"),
             Some(_) => Some("another cluster"),
             None => Some("this store belongs to no cluster yet"),

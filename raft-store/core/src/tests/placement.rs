@@ -275,7 +275,11 @@ fn a_fourth_store_gets_its_share_and_no_more_moves_than_needed() {
     let mut meta = Meta::new(3, 16);
     assert_eq!(next_move(&meta.directory(), |_| true, |_, _| true, |_| true), None);
     meta.add("s4:1", 7);
-    assert_eq!(next_move(&meta.directory(), |store| store != StoreId(4), |_, _| true, |_| true), None, "it does not answer");
+    assert_eq!(
+        next_move(&meta.directory(), |store| store != StoreId(4), |_, _| true, |_| true),
+        None,
+        "it does not answer"
+    );
     let moves = settle(&mut meta);
     assert_eq!(moves.len(), 12);
     assert!(moves.iter().all(|planned| planned.to == StoreId(4) && planned.why == Why::Balance));
@@ -431,9 +435,8 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
         domain: None,
         meta_replicas: vec![],
     };
-    let spares = |meta: &Meta, statuses: &[StoreStatus]| {
-        can_spare(&meta.directory(), GroupId(1), replicas[0].id, statuses)
-    };
+    let spares =
+        |meta: &Meta, statuses: &[StoreStatus]| can_spare(&meta.directory(), GroupId(1), replicas[0].id, statuses);
     let all = [runs(0, 1_000, true), runs(1, 990, true), runs(2, 1_000, true)];
     assert!(spares(&meta, &all) && spares(&meta, &all[1..]), "whether it runs itself says nothing");
     assert!(!spares(&meta, &all[..2]), "a store is away");
