@@ -140,22 +140,23 @@ impl StoreServer {
                         RaftHost::open(folder.path(), &folder.dead(), &tuning, &fatal, sockets.clone(), groups.clone());
                     Ok((Arc::new(state), raft.map_err(Unopened::of_log)?))
                 };
-                let opened = match rot::noted(folder.path()).map_err(open)? {
-                    Some(what) if sockets.block_on(rot::all_can_spare_at_start(&folder, &what)) => {
-                        Err(Unopened::Rot(what))
+                let noted = rot::noted(folder.path()).map_err(open)?;
+                let opened = match &noted {
+                    Some(what) if sockets.block_on(rot::all_can_spare_at_start(&folder, what)) => {
+                        Err(Unopened::Rot(what.clone()))
                     }
-                    Some(what) => {
-                        fatal.note_damage(what);
-                        databases(&folder)
-                    }
-                    None => databases(&folder),
+                    _ => databases(&folder),
                 };
                 let (rot, opened) = match opened {
                     Err(Unopened::Rot(what)) => {
                         rot::set_aside(&mut folder, &what)?;
                         (Some(what), databases(&folder))
                     }
-                    opened => (None, opened),
+                    opened => {
+                        // It goes on as it is, and asks again (rot.rs).
+                        noted.into_iter().for_each(|what| fatal.note_damage(what));
+                        (None, opened)
+                    }
                 };
                 let (state, raft) = opened.map_err(Unopened::into_error)?;
                 Ok::<_, StoreStartError>(Parts {
