@@ -540,6 +540,8 @@ where
 
     /// What operators see. Slots and leases are not known here.
     pub(crate) fn status(&self) -> GroupStatus {
+        // First: who reads a watched value while he holds it waits for a writer that waits for him.
+        let members = self.committed_members();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let store = |id: u64| metrics.membership_config.get_node(&id).map(|node| StoreId(node.store));
@@ -559,7 +561,7 @@ where
             leases: 0,
             voters: metrics.membership_config.voter_ids().filter_map(store).collect(),
             settled: true,
-            members: self.committed_members(),
+            members,
             digest: None,
         }
     }
