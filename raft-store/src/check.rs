@@ -78,7 +78,10 @@ pub(crate) async fn run(host: Arc<Host>) {
                 // What was compared under another leader is compared again, or not: it does no harm.
                 judged: 0,
             });
-            if host.scrubs() && !is_busy && watched.begun_at.elapsed() >= host.tuning().scrub_period {
+            // One that a move waits for is not disturbed, nor one that others are not done with.
+            let waits = directory.moves.iter().any(|moved| moved.group == replica.group)
+                || newest.is_some_and(|newest| newest.index > watched.judged);
+            if host.scrubs() && !is_busy && !waits && watched.begun_at.elapsed() >= host.tuning().scrub_period {
                 watched.begun_at = Instant::now();
                 is_busy = true;
                 begun = Some((replica.group, newest.map_or(0, |newest| newest.index), Instant::now()));
