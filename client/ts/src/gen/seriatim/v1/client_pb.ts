@@ -444,7 +444,7 @@ export type Welcome = Message<"seriatim.v1.Welcome"> & {
   user: string;
 
   /**
-   * The generation: see Rewound in docs/protocol.md.
+   * Raised when the cluster was restored from a backup: older positions may then lie in the future.
    *
    * @generated from field: uint32 generation = 8;
    */
