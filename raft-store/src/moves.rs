@@ -377,10 +377,14 @@ impl Planner {
         }
     }
 
-    /// One whose new replica does not run: its store is gone, or cannot bear it. What was turned back stays so.
+    /// One whose new replica does not run: its store is gone, or cannot bear it. What was turned back stays so. One that
+    /// leaves a rotten replica would only go forward again, and what it waits for is no fault of the store that gets it.
     fn turn_back(&mut self, directory: &Directory) -> Option<MetaCommand> {
-        let joins = |watched: &&Watched| !watched.moved.back && watched.moved.joining.is_some();
-        let silent = self.watched.iter().filter(joins).find(|watched| watched.ran.elapsed() >= STUCK)?;
+        let leaves_rot =
+            |moved: &MoveRecord| moved.leaving.is_some_and(|leaving| directory.is_rotten(moved.group, leaving.id));
+        let joins = |moved: &MoveRecord| !moved.back && moved.joining.is_some();
+        let mut turnable = self.watched.iter().filter(|watched| joins(&watched.moved) && !leaves_rot(&watched.moved));
+        let silent = turnable.find(|watched| watched.ran.elapsed() >= STUCK)?;
         let joining =
             silent.moved.joining.filter(|joining| directory.stores.iter().any(|store| store.id == joining.store));
         self.avoided.extend(joining.map(|joining| (joining.store, Instant::now())));
@@ -424,3 +428,21 @@ const LEARN_TOO: u64 = 25;
 const LEARN: Duration = Duration::from_millis(200);
 /// Time for group 0 to apply a command.
 const META_PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::testing::directory_of_a_rebuild;
+
+    #[test]
+    fn a_rebuild_may_wait_and_is_not_turned_back() {
+        let mut directory = directory_of_a_rebuild();
+        let long_ago = Instant::now().checked_sub(STUCK).expect("the machine runs for longer");
+        let watched = Watched { ran: long_ago, ..Watched::new(&directory.moves[0]) };
+        let mut planner = Planner { watched: vec![watched], ..Planner::default() };
+        assert_eq!(planner.turn_back(&directory), None);
+        directory.rotten.clear();
+        let moved = directory.moves[0].clone();
+        assert_eq!(planner.turn_back(&directory), Some(MetaCommand::CancelMove { moved }), "as any other");
+    }
+}

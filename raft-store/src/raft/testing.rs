@@ -187,7 +187,7 @@ async fn the_log_store_passes_the_conformance_suite() {
 }
 
 /// Group 0's word while replica 2 of group 1, on store 2, is replaced by replica 9, and replica 3 was removed.
-pub(super) fn directory_of_a_rebuild() -> Directory {
+pub(crate) fn directory_of_a_rebuild() -> Directory {
     let replica = |id, store| ReplicaRecord { id: ReplicaId(id), store: StoreId(store) };
     let group =
         GroupRecord { id: GroupId(1), slots: vec![], replicas: vec![replica(1, 1), replica(2, 2)], closed: true };
