@@ -477,6 +477,8 @@ pub struct GroupStatus {
     pub members: Vec<crate::ids::ReplicaId>,
     /// of its rows, at the last entry at which replicas are compared
     pub digest: Option<RowsDigest>,
+    /// the entry at which one is being made
+    pub digesting: Option<u64>,
 }
 
 /// What all replicas of a group have in common at one entry.

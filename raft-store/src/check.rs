@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 use seriatim_proto::ids::{GroupId, ReplicaId};
 use seriatim_proto::limits;
 use seriatim_proto::meta::{Directory, MetaCommand};
-use seriatim_proto::store::{RowsDigest, StoreRefusal};
+use seriatim_proto::store::{GroupStatus, RowsDigest, StoreRefusal};
 
 use crate::host::Host;
 use crate::moves;
@@ -92,7 +92,7 @@ pub(crate) async fn run(host: Arc<Host>) {
                 Some((index, since)) if index == newest.index => since,
                 _ => watched.seen.insert((newest.index, Instant::now())).1,
             };
-            let digests = digests(&directory, &replica, newest.index).await;
+            let digests = digests(&statuses(&directory, &replica).await, newest.index);
             let verdict = judge(
                 &replica.membership().voters.iter().copied().collect::<Vec<_>>(),
                 &digests,
@@ -146,6 +146,14 @@ pub(crate) struct Rest {
     is_told: bool,
 }
 
+#[cfg(test)]
+impl Rest {
+    /// One that was begun a moment ago.
+    pub(crate) fn begun_behind(after: u64, joining: ReplicaId) -> Self {
+        Self { joining, after, begun_at: Instant::now(), done_at: None, is_told: false }
+    }
+}
+
 /// Have the voters that are not rotten the same rows, as far as they are more than one? Before a new replica copies
 /// them, it must be sure that they are right: a majority may be one wrong replica and its own copy. The first call
 /// begins the comparison, later ones look.
@@ -176,21 +184,24 @@ pub(crate) async fn rest_agrees(
     };
     begun.done_at = done_at;
     *replica.rest.lock() = Some(begun);
-    let digests = match own {
-        Some(own) => digests(directory, replica, own.index).await,
-        None => BTreeMap::new(),
+    let statuses = match own {
+        Some(_) => statuses(directory, replica).await,
+        None => Vec::new(),
     };
+    let index = own.map_or(u64::MAX, |own| own.index);
+    let digests = digests(&statuses, index);
     let of_rest: Vec<&RowsDigest> = rest.iter().filter_map(|id| digests.get(id)).collect();
     match judge_rest(&of_rest, voters.len()) {
         RestVerdict::Same => Ok(()),
         RestVerdict::Waits => {
-            // Who got past the entry by a snapshot makes none; who is only slower is not disturbed.
+            // Who got past the entry by a snapshot, or a restart, makes none; who is only slower is not disturbed.
+            let misses = |status: &GroupStatus| rest.contains(&status.replica) && has_missed(status, index);
             let took = done_at.map(|done_at| done_at - begun.begun_at);
             let is_late = match (took, done_at) {
                 (Some(took), Some(done_at)) => done_at.elapsed() > REST_AGAIN.max(took * 4),
                 _ => begun.begun_at.elapsed() > BEGUN && !replica.live.is_digesting(),
             };
-            if is_late {
+            if is_late || statuses.iter().any(misses) {
                 *replica.rest.lock() = None;
             }
             Err("the sound replicas are compared before one is copied".to_owned())
@@ -228,17 +239,27 @@ fn judge_rest(digests: &[&RowsDigest], voters: usize) -> RestVerdict {
     }
 }
 
-/// The digests at an entry, by replica.
-async fn digests(directory: &Directory, replica: &Replica, index: u64) -> BTreeMap<ReplicaId, RowsDigest> {
+/// What the stores of a group say of its replicas, as far as they answer.
+async fn statuses(directory: &Directory, replica: &Replica) -> Vec<GroupStatus> {
     let stores = directory.stores.iter().filter(|store| replica.stores().contains(&store.id));
     let asked = stores.map(|store| moves::status(&store.address, directory.cluster, store.id));
     let answers = futures_util::future::join_all(asked).await;
     let groups = answers.into_iter().flatten().flat_map(|status| status.groups);
-    let of_ours = groups.filter(|group| group.group == replica.group);
-    let at = |group: seriatim_proto::store::GroupStatus| {
-        group.digest.filter(|digest| digest.index == index).map(|digest| (group.replica, digest))
+    groups.filter(|group| group.group == replica.group).collect()
+}
+
+/// The digests at an entry, by replica.
+fn digests(statuses: &[GroupStatus], index: u64) -> BTreeMap<ReplicaId, RowsDigest> {
+    let at = |status: &GroupStatus| {
+        status.digest.filter(|digest| digest.index == index).map(|digest| (status.replica, digest))
     };
-    of_ours.filter_map(at).collect()
+    statuses.iter().filter_map(at).collect()
+}
+
+/// Is the replica past the entry, and will never have a digest at it?
+fn has_missed(status: &GroupStatus, index: u64) -> bool {
+    let newest = status.digest.map(|digest| digest.index).max(status.digesting);
+    status.applied_index >= index && newest < Some(index)
 }
 
 fn judge(voters: &[ReplicaId], digests: &BTreeMap<ReplicaId, RowsDigest>, is_late: bool) -> Verdict {
@@ -323,6 +344,20 @@ mod tests {
         assert_eq!(judged(&[5, 5, 5], 5), RestVerdict::Same, "one is away");
         assert_eq!(judged(&[5, 5, 5, 6], 5), RestVerdict::Differ);
         assert_eq!(judged(&[5, 5], 5), RestVerdict::Waits);
+    }
+
+    #[test]
+    fn who_is_past_an_entry_without_a_digest_has_missed_it() {
+        let digest = |index| RowsDigest { index, rows: 3, bytes: 9, hash: [5; 32] };
+        let misses = |applied_index, done: Option<u64>, digesting| {
+            let mut status = crate::raft::testing::group_status();
+            (status.applied_index, status.digest, status.digesting) = (applied_index, done.map(digest), digesting);
+            has_missed(&status, 7)
+        };
+        assert!(!misses(6, None, None), "it is not there yet");
+        assert!(!misses(7, None, Some(7)) && !misses(9, Some(3), Some(7)), "it is at work");
+        assert!(!misses(9, Some(7), None) && !misses(9, Some(8), None) && !misses(9, None, Some(8)));
+        assert!(misses(7, None, None) && misses(9, Some(6), None) && misses(9, None, Some(6)));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -190,8 +190,14 @@ impl GroupLive {
 
     /// Has one been begun that is not done?
     pub(crate) fn is_digesting(&self) -> bool {
+        self.compared().1.is_some()
+    }
+
+    /// The last that is done, and the entry of one that has been begun and is not.
+    pub(crate) fn compared(&self) -> (Option<RowsDigest>, Option<u64>) {
         let (begun, done) = *self.compared.lock();
-        begun > 0 && done.is_none_or(|digest| digest.index != begun)
+        let is_done = begun == 0 || done.is_some_and(|digest| digest.index == begun);
+        (done, (!is_done).then_some(begun))
     }
 
     /// It is done.
@@ -204,7 +210,7 @@ impl GroupLive {
 
     /// The last that is done.
     pub(crate) fn digest(&self) -> Option<RowsDigest> {
-        self.compared.lock().1
+        self.compared().0
     }
 
     /// What applies is gone: nothing of the group's is touched any more.

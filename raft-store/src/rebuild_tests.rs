@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
-use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, StoreRecord};
+use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, ReplicaRecord, RotRecord, StoreRecord};
 
 use crate::admin::propose_meta;
+use crate::check::{self, Rest};
 use crate::config::StoreConfig;
 use crate::host::Host;
 use crate::identity::Stage;
@@ -190,4 +191,49 @@ async fn nothing_is_deleted_by_what_another_store_shows() {
         assert_eq!(stage(three.host(2), replica), Some(Stage::Initialised));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_a_restart_has_lost_is_begun_anew() {
+    let mut three = Three::start().await;
+    let compared = |nth: usize| three.host(nth).serving(GROUP).ok().map(|replica| replica.live.compared());
+    let deadline = Instant::now() + PATIENCE;
+    let leader = loop {
+        assert!(Instant::now() < deadline, "no comparison is begun");
+        let replica = |nth: usize| three.host(nth).serving(GROUP).ok();
+        let found = (0..3).find_map(|nth| Some((nth, replica(nth)?.leadership()?)));
+        if let Some((leader, term)) = found {
+            let (tx, answer) = tokio::sync::oneshot::channel();
+            replica(leader).unwrap().propose_as_leader(term, &[], |result| drop(tx.send(result.is_ok()))).await;
+            if answer.await == Ok(true) {
+                break leader;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    wait_until("all have a digest", || {
+        matches!(compared(leader), Some((Some(_), None))) && (0..3).all(|nth| compared(nth) == compared(leader))
+    })
+    .await;
+    let index = compared(leader).unwrap().0.unwrap().index;
+    let (other, rotten) = ((leader + 1) % 3, (leader + 2) % 3);
+    // What is flushed is not applied once more.
+    three.host(other).state().flush().unwrap();
+    three.kill(other);
+    three.restart(other).await;
+    wait_until("it is back", || three.host(other).serving(GROUP).is_ok_and(|it| it.status().applied_index >= index))
+        .await;
+    assert_eq!(three.host(other).serving(GROUP).unwrap().live.digest(), None);
+
+    let replica = three.host(leader).serving(GROUP).unwrap();
+    let mut directory = Directory::clone(three.host(leader).events().directory().borrow().as_ref().unwrap());
+    let found = ReplicaRecord {
+        id: three.host(rotten).serving(GROUP).unwrap().id(),
+        store: three.host(rotten).identity().unwrap().store,
+    };
+    directory.rotten.push(RotRecord { group: GROUP, replica: found, what: "said by a test".to_owned() });
+    let joining = ReplicaId(99);
+    *replica.rest.lock() = Some(Rest::begun_behind(index - 1, joining));
+    check::rest_agrees(three.host(leader), &directory, &replica, joining).await.unwrap_err();
+    assert!(replica.rest.lock().is_none(), "it is not waited for");
 }

@@ -343,12 +343,10 @@ impl Replica {
 
     /// What operators see.
     pub(crate) fn status(&self) -> GroupStatus {
-        GroupStatus {
-            slots: self.live.slot_count(),
-            leases: self.live.lease_count(),
-            digest: self.live.digest(),
-            ..self.handle.status()
-        }
+        // First what is applied: a digest at that entry, if there will be one, shows in what is read then.
+        let status = self.handle.status();
+        let (digest, digesting) = self.live.compared();
+        GroupStatus { slots: self.live.slot_count(), leases: self.live.lease_count(), digest, digesting, ..status }
     }
 
     /// A refusal goes out.

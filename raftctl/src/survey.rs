@@ -139,6 +139,7 @@ pub(crate) mod tests {
             settled: true,
             members: vec![],
             digest: None,
+            digesting: None,
         }
     }
 

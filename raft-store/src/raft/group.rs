@@ -563,6 +563,7 @@ where
             settled: true,
             members,
             digest: None,
+            digesting: None,
         }
     }
 

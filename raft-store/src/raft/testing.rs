@@ -15,6 +15,7 @@ use seriatim_proto::codec;
 use seriatim_proto::command::Outcome;
 use seriatim_proto::ids::{ClusterId, Generation, GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{Directory, GroupRecord, MoveRecord, ReplicaRecord, RotRecord};
+use seriatim_proto::store::GroupStatus;
 use tempfile::TempDir;
 
 use super::codec::SnapshotMetaRow;
@@ -206,5 +207,28 @@ pub(crate) fn directory_of_a_rebuild() -> Directory {
         rotten: vec![RotRecord { group: GroupId(1), replica: replica(2, 2), what: String::new() }],
         domains: [].into(),
         voters: 3,
+    }
+}
+
+/// What a store says of a replica of group 1.
+pub(crate) fn group_status() -> GroupStatus {
+    GroupStatus {
+        group: GroupId(1),
+        replica: ReplicaId(1),
+        role: "follower".to_owned(),
+        leader: None,
+        term: 1,
+        last_index: 0,
+        committed_index: 0,
+        applied_index: 0,
+        snapshot_index: 0,
+        purged_index: 0,
+        slots: 0,
+        leases: 0,
+        voters: vec![],
+        settled: true,
+        members: vec![],
+        digest: None,
+        digesting: None,
     }
 }

@@ -430,6 +430,7 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
             settled,
             members: vec![],
             digest: None,
+            digesting: None,
         }],
         rotten: vec![],
         domain: None,
