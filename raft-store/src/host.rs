@@ -45,7 +45,6 @@ use seriatim_store_core::plan::preferred_leaders;
 
 /// Everything that lives in one store process.
 pub(crate) struct Host {
-    folder: Mutex<DataFolder>,
     data_dir: PathBuf,
     identity: RwLock<Option<Arc<Identity>>>,
     token: StoreToken,
@@ -75,6 +74,8 @@ pub(crate) struct Host {
     scrub_pace: Pace,
     scrubs: bool,
     domain: Option<String>,
+    /// The last: its lock goes when nothing here writes into the folder any more.
+    folder: Mutex<DataFolder>,
 }
 
 /// What a host is made of.

@@ -114,6 +114,7 @@ async fn a_store_with_damaged_files_is_rebuilt_while_writes_go_on() {
         // Without a flush: what is cut off the log then is nowhere else.
         writer.write(&cluster, 50).await;
         cluster.kill(nth);
+        cluster.wait_ended(nth).await;
         harm(cluster.nodes[nth].folder.path());
         writer.write(&cluster, 5).await;
         cluster.restart(nth).await;
@@ -125,7 +126,9 @@ async fn a_store_with_damaged_files_is_rebuilt_while_writes_go_on() {
             if now.moves.is_empty() && now.rotten.is_empty() && gone >= if takes_all { all.len() } else { 1 } {
                 break;
             }
+            // A little at a time: what is written has to be compared and copied.
             writer.write(&cluster, 2).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             let status = status(&cluster.nodes[nth].address.to_string()).await;
             assert!(Instant::now() < deadline, "not rebuilt: {what}: {status:?} {:?} {:?}", now.moves, now.rotten);
         }
@@ -147,6 +150,7 @@ async fn a_rebuild_survives_deaths_and_doubts_at_any_time() {
     let store = StoreId(3);
     let before = replicas(&directory(&cluster).await, store);
     cluster.stop(2).await;
+    cluster.wait_ended(2).await;
     lose_votes(cluster.nodes[2].folder.path());
     cluster.restart(2).await;
     // Each time another stage of it: the store itself dies, group 0's leader dies, somebody turns it back twice.
@@ -197,6 +201,7 @@ async fn a_folder_from_before_its_rebuilding_is_heard_under_no_old_id() {
     let store = StoreId(2);
     let first = replicas(&directory(&cluster).await, store);
     cluster.stop(1).await;
+    cluster.wait_ended(1).await;
     let folder = cluster.nodes[1].folder.path().to_owned();
     let old = tempfile::tempdir().unwrap();
     copy(&folder, old.path());
@@ -208,6 +213,7 @@ async fn a_folder_from_before_its_rebuilding_is_heard_under_no_old_id() {
     // Somebody puts the copy back.
     let second = replicas(&directory(&cluster).await, store);
     cluster.stop(1).await;
+    cluster.wait_ended(1).await;
     fs::remove_dir_all(&folder).unwrap();
     copy(old.path(), &folder);
     cluster.restart(1).await;
@@ -231,6 +237,7 @@ async fn damage_in_rows_that_nobody_reads_is_found_by_the_scrub() {
     let store = StoreId(3);
     let before = replicas(&directory(&cluster).await, store);
     cluster.stop(2).await;
+    cluster.wait_ended(2).await;
     let folder = cluster.nodes[2].folder.path().to_owned();
     let tables = files(&folder.join("state.db"), ".sst");
     let largest = tables.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();

@@ -118,6 +118,17 @@ impl Cluster {
         server.run(async {}).await.unwrap();
     }
 
+    /// Waits until nothing of a store that has ended writes into its folder any more. A process takes its threads with
+    /// it; what ends in this one writes what is left, over whatever a test does to the files meanwhile.
+    pub async fn wait_ended(&self, nth: usize) {
+        let lock = self.nodes[nth].folder.path().join("LOCK");
+        wait_until("the store lets go of its folder", async || {
+            let file = std::fs::File::open(&lock).unwrap();
+            file.try_lock().is_ok()
+        })
+        .await;
+    }
+
     /// Starts a store again, on its folder and port.
     pub async fn restart(&mut self, nth: usize) {
         let deadline = Instant::now() + DEADLINE;

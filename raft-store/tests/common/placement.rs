@@ -78,7 +78,8 @@ pub async fn wait_for(cluster: &Cluster, what: &str, mut level: impl FnMut(&Dire
         if level(&directory) {
             return directory;
         }
-        assert!(Instant::now() < deadline, "not in time: {what}; {:?} {:?}", load(&directory), directory.moves);
+        let (moves, rotten) = (&directory.moves, &directory.rotten);
+        assert!(Instant::now() < deadline, "not in time: {what}; {:?} {moves:?} {rotten:?}", load(&directory));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
