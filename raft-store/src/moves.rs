@@ -15,8 +15,11 @@
 //!
 //! # Failure
 //! While a replica joins, nobody purges the group's log: who copies slower than others write would never be done.
-//! A replica that joins and does not run for [`STUCK`] leaves again, and its store is given none for [`AVOID`]. A move
-//! that stands still for [`STUCK`] holds up no other one. What cannot be done now is tried again.
+//! A replica that joins and does not run for [`STUCK`] leaves again, and its store is given none for [`AVOID`]. One that
+//! is made in a rotten one's place may wait for longer, as long as its store answers. A move that stands still for
+//! [`STUCK`] holds up no other one. What cannot be done now is tried again.
+//! A move that is turned back ends with the members as they were, rotten or not. Only what has left already and is
+//! rotten does not come back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -83,8 +86,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
         return Err("a rotten replica hands over first".to_owned());
     }
 
-    // What is rotten never comes back, as a member or otherwise: a move that was turned back to it goes forward again.
-    if moved.back && moved.comes().is_some_and(|comes| directory.is_rotten(moved.group, comes.id)) {
+    if must_go_forward(&directory, moved, &members.voters, members.is_joint) {
         let again = match (moved.is_rebuild(), moved.leaving) {
             (true, Some(leaving)) => MetaCommand::BeginRebuild { group: moved.group, replica: leaving.id },
             _ => {
@@ -157,6 +159,14 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
         }
         other => Err(format!("group 0 says {other:?}")),
     }
+}
+
+/// Was the move turned back too late? What is rotten never becomes a member again. While it still is a voter, the move
+/// can end where it began: whatever joins may be as rotten, or gone for good with its store.
+fn must_go_forward(directory: &Directory, moved: &MoveRecord, voters: &BTreeSet<ReplicaId>, is_joint: bool) -> bool {
+    let is_rotten = |comes: &ReplicaRecord| directory.is_rotten(moved.group, comes.id);
+    let rotten = moved.comes().filter(|comes| moved.back && is_rotten(comes));
+    rotten.is_some_and(|rotten| is_joint || !voters.contains(&rotten.id))
 }
 
 /// Has the replica noted that it began? Then it can be trusted with a vote.
@@ -322,6 +332,32 @@ impl Watched {
         let now = Instant::now();
         Self { moved: moved.clone(), ran: now, applied: 0, got_on: now }
     }
+
+    /// The same move as it is now. One that is turned again and again gets on nowhere.
+    fn goes_on(&self, moved: &MoveRecord) -> Option<Self> {
+        let is_same =
+            (self.moved.group, self.moved.joining, self.moved.leaving) == (moved.group, moved.joining, moved.leaving);
+        let ran = if self.moved.back == moved.back { self.ran } else { Instant::now() };
+        is_same.then(|| Self { moved: moved.clone(), ran, ..self.clone() })
+    }
+
+    /// Notes what the store of the replica that comes says, if it answers.
+    fn note(&mut self, directory: &Directory, status: Option<&StoreStatus>) {
+        let (Some(comes), Some(status)) = (self.moved.comes(), status) else { return };
+        if directory.is_rotten(self.moved.group, comes.id) {
+            return; // It never becomes a voter, or should not.
+        }
+        let now = Instant::now();
+        if let Some(group) = status.groups.iter().find(|group| group.replica == comes.id) {
+            self.ran = now;
+            if group.applied_index != self.applied {
+                (self.applied, self.got_on) = (group.applied_index, now);
+            }
+        } else if self.moved.is_rebuild() && !self.moved.back {
+            // It is not born before its group's leader has made it a member.
+            self.ran = now;
+        }
+    }
 }
 
 impl Planner {
@@ -358,35 +394,26 @@ impl Planner {
     async fn watch(&mut self, directory: &Directory) {
         let before = std::mem::take(&mut self.watched);
         for moved in &directory.moves {
-            let known = before.iter().find(|watched| watched.moved == *moved).cloned();
+            let known = before.iter().find_map(|watched| watched.goes_on(moved));
             let mut watched = known.unwrap_or_else(|| Watched::new(moved));
             if let Some(comes) = moved.comes() {
                 let status = match address(directory, comes.store) {
                     Some(address) => status(&address, directory.cluster, comes.store).await,
                     None => None,
                 };
-                let groups = status.iter().flat_map(|status| &status.groups);
-                if let Some(group) = groups.into_iter().find(|group| group.replica == comes.id) {
-                    watched.ran = Instant::now();
-                    if group.applied_index != watched.applied {
-                        (watched.applied, watched.got_on) = (group.applied_index, watched.ran);
-                    }
-                }
+                watched.note(directory, status.as_ref());
             }
             self.watched.push(watched);
         }
     }
 
-    /// One whose new replica does not run: its store is gone, or cannot bear it. What was turned back stays so. One that
-    /// leaves a rotten replica would only go forward again, and what it waits for is no fault of the store that gets it.
+    /// One whose new replica does not run: its store is gone, or cannot bear it. What was turned back stays so. The store
+    /// of a rotten replica is given its new one as soon as it answers.
     fn turn_back(&mut self, directory: &Directory) -> Option<MetaCommand> {
-        let leaves_rot =
-            |moved: &MoveRecord| moved.leaving.is_some_and(|leaving| directory.is_rotten(moved.group, leaving.id));
-        let joins = |moved: &MoveRecord| !moved.back && moved.joining.is_some();
-        let mut turnable = self.watched.iter().filter(|watched| joins(&watched.moved) && !leaves_rot(&watched.moved));
-        let silent = turnable.find(|watched| watched.ran.elapsed() >= STUCK)?;
-        let joining =
-            silent.moved.joining.filter(|joining| directory.stores.iter().any(|store| store.id == joining.store));
+        let joins = |watched: &&Watched| !watched.moved.back && watched.moved.joining.is_some();
+        let silent = self.watched.iter().filter(joins).find(|watched| watched.ran.elapsed() >= STUCK)?;
+        let is_known = |joining: &ReplicaRecord| directory.stores.iter().any(|store| store.id == joining.store);
+        let joining = silent.moved.joining.filter(|joining| is_known(joining) && !silent.moved.is_rebuild());
         self.avoided.extend(joining.map(|joining| (joining.store, Instant::now())));
         Some(MetaCommand::CancelMove { moved: silent.moved.clone() })
     }
@@ -432,17 +459,68 @@ const META_PATIENCE: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::testing::directory_of_a_rebuild;
+    use seriatim_proto::meta::RotRecord;
+    use seriatim_proto::store::GroupStatus;
+
+    use crate::raft::testing::{directory_of_a_rebuild, group_status, store_status};
+
+    fn silent_for(long: Duration, moved: &MoveRecord) -> Watched {
+        let ago = Instant::now().checked_sub(long).expect("the machine runs for longer");
+        Watched { ran: ago, got_on: ago, ..Watched::new(moved) }
+    }
 
     #[test]
-    fn a_rebuild_may_wait_and_is_not_turned_back() {
+    fn a_rebuild_may_wait_and_is_turned_back_only_if_its_store_is_gone_or_the_new_one_is_rotten_too() {
         let mut directory = directory_of_a_rebuild();
-        let long_ago = Instant::now().checked_sub(STUCK).expect("the machine runs for longer");
-        let watched = Watched { ran: long_ago, ..Watched::new(&directory.moves[0]) };
-        let mut planner = Planner { watched: vec![watched], ..Planner::default() };
-        assert_eq!(planner.turn_back(&directory), None);
-        directory.rotten.clear();
+        directory.stores = vec![StoreRecord { id: StoreId(2), address: "a:1".to_owned() }];
         let moved = directory.moves[0].clone();
-        assert_eq!(planner.turn_back(&directory), Some(MetaCommand::CancelMove { moved }), "as any other");
+        let answers = store_status(StoreId(2));
+        let turned = |directory: &Directory, status: Option<&StoreStatus>| {
+            let mut watched = silent_for(STUCK, &directory.moves[0]);
+            watched.note(directory, status);
+            let mut planner = Planner { watched: vec![watched], ..Planner::default() };
+            (planner.turn_back(directory), planner.avoided.len())
+        };
+        let cancel = || Some(MetaCommand::CancelMove { moved: moved.clone() });
+        assert_eq!(turned(&directory, Some(&answers)), (None, 0), "the sound ones are compared first");
+        assert_eq!(turned(&directory, None), (cancel(), 0), "its store is asked again as soon as it answers");
+        let joining = RotRecord { replica: moved.joining.unwrap(), ..directory.rotten[0].clone() };
+        directory.rotten.push(joining);
+        assert_eq!(turned(&directory, Some(&answers)), (cancel(), 0));
+
+        // Any other move has the new replica run from the beginning.
+        directory.rotten.clear();
+        directory.moves[0].leaving = Some(ReplicaRecord { id: ReplicaId(1), store: StoreId(1) });
+        let (command, avoided) = turned(&directory, Some(&answers));
+        assert!(matches!(command, Some(MetaCommand::CancelMove { .. })) && avoided == 1);
+        let mut runs = answers;
+        runs.groups = vec![GroupStatus { replica: ReplicaId(9), ..group_status() }];
+        assert_eq!(turned(&directory, Some(&runs)), (None, 0));
+    }
+
+    #[test]
+    fn a_move_that_is_turned_again_and_again_gets_on_nowhere() {
+        let moved = directory_of_a_rebuild().moves[0].clone();
+        let watched = silent_for(STUCK, &moved);
+        let back = MoveRecord { back: true, revision: 7, ..moved.clone() };
+        let turned = watched.goes_on(&back).unwrap();
+        assert!(turned.got_on == watched.got_on && turned.moved == back);
+        assert!(turned.ran > watched.ran, "but its replica has the time to run once more");
+        let another = MoveRecord { joining: moved.leaving, ..moved };
+        assert!(watched.goes_on(&another).is_none());
+    }
+
+    #[test]
+    fn a_move_that_is_turned_back_to_a_rotten_replica_ends_there_only_while_it_votes() {
+        let mut directory = directory_of_a_rebuild();
+        let set = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect::<BTreeSet<_>>();
+        let forward = directory.moves[0].clone();
+        let back = MoveRecord { back: true, ..forward.clone() };
+        assert!(!must_go_forward(&directory, &forward, &set(&[1, 2]), false));
+        assert!(!must_go_forward(&directory, &back, &set(&[1, 2]), false), "all is as it was");
+        assert!(must_go_forward(&directory, &back, &set(&[1, 2, 9]), true));
+        assert!(must_go_forward(&directory, &back, &set(&[1, 9]), false));
+        directory.rotten.clear();
+        assert!(!must_go_forward(&directory, &back, &set(&[1, 9]), false), "what is sound comes back");
     }
 }

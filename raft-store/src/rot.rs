@@ -157,9 +157,11 @@ pub(crate) async fn report(host: Arc<Host>) {
 /// is told of the rot first: of two stores that ask at once, neither counts on the other.
 pub(crate) async fn all_can_spare(identity: &Identity, stores: &[StoreRecord], what: &str) -> bool {
     let lives = |directory: &Directory| -> Vec<(GroupId, ReplicaId)> {
+        // One that joins may vote already.
         let named = |group: GroupId, replica: ReplicaId| {
             let of_group = directory.groups.iter().filter(|record| record.id == group);
-            of_group.flat_map(|record| &record.replicas).any(|known| known.id == replica)
+            let joins = directory.moves.iter().filter(|moved| moved.group == group).flat_map(|moved| &moved.joining);
+            of_group.flat_map(|record| &record.replicas).chain(joins).any(|known| known.id == replica)
         };
         let born = identity.born.iter().filter(|born| !born.is_dead() && named(born.group, born.replica));
         born.map(|born| (born.group, born.replica)).collect()

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use seriatim_proto::codec;
 use seriatim_proto::command::Outcome;
 use seriatim_proto::ids::{ClusterId, Generation, GroupId, ReplicaId, StoreId};
-use seriatim_proto::meta::{Directory, GroupRecord, MoveRecord, ReplicaRecord, RotRecord};
-use seriatim_proto::store::GroupStatus;
+use seriatim_proto::meta::{Directory, GroupRecord, MoveRecord, ReplicaRecord, RotRecord, StoreToken};
+use seriatim_proto::store::{GroupStatus, StoreStatus};
 use tempfile::TempDir;
 
 use super::codec::SnapshotMetaRow;
@@ -207,6 +207,25 @@ pub(crate) fn directory_of_a_rebuild() -> Directory {
         rotten: vec![RotRecord { group: GroupId(1), replica: replica(2, 2), what: String::new() }],
         domains: [].into(),
         voters: 3,
+    }
+}
+
+/// What a store of that cluster says that has nothing.
+pub(crate) fn store_status(store: StoreId) -> StoreStatus {
+    StoreStatus {
+        cluster: Some(ClusterId([1; 16])),
+        store: Some(store),
+        address: String::new(),
+        version: String::new(),
+        read_only: false,
+        disk_free_bytes: 0,
+        fsync_us_p50: 0,
+        fsync_us_p99: 0,
+        token: StoreToken([0; 16]),
+        groups: vec![],
+        rotten: vec![],
+        domain: None,
+        meta_replicas: vec![],
     }
 }
 
