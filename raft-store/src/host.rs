@@ -328,7 +328,8 @@ impl Host {
             if ours { replicas.remove(&group) } else { None }
         };
         let Some(running) = running else { return };
-        running.transfer_away().await;
+        let known = self.events.directory().borrow().clone();
+        running.transfer_away(known.as_deref()).await;
         let deadline = Instant::now() + TRANSFER_TIMEOUT;
         while Instant::now() < deadline && running.leadership().is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -696,8 +697,9 @@ impl Host {
     pub(crate) async fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         let replicas = self.replicas();
+        let known = self.events.directory().borrow().clone();
         for replica in &replicas {
-            replica.transfer_away().await;
+            replica.transfer_away(known.as_deref()).await;
         }
         let deadline = Instant::now() + TRANSFER_TIMEOUT;
         while Instant::now() < deadline && replicas.iter().any(|replica| replica.leadership().is_some()) {

@@ -154,7 +154,7 @@ async fn look(host: &Arc<Host>) {
     if let Some(directory) = directory {
         // Others can be sure of their rows.
         for rotten in led.iter().filter(|replica| directory.is_rotten(replica.group, replica.id())) {
-            rotten.transfer_away().await;
+            rotten.hand_over(&directory).await;
         }
     }
     host.metrics().leaders.set(i64::try_from(led.len()).unwrap_or(i64::MAX));

@@ -80,10 +80,14 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
     let wanted: Vec<ReplicaRecord> = voters_wanted(record, moved);
     let ids: BTreeSet<ReplicaId> = wanted.iter().map(|replica| replica.id).collect();
     let members = replica.membership();
-    // Who copies from it would have its rows.
+    // Who copies from it would have its rows. What only ends copies nothing.
     if directory.is_rotten(replica.group, replica.id()) && members.voters.len() > 1 {
-        replica.transfer_away().await;
-        return Err("a rotten replica hands over first".to_owned());
+        if replica.hand_over(&directory).await {
+            return Err("a rotten replica hands over first".to_owned());
+        }
+        if wanted.iter().any(|record| !members.voters.contains(&record.id)) {
+            return Err("nobody sound follows the rotten leader closely enough to take over".to_owned());
+        }
     }
 
     if must_go_forward(&directory, moved, &members.voters, members.is_joint) {

@@ -176,6 +176,32 @@ async fn what_a_group_cannot_spare_votes_on_though_it_is_rotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rotten_leader_leads_on_until_a_sound_one_follows() {
+    let mut three = Three::start().await;
+    let ids: Vec<_> = (0..3).map(|nth| three.host(nth).serving(GROUP).unwrap().id()).collect();
+    three.kill(2);
+    wait_for_quorum(&three).await;
+    for replica in [ids[0], ids[1]] {
+        let what = "said by a test".to_owned();
+        assert_eq!(three.meta(MetaCommand::ReportRot { group: GROUP, replica, what }).await, MetaOutcome::RotNoted);
+    }
+    three.wait_for("both are reported", |directory| directory.rotten.len() == 2).await;
+    wait_for_quorum(&three).await;
+    let terms = || [0, 1].map(|nth| three.host(nth).serving(GROUP).unwrap().status().term);
+    wait_until("both know the leader", || terms()[0] == terms()[1]).await;
+    let before = terms();
+    // Leaders look once a second.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(terms(), before, "it was handed to one that is no better");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    three.restart(2).await;
+    let leads = || three.host(2).serving(GROUP).is_ok_and(|replica| replica.leadership().is_some());
+    wait_until("the sound one leads", leads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_deleted_by_what_another_store_shows() {
     let three = Three::start().await;
     let replica = three.host(2).serving(GROUP).unwrap().id();

@@ -14,6 +14,7 @@ use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{GroupId, LeaseId, ReplicaId, StoreId};
 use seriatim_proto::limits;
+use seriatim_proto::meta::Directory;
 use seriatim_proto::store::{Freshness, GroupStatus, Read, ReadOutcome, Renewal, StoreRefusal, StoreResponse};
 
 use crate::admission::Budget;
@@ -265,17 +266,39 @@ impl Replica {
         self.doubtful_lease.store(doubtful, Ordering::Relaxed);
     }
 
-    /// Gives leadership to whoever is furthest.
-    pub(crate) async fn transfer_away(&self) {
+    /// Gives leadership to whoever is furthest, those last that are known to be rotten: this replica stops.
+    pub(crate) async fn transfer_away(&self, known: Option<&Directory>) {
         if self.leadership().is_none() {
             return;
         }
-        let voters = self.handle.membership().voters;
-        let others = self.handle.matched().into_iter().filter(|(member, _)| voters.contains(&member.replica));
-        let others = others.filter(|(member, _)| member.store != self.store && self.handle.is_heard(member.replica));
-        if let Some((member, Some(_))) = others.max_by_key(|(_, matched)| *matched) {
-            self.handle.transfer(member.replica).await;
+        let is_sound = |id: ReplicaId| !known.is_some_and(|directory| directory.is_rotten(self.group, id));
+        let others = self.heard_followers().into_iter();
+        let furthest = others.max_by_key(|(id, matched)| (matched.is_some(), is_sound(*id), *matched));
+        if let Some((id, Some(_))) = furthest {
+            self.handle.transfer(id).await;
         }
+    }
+
+    /// A rotten replica gives leadership to a sound one that follows closely. False if there is none, and it leads on:
+    /// another rotten one would only give it back, and one that lags would have the group wait for it.
+    pub(crate) async fn hand_over(&self, directory: &Directory) -> bool {
+        if self.leadership().is_none() {
+            return false;
+        }
+        let is_sound = |id: ReplicaId| !directory.is_rotten(self.group, id);
+        let Some(heir) = heir(&self.heard_followers(), self.last_index(), is_sound) else { return false };
+        tracing::info!(group = self.group.0, replica = heir.0, "a rotten replica gives leadership away");
+        self.handle.transfer(heir).await;
+        true
+    }
+
+    /// The voters on other stores that have answered lately, and how far each has the log.
+    fn heard_followers(&self) -> Vec<(ReplicaId, Option<u64>)> {
+        let voters = self.handle.membership().voters;
+        let matched = self.handle.matched().into_iter();
+        let others = matched.filter(|(member, _)| member.store != self.store && voters.contains(&member.replica));
+        let heard = others.filter(|(member, _)| self.handle.is_heard(member.replica));
+        heard.map(|(member, matched)| (member.replica, matched)).collect()
     }
 
     /// The members, voters or not.
@@ -362,6 +385,15 @@ fn code_of(refusal: &StoreRefusal) -> ErrorCode {
     }
 }
 
+/// Who can take over from a rotten leader whose log ends at `last`: of those that may lead, the furthest, if it is close.
+fn heir(followers: &[(ReplicaId, Option<u64>)], last: u64, may_lead: impl Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
+    let close = followers.iter().filter_map(|(id, matched)| {
+        let matched = matched.filter(|matched| matched + TRANSFER_LAG_MAX >= last && may_lead(*id));
+        matched.map(|matched| (matched, *id))
+    });
+    close.max().map(|(_, id)| id)
+}
+
 /// Tells watchers who leads, until the group stops.
 async fn tell_leader(mut handle: GroupHandle, group: GroupId, events: Events) {
     let mut told = None;
@@ -377,3 +409,22 @@ const DOOR_VISITORS: usize = 4_096;
 const BUSY_RETRY_MS: u32 = 20;
 /// Entries that a replica may be behind and still be given the leadership.
 const TRANSFER_LAG_MAX: u64 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotten_leader_hands_over_only_to_a_sound_one_that_follows_closely() {
+        let of = |followers: &[(u64, Option<u64>)]| -> Vec<_> {
+            followers.iter().map(|(id, matched)| (ReplicaId(*id), *matched)).collect()
+        };
+        let sound = |ids: &'static [u64]| move |id: ReplicaId| ids.contains(&id.0);
+        let close = of(&[(2, Some(950)), (3, Some(1_000))]);
+        assert_eq!(heir(&close, 1_000, sound(&[2, 3])), Some(ReplicaId(3)));
+        assert_eq!(heir(&close, 1_000, sound(&[2])), Some(ReplicaId(2)), "the other one is rotten too");
+        assert_eq!(heir(&close, 1_000, sound(&[])), None);
+        assert_eq!(heir(&of(&[(2, Some(800)), (3, None)]), 1_000, sound(&[2, 3])), None, "it would have to wait");
+        assert_eq!(heir(&[], 1_000, sound(&[2, 3])), None, "nobody is heard");
+    }
+}
