@@ -141,6 +141,8 @@ pub const INIT_STORES_MAX: u32 = 64;
 pub const DOMAIN_BYTES_MAX: u32 = 64;
 /// Bytes a second that a store reads to find damage, and for digests of rows.
 pub const SCRUB_BYTES_PER_S: u64 = 4 << 20;
+/// So many times faster are digests made while a rotten replica waits for them to be rebuilt.
+pub const DIGEST_URGENCY: u64 = 16;
 /// Seconds between the beginnings of two scrubs of everything, and of two comparisons of a group's replicas.
 pub const SCRUB_PERIOD_S: u64 = 6 * 3_600;
 /// Seconds that a comparison waits for the digests of all replicas.

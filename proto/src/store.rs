@@ -479,6 +479,8 @@ pub struct GroupStatus {
     pub digest: Option<RowsDigest>,
     /// the entry at which one is being made
     pub digesting: Option<u64>,
+    /// said by a leader of a group with rotten replicas: of the others these were compared since, and are the same
+    pub agreeing: Vec<crate::ids::ReplicaId>,
 }
 
 /// What all replicas of a group have in common at one entry.

@@ -10,7 +10,7 @@
 //! A replica that gets past the entry by a snapshot has no digest for it. It is judged at the next one: so are all, if
 //! no majority has the same. Rows that differ on every replica are a bug of ours; nobody is right, and nobody rotten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,22 @@ pub(crate) async fn run(host: Arc<Host>) {
         let mut is_busy =
             begun.as_ref().is_some_and(is_begun) || host.replicas().iter().any(|replica| replica.live.is_digesting());
         for replica in led {
+            // Before a rotten replica is rebuilt, and stops, the others are compared: at once, and at a faster pace.
+            let rots = directory.rotten.iter().any(|rot| rot.group == replica.group);
+            let moves = directory.moves.iter().any(|moved| moved.group == replica.group);
+            if rots && !moves && !directory.is_rotten(replica.group, replica.id()) {
+                let is_due = is_rest_due(&directory, &replica);
+                if !is_due || !is_busy {
+                    if is_due {
+                        is_busy = true;
+                        let newest = replica.live.digest().map_or(0, |newest| newest.index);
+                        begun = Some((replica.group, newest, Instant::now()));
+                    }
+                    if let Err(what) = rest_agrees(&host, &directory, &replica).await {
+                        tracing::debug!(group = replica.group.0, what, "a rotten replica is not rebuilt yet");
+                    }
+                }
+            }
             let newest = replica.live.digest();
             let watched = groups.entry(replica.group).or_insert_with(|| Watched {
                 begun_at: Instant::now(),
@@ -79,8 +95,7 @@ pub(crate) async fn run(host: Arc<Host>) {
                 judged: 0,
             });
             // One that a move waits for is not disturbed, nor one that others are not done with.
-            let waits = directory.moves.iter().any(|moved| moved.group == replica.group)
-                || newest.is_some_and(|newest| newest.index > watched.judged);
+            let waits = moves || rots || newest.is_some_and(|newest| newest.index > watched.judged);
             if host.scrubs() && !is_busy && !waits && watched.begun_at.elapsed() >= host.tuning().scrub_period {
                 watched.begun_at = Instant::now();
                 is_busy = true;
@@ -114,7 +129,8 @@ pub(crate) async fn run(host: Arc<Host>) {
                 }
                 Verdict::Differ(differ) => {
                     host.metrics().compares.inc();
-                    for id in differ {
+                    // Of those that are known already, nothing new was found.
+                    for id in differ.into_iter().filter(|id| !directory.is_rotten(replica.group, *id)) {
                         host.metrics().compare_differences.inc();
                         report(&directory, &replica, id, newest.index).await;
                     }
@@ -133,10 +149,11 @@ pub(crate) async fn begin(replica: &Replica) {
 }
 
 /// A comparison of those that a group is left with while others are rotten.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rest {
-    /// the replica that is to be copied to
-    joining: ReplicaId,
+    /// all voters, and those of them that are not known to be rotten
+    voters: BTreeSet<ReplicaId>,
+    sound: BTreeSet<ReplicaId>,
     /// begun behind this entry
     after: u64,
     begun_at: Instant,
@@ -144,38 +161,60 @@ pub(crate) struct Rest {
     done_at: Option<Instant>,
     /// that they differ was said
     is_told: bool,
+    /// these are the same, and were found so then
+    agreed: Option<(Vec<ReplicaId>, Instant)>,
 }
 
-#[cfg(test)]
 impl Rest {
-    /// One that was begun a moment ago.
-    pub(crate) fn begun_behind(after: u64, joining: ReplicaId) -> Self {
-        Self { joining, after, begun_at: Instant::now(), done_at: None, is_told: false }
+    /// One that is begun behind an entry.
+    pub(crate) fn behind(after: u64, voters: BTreeSet<ReplicaId>, sound: BTreeSet<ReplicaId>) -> Self {
+        Self { voters, sound, after, begun_at: Instant::now(), done_at: None, is_told: false, agreed: None }
     }
+
+    /// Those that are the same, if that was found lately.
+    pub(crate) fn agreeing(&self) -> Vec<ReplicaId> {
+        let agreed = self.agreed.as_ref().filter(|(_, at)| at.elapsed() < REST_LASTS);
+        agreed.map(|(agreeing, _)| agreeing.clone()).unwrap_or_default()
+    }
+
+    /// Is it of no use any more? Either others are the voters or known to be rotten, or it was too long ago.
+    fn is_over(&self, voters: &BTreeSet<ReplicaId>, sound: &BTreeSet<ReplicaId>) -> bool {
+        let is_old = self.agreed.as_ref().is_some_and(|(_, at)| at.elapsed() >= REST_LASTS);
+        is_old || (&self.voters, &self.sound) != (voters, sound)
+    }
+}
+
+/// The voters, and those of them that are not known to be rotten.
+fn voters_of(directory: &Directory, replica: &Replica) -> (BTreeSet<ReplicaId>, BTreeSet<ReplicaId>) {
+    let voters = replica.membership().voters;
+    let sound = voters.iter().copied().filter(|voter| !directory.is_rotten(replica.group, *voter)).collect();
+    (voters, sound)
+}
+
+/// Has a comparison of the voters that are not rotten still to be begun?
+fn is_rest_due(directory: &Directory, replica: &Replica) -> bool {
+    let (voters, sound) = voters_of(directory, replica);
+    (2..voters.len()).contains(&sound.len())
+        && replica.rest.lock().as_ref().is_none_or(|rest| rest.is_over(&voters, &sound))
 }
 
 /// Have the voters that are not rotten the same rows, as far as they are more than one? Before a new replica copies
 /// them, it must be sure that they are right: a majority may be one wrong replica and its own copy. The first call
 /// begins the comparison, later ones look.
-pub(crate) async fn rest_agrees(
-    host: &Host,
-    directory: &Directory,
-    replica: &Replica,
-    joining: ReplicaId,
-) -> Result<(), String> {
-    let voters = replica.membership().voters;
-    let rest: Vec<ReplicaId> =
-        voters.iter().copied().filter(|voter| !directory.is_rotten(replica.group, *voter)).collect();
-    if rest.len() < 2 || rest.len() == voters.len() {
+pub(crate) async fn rest_agrees(host: &Host, directory: &Directory, replica: &Replica) -> Result<(), String> {
+    let (voters, rest) = voters_of(directory, replica);
+    if !(2..voters.len()).contains(&rest.len()) {
         return Ok(());
     }
-    let known = *replica.rest.lock();
-    let Some(mut begun) = known.filter(|begun| begun.joining == joining) else {
-        let after = replica.last_index();
-        *replica.rest.lock() = Some(Rest { joining, after, begun_at: Instant::now(), done_at: None, is_told: false });
+    let known = replica.rest.lock().clone();
+    let Some(mut begun) = known.filter(|begun| !begun.is_over(&voters, &rest)) else {
+        *replica.rest.lock() = Some(Rest::behind(replica.last_index(), voters, rest));
         begin(replica).await;
         return Err("the sound replicas are compared before one is copied".to_owned());
     };
+    if begun.agreed.is_some() {
+        return Ok(());
+    }
     let own = replica.live.digest().filter(|digest| digest.index > begun.after);
     let done_at = match (own, begun.done_at) {
         (Some(_), Some(done_at)) => Some(done_at),
@@ -183,16 +222,21 @@ pub(crate) async fn rest_agrees(
         (None, _) => None,
     };
     begun.done_at = done_at;
-    *replica.rest.lock() = Some(begun);
+    *replica.rest.lock() = Some(begun.clone());
     let statuses = match own {
         Some(_) => statuses(directory, replica).await,
         None => Vec::new(),
     };
     let index = own.map_or(u64::MAX, |own| own.index);
     let digests = digests(&statuses, index);
-    let of_rest: Vec<&RowsDigest> = rest.iter().filter_map(|id| digests.get(id)).collect();
-    match judge_rest(&of_rest, voters.len()) {
-        RestVerdict::Same => Ok(()),
+    let of_rest: BTreeMap<ReplicaId, &RowsDigest> =
+        rest.iter().filter_map(|id| Some((*id, digests.get(id)?))).collect();
+    match judge_rest(&of_rest.values().copied().collect::<Vec<_>>(), voters.len()) {
+        RestVerdict::Same => {
+            begun.agreed = Some((of_rest.into_keys().collect(), Instant::now()));
+            *replica.rest.lock() = Some(begun);
+            Ok(())
+        }
         RestVerdict::Waits => {
             // Who got past the entry by a snapshot, or a restart, makes none; who is only slower is not disturbed.
             let misses = |status: &GroupStatus| rest.contains(&status.replica) && has_missed(status, index);
@@ -295,6 +339,8 @@ async fn report(directory: &Directory, replica: &Replica, differs: ReplicaId, in
 
 /// How often leaders look.
 const LOOK: Duration = Duration::from_secs(1);
+/// That those that are left are the same is not relied on for longer: as long as between two comparisons of all.
+const REST_LASTS: Duration = Duration::from_secs(limits::SCRUB_PERIOD_S);
 /// Pause before those that are left are compared once more, at least.
 const REST_AGAIN: Duration = Duration::from_secs(60);
 /// Time for an entry that begins a comparison to be applied here.

@@ -208,6 +208,12 @@ impl GroupLive {
         }
     }
 
+    /// Does a rotten replica of the group wait for its digests?
+    pub(crate) fn is_digest_urgent(&self) -> bool {
+        let directory = self.events.directory.borrow();
+        directory.as_ref().is_some_and(|known| known.rotten.iter().any(|rot| rot.group == self.group))
+    }
+
     /// The last that is done.
     pub(crate) fn digest(&self) -> Option<RowsDigest> {
         self.compared().0

@@ -111,7 +111,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
             {
                 return Err("the rotten replica may not have stopped yet".to_owned());
             }
-            check::rest_agrees(host, &directory, replica, comes.id).await?;
+            check::rest_agrees(host, &directory, replica).await?;
             let member = Member { replica: comes.id, store: comes.store, address: to };
             replica.add_learner(term, &members, &member).await?;
             tracing::info!(group = replica.group.0, replica = comes.id.0, store = comes.store.0, "a replica joins");
@@ -434,7 +434,11 @@ impl Planner {
         let answers: Vec<StoreStatus> = answers.into_iter().flatten().collect();
         let answering: BTreeSet<StoreId> = answers.iter().filter_map(|status| status.store).collect();
         let may_get = |store: StoreId| may_get(store) && answering.contains(&store);
-        let can_spare = |group: GroupId, replica: ReplicaId| plan::can_spare(directory, group, replica, &answers);
+        // Compared before it stops: that takes as long as the group is large.
+        let can_spare = |group: GroupId, replica: ReplicaId| {
+            plan::can_spare(directory, group, replica, &answers)
+                && plan::are_compared(directory, group, replica, &answers)
+        };
         let planned = plan::next_move(directory, may_get, can_spare, gets_on)?;
         // A replica less for a moment, to look better: not while a store is away.
         let all_well = answering.len() == directory.stores.len() && directory.rotten.is_empty();

@@ -369,7 +369,12 @@ impl Replica {
         // First what is applied: a digest at that entry, if there will be one, shows in what is read then.
         let status = self.handle.status();
         let (digest, digesting) = self.live.compared();
-        GroupStatus { slots: self.live.slot_count(), leases: self.live.lease_count(), digest, digesting, ..status }
+        let agreeing = match self.leadership() {
+            Some(_) => self.rest.lock().as_ref().map(Rest::agreeing).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let (slots, leases) = (self.live.slot_count(), self.live.lease_count());
+        GroupStatus { slots, leases, digest, digesting, agreeing, ..status }
     }
 
     /// A refusal goes out.

@@ -140,6 +140,7 @@ pub(crate) mod tests {
             members: vec![],
             digest: None,
             digesting: None,
+            agreeing: vec![],
         }
     }
 

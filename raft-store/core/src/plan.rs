@@ -128,6 +128,22 @@ pub fn can_spare(directory: &Directory, group: GroupId, replica: ReplicaId, stat
     others.filter(|runs| runs.settled && runs.last_index + SPARE_LAG_MAX >= last).count() > record.replicas.len() / 2
 }
 
+/// Has the group's leader compared the replicas that a rotten one leaves it with, and are those that it has compared a
+/// majority of all? What is wrong with them would be copied.
+pub fn are_compared(directory: &Directory, group: GroupId, replica: ReplicaId, statuses: &[StoreStatus]) -> bool {
+    let Some(record) = directory.groups.iter().find(|record| record.id == group) else { return false };
+    let counts = |known: &&ReplicaRecord| known.id != replica && !directory.is_rotten(group, known.id);
+    let enough = |runs: &GroupStatus| {
+        let agreeing = record.replicas.iter().filter(counts).filter(|known| runs.agreeing.contains(&known.id));
+        agreeing.count() > record.replicas.len() / 2
+    };
+    let of_stores = record.replicas.iter().filter_map(|known| {
+        let of_store = statuses.iter().filter(|status| status.store == Some(known.store));
+        of_store.flat_map(|status| &status.groups).find(|runs| (runs.group, runs.replica) == (group, known.id))
+    });
+    of_stores.into_iter().any(enough)
+}
+
 /// Entries that a replica may be behind and still count as one without which another can be spared.
 const SPARE_LAG_MAX: u64 = 100;
 /// Moves that stand still, above which none is begun.

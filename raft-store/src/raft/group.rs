@@ -564,6 +564,7 @@ where
             members,
             digest: None,
             digesting: None,
+            agreeing: vec![],
         }
     }
 

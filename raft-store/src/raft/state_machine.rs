@@ -20,6 +20,7 @@ use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::ids::{GroupId, LogIndex};
+use seriatim_proto::limits;
 use seriatim_store_core::{At, Fatal};
 
 use crate::fatal::FatalSignal;
@@ -163,6 +164,7 @@ impl StateMachine {
         let (seen_tx, seen) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
             let pause = |bytes| {
+                let bytes = if live.is_digest_urgent() { bytes / limits::DIGEST_URGENCY } else { bytes };
                 let until = Instant::now() + pace.take(Instant::now(), bytes);
                 // In steps, so that nobody waits for this who stops.
                 while live.wants_digest(index) {

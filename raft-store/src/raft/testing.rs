@@ -249,5 +249,6 @@ pub(crate) fn group_status() -> GroupStatus {
         members: vec![],
         digest: None,
         digesting: None,
+        agreeing: vec![],
     }
 }

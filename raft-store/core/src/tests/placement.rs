@@ -9,7 +9,7 @@ use seriatim_proto::store::{GroupStatus, StoreStatus};
 
 use super::*;
 use crate::placement::voters_wanted;
-use crate::plan::{Domains, PlannedMove, Why, can_spare, next_move, place, preferred_leaders};
+use crate::plan::{Domains, PlannedMove, Why, are_compared, can_spare, next_move, place, preferred_leaders};
 
 /// Group 0 of a cluster of stores 1 to `stores`, with closed groups on all of them.
 struct Meta {
@@ -431,6 +431,7 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
             members: vec![],
             digest: None,
             digesting: None,
+            agreeing: vec![],
         }],
         rotten: vec![],
         domain: None,
@@ -447,8 +448,18 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
     assert!(!can_spare(&meta.directory(), GroupId(9), replicas[0].id, &all));
     meta.meta(report(1, replicas[0].id, ""));
     assert!(spares(&meta, &all));
+    // What is left is compared first.
+    let compared = |meta: &Meta, agreeing: &[usize]| {
+        let mut all = all.clone();
+        all[1].groups[0].agreeing = agreeing.iter().map(|nth| replicas[*nth].id).collect();
+        are_compared(&meta.directory(), GroupId(1), replicas[0].id, &all)
+    };
+    assert!(compared(&meta, &[1, 2]));
+    assert!(!compared(&meta, &[]) && !compared(&meta, &[1]), "nobody has, or not enough");
+    assert!(!compared(&meta, &[0, 1]) && !compared(&meta, &[1, 1]), "its own rows say nothing");
     meta.meta(report(1, replicas[2].id, ""));
     assert!(!spares(&meta, &all), "another one is rotten too");
+    assert!(!compared(&meta, &[1, 2]), "and was found so afterwards");
 }
 
 #[test]
