@@ -425,6 +425,8 @@ pub struct StoreStatus {
     pub groups: Vec<GroupStatus>,
     /// replicas here that are rotten and not replaced yet: they do not run
     pub rotten: Vec<RottenStatus>,
+    /// a database here is damaged, and in use until all groups can do without it: nothing new is born here
+    pub damaged: bool,
     /// what it fails together with, as it was told at its start
     pub domain: Option<String>,
     /// the replicas of group 0 as `cluster init` named them to it, but for one of its own that was removed

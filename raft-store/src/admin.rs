@@ -390,6 +390,7 @@ mod tests {
             token: StoreToken([0; 16]),
             groups: vec![],
             rotten: vec![],
+            damaged: false,
             domain: None,
             meta_replicas: named(known),
         };

@@ -682,6 +682,7 @@ impl Host {
             token: self.token,
             groups: self.replicas().iter().map(|replica| self.group_status(identity.as_deref(), replica)).collect(),
             rotten: self.rotten(),
+            damaged: self.fatal.damage().is_some(),
             domain: self.domain.clone(),
             meta_replicas: identity.map(|identity| identity.meta_replicas.clone()).unwrap_or_default(),
         }

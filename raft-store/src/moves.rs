@@ -357,7 +357,7 @@ impl Watched {
             if group.applied_index != self.applied {
                 (self.applied, self.got_on) = (group.applied_index, now);
             }
-        } else if self.moved.is_rebuild() && !self.moved.back {
+        } else if self.moved.is_rebuild() && !self.moved.back && !status.damaged {
             // It is not born before its group's leader has made it a member.
             self.ran = now;
         }
@@ -432,8 +432,8 @@ impl Planner {
         let asked = directory.stores.iter().map(|store| status(&store.address, directory.cluster, store.id));
         let answers = futures_util::future::join_all(asked).await;
         let answers: Vec<StoreStatus> = answers.into_iter().flatten().collect();
-        let answering: BTreeSet<StoreId> = answers.iter().filter_map(|status| status.store).collect();
-        let may_get = |store: StoreId| may_get(store) && answering.contains(&store);
+        let takers = plan::takers(&answers);
+        let may_get = |store: StoreId| may_get(store) && takers.contains(&store);
         // Compared before it stops: that takes as long as the group is large.
         let can_spare = |group: GroupId, replica: ReplicaId| {
             plan::can_spare(directory, group, replica, &answers)
@@ -441,7 +441,7 @@ impl Planner {
         };
         let planned = plan::next_move(directory, may_get, can_spare, gets_on)?;
         // A replica less for a moment, to look better: not while a store is away.
-        let all_well = answering.len() == directory.stores.len() && directory.rotten.is_empty();
+        let all_well = takers.len() == directory.stores.len() && directory.rotten.is_empty();
         let may_begin = planned.why != Why::Balance || all_well;
         planned.command(directory).filter(|_| may_begin)
     }
@@ -491,6 +491,8 @@ mod tests {
         };
         let cancel = || Some(MetaCommand::CancelMove { moved: moved.clone() });
         assert_eq!(turned(&directory, Some(&answers)), (None, 0), "the sound ones are compared first");
+        let damaged = StoreStatus { damaged: true, ..answers.clone() };
+        assert_eq!(turned(&directory, Some(&damaged)), (cancel(), 0), "nothing is born there");
         assert_eq!(turned(&directory, None), (cancel(), 0), "its store is asked again as soon as it answers");
         let joining = RotRecord { replica: moved.joining.unwrap(), ..directory.rotten[0].clone() };
         directory.rotten.push(joining);

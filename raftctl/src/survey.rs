@@ -157,6 +157,7 @@ pub(crate) mod tests {
             token: StoreToken([0; 16]),
             groups,
             rotten: Vec::new(),
+            damaged: false,
             domain: None,
             meta_replicas: vec![],
         };

@@ -4,7 +4,7 @@
 //! data, and two copies at once would only make each slower. One that stands still, because its group has no quorum,
 //! holds up no others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{Directory, GroupRecord, MetaCommand, MoveRecord, ReplicaRecord, RotRecord};
@@ -126,6 +126,12 @@ pub fn can_spare(directory: &Directory, group: GroupId, replica: ReplicaId, stat
     let sound = |known: &&ReplicaRecord| known.id != replica && !directory.is_rotten(group, known.id);
     let others = record.replicas.iter().filter(sound).filter_map(runs);
     others.filter(|runs| runs.settled && runs.last_index + SPARE_LAG_MAX >= last).count() > record.replicas.len() / 2
+}
+
+/// The stores that can get a replica now: they answer, and none of their databases is damaged. What is born in one that
+/// is would be lost with it, so it bears nothing.
+pub fn takers(statuses: &[StoreStatus]) -> BTreeSet<StoreId> {
+    statuses.iter().filter(|status| !status.damaged).filter_map(|status| status.store).collect()
 }
 
 /// Has the group's leader compared the replicas that a rotten one leaves it with, and are those that it has compared a

@@ -224,6 +224,7 @@ pub(crate) fn store_status(store: StoreId) -> StoreStatus {
         token: StoreToken([0; 16]),
         groups: vec![],
         rotten: vec![],
+        damaged: false,
         domain: None,
         meta_replicas: vec![],
     }

@@ -9,7 +9,7 @@ use seriatim_proto::store::{GroupStatus, StoreStatus};
 
 use super::*;
 use crate::placement::voters_wanted;
-use crate::plan::{Domains, PlannedMove, Why, are_compared, can_spare, next_move, place, preferred_leaders};
+use crate::plan::{Domains, PlannedMove, Why, are_compared, can_spare, next_move, place, preferred_leaders, takers};
 
 /// Group 0 of a cluster of stores 1 to `stores`, with closed groups on all of them.
 struct Meta {
@@ -434,6 +434,7 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
             agreeing: vec![],
         }],
         rotten: vec![],
+        damaged: false,
         domain: None,
         meta_replicas: vec![],
     };
@@ -448,6 +449,11 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
     assert!(!can_spare(&meta.directory(), GroupId(9), replicas[0].id, &all));
     meta.meta(report(1, replicas[0].id, ""));
     assert!(spares(&meta, &all));
+    // A store that is about to set everything aside gets nothing before.
+    let mut damaged = all.clone();
+    damaged[1].damaged = true;
+    assert_eq!((takers(&all).len(), takers(&damaged)), (3, [replicas[0].store, replicas[2].store].into()));
+    assert!(spares(&meta, &damaged), "until then it votes");
     // What is left is compared first.
     let compared = |meta: &Meta, agreeing: &[usize]| {
         let mut all = all.clone();
