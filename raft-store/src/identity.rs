@@ -149,6 +149,15 @@ pub enum IdentityError {
         /// what is wrong
         what: String,
     },
+    /// Damaged databases are there, and no identity file: it was lost, or there never was one.
+    #[error(
+        "set damaged files aside: {path} has no IDENTITY, so nobody knows whose they are: put it back, or take an empty \
+         folder if it never had one"
+    )]
+    Nobodys {
+        /// the folder
+        path: PathBuf,
+    },
     /// The store was taken out of service for ever.
     #[error("start a poisoned store: {path} belongs to a removed store")]
     Poisoned {
@@ -183,7 +192,9 @@ impl IdentityError {
     /// Its code, for programs.
     pub fn code(&self) -> ErrorCode {
         match self {
-            IdentityError::Io { .. } | IdentityError::Damaged { .. } => ErrorCode::Internal,
+            IdentityError::Io { .. } | IdentityError::Damaged { .. } | IdentityError::Nobodys { .. } => {
+                ErrorCode::Internal
+            }
             IdentityError::Locked { .. } => ErrorCode::FolderInUse,
             IdentityError::Poisoned { .. }
             | IdentityError::Other { .. }
@@ -368,7 +379,8 @@ fn token(folder: &Path) -> Result<StoreToken, IdentityError> {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
+/// The identity in a file, if there is one.
+pub(crate) fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
     let damaged = |what: &str| IdentityError::Damaged { path: path.to_owned(), what: what.to_owned() };
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,

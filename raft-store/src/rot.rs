@@ -53,8 +53,14 @@ pub(crate) fn noted(folder: &Path) -> io::Result<Option<String>> {
 
 /// Takes all replicas of the folder out of service, and moves its databases away, to a folder of their own under
 /// [`ASIDE`]. Nothing is deleted: what somebody takes for rot may be a newer version's files. `what` is why.
+///
+/// # Errors
+/// Without an identity nothing is touched: nobody could say which replicas are to be rebuilt, and when that is done.
 pub(crate) fn set_aside(folder: &mut DataFolder, what: &str) -> Result<(), IdentityError> {
     let path = folder.path().to_owned();
+    if folder.identity().is_none() {
+        return Err(IdentityError::Nobodys { path });
+    }
     let io = |source| IdentityError::Io { path: path.clone(), source };
     tracing::error!(
         what,
@@ -100,20 +106,41 @@ fn keep_identity(path: &Path, aside: &Path) -> io::Result<()> {
     match fs::read(path.join(identity::FILE)) {
         Ok(_) if aside.join(identity::FILE).exists() => Ok(()),
         Ok(bytes) => write_durable(aside, identity::FILE, &bytes),
-        // It belongs to no cluster yet.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Removes what was set aside, once nothing of it may be needed any more.
-fn remove_aside(folder: &Path) {
+/// Removes what was set aside, once nothing of it may be needed any more: by the `directory`, which was read
+/// linearizably, all replicas that the files are of are no more. What is nobody's is kept.
+fn remove_aside(folder: &Path, directory: &Directory) {
     let aside = folder.join(ASIDE);
-    if aside.exists()
-        && let Err(error) = fs::remove_dir_all(&aside)
-    {
+    if !is_let_go(&aside, directory).unwrap_or(false) {
+        tracing::debug!(path = %aside.display(), "rotten files may be needed");
+        return;
+    }
+    if let Err(error) = fs::remove_dir_all(&aside) {
         tracing::warn!(path = %aside.display(), %error, "rotten files that nobody needs any more cannot be removed");
     }
+}
+
+/// Has group 0 let go of all replicas that were set aside?
+fn is_let_go(aside: &Path, directory: &Directory) -> Result<bool, IdentityError> {
+    let io = |source| IdentityError::Io { path: aside.to_owned(), source };
+    for entry in fs::read_dir(aside).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let is_done = match identity::read(&path.join(identity::FILE))? {
+            Some(kept) => {
+                let is_removed = |born: &identity::BornReplica| directory.is_removed(born.group, born.replica);
+                kept.cluster == directory.cluster && kept.born.iter().all(is_removed)
+            }
+            // A crash came before anything was.
+            None => fs::read_dir(&path).map_err(io)?.next().is_none(),
+        };
+        if !is_done {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Tells group 0 of the rotten replicas of this store until it knows. Runs until it is dropped.
@@ -128,13 +155,19 @@ pub(crate) async fn report(host: Arc<Host>) {
         }
         rotten.extend(host.suspected());
         host.metrics().rotten.set(i64::try_from(rotten.len()).unwrap_or(i64::MAX));
+        let Some(directory) = host.events().directory().borrow().clone() else { continue };
         if rotten.is_empty() {
             let folder = host.data_dir().to_owned();
-            // The runtime is going down, or it is done.
-            let _ = tokio::task::spawn_blocking(move || remove_aside(&folder)).await;
+            // A directory that another store has shown is no reason to delete anything.
+            if host.identity().is_some()
+                && folder.join(ASIDE).exists()
+                && let Ok(directory) = moves::read_directory(&directory).await
+            {
+                // The runtime is going down, or it is done.
+                let _ = tokio::task::spawn_blocking(move || remove_aside(&folder, &directory)).await;
+            }
             continue;
         }
-        let Some(directory) = host.events().directory().borrow().clone() else { continue };
         for rot in rotten {
             let (group, replica) = (rot.group, rot.replica);
             if directory.is_rotten(group, replica) || directory.is_removed(group, replica) {
@@ -223,10 +256,11 @@ const REPORT: Duration = Duration::from_millis(500);
 #[cfg(test)]
 mod tests {
     use seriatim_proto::ids::{ClusterId, StoreId};
-    use seriatim_proto::meta::ReplicaRecord;
+    use seriatim_proto::meta::{GroupRecord, ReplicaRecord};
 
     use super::*;
     use crate::identity::Stage;
+    use crate::raft::testing::directory_of_a_rebuild;
 
     fn folder_with_data(path: &Path) -> DataFolder {
         let mut folder = DataFolder::open(path).unwrap();
@@ -286,9 +320,39 @@ mod tests {
         set_aside(&mut folder, "another bit").unwrap();
         assert!(DATABASES.iter().all(|name| first.join(name).exists() && second.join(name).exists()));
         assert_eq!(fs::read_dir(dir.path().join(ASIDE)).unwrap().count(), 2);
-        remove_aside(dir.path());
-        remove_aside(dir.path());
+        let mut directory = directory_of_a_rebuild();
+        let first = ReplicaRecord { id: ReplicaId(1), store: StoreId(1) };
+        let meta = GroupRecord { id: GroupId(0), slots: vec![], replicas: vec![first], closed: true };
+        directory.groups.push(meta);
+        remove_aside(dir.path(), &directory);
+        assert!(dir.path().join(ASIDE).join("1").exists(), "group 0 still names one of the replicas");
+        directory.groups.pop();
+        let other = Directory { cluster: ClusterId([2; 16]), ..directory.clone() };
+        remove_aside(dir.path(), &other);
+        assert!(dir.path().join(ASIDE).join("1").exists(), "another cluster says nothing about them");
+        remove_aside(dir.path(), &directory);
+        remove_aside(dir.path(), &directory);
         assert!(!dir.path().join(ASIDE).exists());
+    }
+
+    #[test]
+    fn what_is_nobodys_is_neither_set_aside_nor_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(folder_with_data(dir.path()));
+        fs::remove_file(dir.path().join(identity::FILE)).unwrap();
+        let mut folder = DataFolder::open(dir.path()).unwrap();
+        assert!(matches!(set_aside(&mut folder, "a bit"), Err(IdentityError::Nobodys { .. })));
+        assert!(DATABASES.iter().all(|name| dir.path().join(name).exists()));
+        // It was lost when they had been set aside.
+        let aside = dir.path().join(ASIDE).join("1");
+        fs::create_dir_all(&aside).unwrap();
+        fs::rename(dir.path().join("log.db"), aside.join("log.db")).unwrap();
+        remove_aside(dir.path(), &directory_of_a_rebuild());
+        assert!(aside.join("log.db").exists());
+        // A crash left nothing but the folder.
+        fs::remove_dir_all(aside.join("log.db")).unwrap();
+        remove_aside(dir.path(), &directory_of_a_rebuild());
+        assert!(!aside.exists());
     }
 
     #[test]
