@@ -128,6 +128,14 @@ pub enum MetaCommand {
         /// 1 to [`limits::VOTERS_MAX`]
         voters: u32,
     },
+    /// Takes back what was said in [`MetaCommand::ReportRot`], while nothing of the group moves. Repeated, it changes
+    /// nothing.
+    WithdrawRot {
+        /// of which group
+        group: GroupId,
+        /// which replica is not rotten
+        replica: ReplicaId,
+    },
 }
 
 macro_rules! limits_of_tenants {
@@ -366,6 +374,8 @@ pub enum MetaOutcome {
     RotNoted,
     /// `SetDomain`, `SetVoters`
     PlacementSet,
+    /// `WithdrawRot`, also if there was no report
+    RotWithdrawn,
 }
 
 /// Why group 0 says no.

@@ -208,6 +208,19 @@ pub(crate) enum Alarm {
     /// rotten replicas and full disks, and what is done about them; exits 10 if there are any
     #[command(alias = "list")]
     Ls,
+    /// take back what was said of a replica that is not rotten; refused once another is made in its place
+    Withdraw {
+        /// of which group
+        group: u32,
+        /// which replica
+        replica: u64,
+        /// only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+        /// the id of the replica again, to be sure
+        #[arg(long, value_name = "REPLICA")]
+        confirm: Option<u64>,
+    },
 }
 
 /// `raftctl check`

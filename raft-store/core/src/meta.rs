@@ -63,6 +63,9 @@ pub(crate) fn meta(
             placement::set_domain(view, *store, domain.as_deref(), events)?
         }
         (Some(_), MetaCommand::SetVoters { voters }) => placement::set_voters(view, *voters, events)?,
+        (Some(_), MetaCommand::WithdrawRot { group, replica }) => {
+            placement::withdraw_rot(view, *group, *replica, events)?
+        }
     };
     Ok(Outcome::Meta(outcome))
 }

@@ -6,6 +6,7 @@
 //!                      BeginMove ▲│ CancelMove: turned back ─▶ the members as they were ─▶ EndMove
 //! SetDraining ─▶ its replicas move away ─▶ RemoveStore
 //! ReportRot ─▶ BeginRebuild ─▶ Move{joining, leaving} on one store ─▶ as above; the end takes the report away
+//! WithdrawRot ─▶ it was none
 //! ```
 //! The group's own membership decides who votes; group 0 says where it should go, and learns when it is there.
 //!
@@ -223,6 +224,27 @@ pub(crate) fn report_rot(
         changed(view, events)?;
     }
     Ok(MetaOutcome::RotNoted)
+}
+
+/// Forgets that a replica was said to be rotten. Not while its group moves: a move goes by what is known to be rotten.
+pub(crate) fn withdraw_rot(
+    view: &mut impl View,
+    group: GroupId,
+    replica: ReplicaId,
+    events: &mut Vec<Event>,
+) -> Result<MetaOutcome, Fatal> {
+    if group_record(view, group)?.is_none() {
+        return refused(MetaRefusal::Unknown);
+    }
+    if move_of(view, group)?.is_some() {
+        return refused(MetaRefusal::Moving);
+    }
+    let key = group_key(GroupItem::Rotten(group, replica));
+    if view.get(&key)?.is_some() {
+        view.delete(key);
+        changed(view, events)?;
+    }
+    Ok(MetaOutcome::RotWithdrawn)
 }
 
 /// Gives the new replica its id, on the store of the rotten one. The same again returns the move. Group 0 too: its

@@ -1,8 +1,8 @@
-//! `raftctl alarm ls`: what a human should know of, and what is done about it.
+//! `raftctl alarm ls|withdraw`: what a human should know of, and what is done about it.
 
 use serde_json::json;
 use seriatim_proto::ids::{GroupId, ReplicaId};
-use seriatim_proto::meta::{Directory, ReplicaRecord};
+use seriatim_proto::meta::{Directory, MetaCommand, ReplicaRecord, RotRecord};
 
 use super::moves::addresses;
 use crate::failure::{Exit, Failure};
@@ -60,6 +60,43 @@ pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
+/// `alarm withdraw`
+pub(super) async fn withdraw(
+    target: &Target,
+    group: GroupId,
+    replica: ReplicaId,
+    (dry_run, confirm): (bool, Option<u64>),
+) -> Result<Exit, Failure> {
+    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let found = reported(&directory, group, replica)?;
+    eprintln!(
+        "replica {replica} of group {group}, on store {}, would count as sound again, and others may copy it; it was said \
+         of it: {}",
+        found.replica.store, found.what
+    );
+    if dry_run {
+        return Ok(Exit::Ok);
+    }
+    if confirm != Some(replica.0) {
+        let what = format!("what is wrong with replica {replica} may be copied to others: say --confirm {replica}");
+        return Err(Failure::usage(what));
+    }
+    let act = format!("failed to withdraw the report of replica {replica} of group {group}");
+    let withdrawn = store::tell_meta(target, &act, MetaCommand::WithdrawRot { group, replica }).await;
+    withdrawn.map_err(|failure| match failure.exit {
+        Exit::Precondition => failure.hint("raftctl raft moves: another is made in its place, or moves"),
+        _ => failure,
+    })?;
+    eprintln!("withdrawn; if its store still finds it rotten, it reports again");
+    Ok(Exit::Ok)
+}
+
+fn reported(directory: &Directory, group: GroupId, replica: ReplicaId) -> Result<&RotRecord, Failure> {
+    let found = directory.rotten.iter().find(|rot| (rot.group, rot.replica.id) == (group, replica));
+    let none = || Failure::not_found(format!("nobody said that replica {replica} of group {group} is rotten"));
+    found.ok_or_else(|| none().hint("raftctl alarm ls"))
+}
+
 /// What is done about a rotten replica.
 fn state(directory: &Directory, group: GroupId, replica: ReplicaId) -> String {
     let moved = directory.moves.iter().find(|moved| moved.group == group);
@@ -81,7 +118,7 @@ fn state(directory: &Directory, group: GroupId, replica: ReplicaId) -> String {
 #[cfg(test)]
 mod tests {
     use seriatim_proto::ids::{ClusterId, Generation, StoreId};
-    use seriatim_proto::meta::{GroupRecord, MoveRecord, RotRecord};
+    use seriatim_proto::meta::{GroupRecord, MoveRecord};
 
     use super::*;
 
@@ -114,5 +151,9 @@ mod tests {
         let moved = MoveRecord { group: GroupId(1), joining, leaving: Some(replica(2)), back: false, revision: 1 };
         directory.moves.push(moved);
         assert_eq!(said(&directory), "replica 8 on store 2 takes its place");
+        assert_eq!(reported(&directory, GroupId(1), ReplicaId(3)).unwrap(), &rot(3));
+        for (group, replica) in [(1, 1), (2, 2)] {
+            assert_eq!(reported(&directory, GroupId(group), ReplicaId(replica)).unwrap_err().exit, Exit::NotFound);
+        }
     }
 }

@@ -19,7 +19,7 @@ mod user;
 mod verify;
 
 use clap::CommandFactory;
-use seriatim_proto::ids::{GroupId, StoreId};
+use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 
 use crate::cli::{Alarm, Auth, Check, Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
@@ -54,6 +54,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             transfer::transfer(&target()?, GroupId(group), StoreId(to), dry_run).await
         }
         Group::Alarm(Alarm::Ls) => alarm::ls(&target()?).await,
+        Group::Alarm(Alarm::Withdraw { group, replica, dry_run, confirm }) => {
+            alarm::withdraw(&target()?, GroupId(group), ReplicaId(replica), (dry_run, confirm)).await
+        }
         Group::Check(Check::Replicas { groups, wait }) => check::replicas(&target()?, groups, wait).await,
         Group::Node(Node::Ls) => node::ls(&target()?).await,
         Group::Node(Node::Join { address }) => node::join(&target()?, &address).await,

@@ -364,6 +364,30 @@ fn a_rotten_replica_is_replaced_on_its_store_and_the_report_goes_with_it() {
 }
 
 #[test]
+fn a_report_can_be_withdrawn_while_nothing_of_its_group_moves() {
+    let mut meta = Meta::new(3, 2);
+    let replicas = meta.directory().groups[1].replicas.clone();
+    let withdraw = |group: u32, replica: ReplicaId| MetaCommand::WithdrawRot { group: GroupId(group), replica };
+    meta.meta(report(1, replicas[0].id, ""));
+    meta.meta(report(1, replicas[1].id, ""));
+    assert_eq!(meta.refused(withdraw(9, replicas[0].id)), MetaRefusal::Unknown);
+    assert_eq!(meta.meta(withdraw(1, replicas[0].id)), MetaOutcome::RotWithdrawn);
+    assert_eq!(meta.directory().rotten.iter().map(|rot| rot.replica).collect::<Vec<_>>(), [replicas[1]]);
+    let revision = meta.directory().revision;
+    assert_eq!(meta.meta(withdraw(1, replicas[0].id)), MetaOutcome::RotWithdrawn);
+    assert_eq!(meta.meta(withdraw(2, replicas[1].id)), MetaOutcome::RotWithdrawn, "another group's");
+    assert_eq!(meta.directory().revision, revision, "a repeat changes nothing");
+    // What is being replaced may have stopped for ever.
+    let MetaOutcome::Moving(moved) = meta.meta(rebuild(1, replicas[1].id)) else { panic!("moving") };
+    assert_eq!(meta.refused(withdraw(1, replicas[1].id)), MetaRefusal::Moving);
+    let back = meta.cancel(&moved);
+    assert_eq!(meta.refused(withdraw(1, replicas[1].id)), MetaRefusal::Moving);
+    meta.end(&back);
+    assert_eq!(meta.meta(withdraw(1, replicas[1].id)), MetaOutcome::RotWithdrawn);
+    assert!(meta.directory().rotten.is_empty());
+}
+
+#[test]
 fn what_is_rotten_is_rebuilt_only_where_that_can_end_well() {
     let mut meta = Meta::new(4, 2);
     let long = "x".repeat(limits::ROT_REASON_BYTES_MAX as usize + 1);
