@@ -61,11 +61,14 @@ impl FatalSignal {
         }
     }
 
-    /// As [`FatalSignal::raise_of`], of a read that nobody waits for.
-    pub(crate) fn note_or_raise_of(&self, act: std::fmt::Arguments<'_>, fatal: &Fatal) {
+    /// As [`FatalSignal::raise_of`], of a read that nobody waits for: what only failed is tried again another time. A
+    /// process that has no descriptor or no memory left just then serves its groups all the same.
+    pub(crate) fn note_damage_of(&self, act: std::fmt::Arguments<'_>, fatal: &Fatal) {
         match fatal {
             Fatal::Corrupt(_) => self.note_damage(format!("{act}: {fatal}")),
-            Fatal::Broken { .. } | Fatal::Storage(_) | Fatal::Entry(_) => self.raise(format!("{act}: {fatal}")),
+            Fatal::Broken { .. } | Fatal::Storage(_) | Fatal::Entry(_) => {
+                tracing::error!(%act, error = %fatal, "a read in the background failed");
+            }
         }
     }
 
@@ -120,5 +123,21 @@ impl FatalSignal {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_read_for_nobody_meets_stops_no_process() {
+        let fatal = FatalSignal::new();
+        fatal.note_damage_of(format_args!("scrub"), &Fatal::Storage("too many open files".to_owned()));
+        assert_eq!((fatal.reason(), fatal.damage()), (None, None));
+        fatal.note_damage_of(format_args!("scrub"), &Fatal::Corrupt("a block".to_owned()));
+        assert!(fatal.reason().is_none() && fatal.damage().is_some(), "noted, and others do without it first");
+        fatal.raise_of(format_args!("apply"), &Fatal::Storage("too many open files".to_owned()));
+        assert!(fatal.reason().is_some(), "apply cannot go on");
     }
 }

@@ -200,6 +200,14 @@ impl GroupLive {
         (done, (!is_done).then_some(begun))
     }
 
+    /// It will not be done: somebody may begin another one.
+    pub(crate) fn give_digest_up(&self, index: u64) {
+        let mut compared = self.compared.lock();
+        if compared.0 == index {
+            compared.0 = compared.1.map_or(0, |digest| digest.index);
+        }
+    }
+
     /// It is done.
     pub(crate) fn set_digest(&self, digest: RowsDigest) {
         let mut compared = self.compared.lock();
@@ -265,3 +273,26 @@ impl GroupLive {
 
 /// Events that a watcher may be behind before it takes full tables again.
 const EVENTS_KEPT: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_that_failed_is_not_waited_for() {
+        let rows = seriatim_store_core::MemoryView::default();
+        let live = GroupLive::load(GroupId(1), &rows, Events::new()).unwrap();
+        live.begin_digest(7);
+        assert_eq!(live.compared(), (None, Some(7)));
+        live.give_digest_up(6);
+        assert!(live.is_digesting(), "another one");
+        live.give_digest_up(7);
+        assert_eq!(live.compared(), (None, None));
+        live.begin_digest(9);
+        let digest = RowsDigest { index: 9, rows: 0, bytes: 0, hash: [0; 32] };
+        live.set_digest(digest);
+        live.begin_digest(11);
+        live.give_digest_up(11);
+        assert_eq!(live.compared(), (Some(digest), None));
+    }
+}

@@ -9,7 +9,8 @@
 //!
 //! # Failure
 //! What is found stops nobody: nothing of it is needed just now, and a vote may be. It is reported, and group 0 says when
-//! the replica is replaced (rot.rs). A pass that a restart ends begins again from the start.
+//! the replica is replaced (rot.rs). A pass that a restart ends begins again from the start, and so does one in which
+//! something could not be read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -85,7 +86,7 @@ fn phase(store: StoreId, period: Duration) -> Duration {
     period / PHASES * nth
 }
 
-/// False if it is damaged, or the runtime is going down.
+/// False if it is damaged or cannot be read just now, or the runtime is going down.
 async fn scrub_state(host: &Arc<Host>) -> bool {
     let mut from = Some(Vec::new());
     while let Some(key) = from {
@@ -96,7 +97,7 @@ async fn scrub_state(host: &Arc<Host>) -> bool {
                 pay(host, bytes).await;
             }
             Ok(Err(fatal)) => {
-                host.fatal().note_or_raise_of(format_args!("scrub the rows"), &fatal);
+                host.fatal().note_damage_of(format_args!("scrub the rows"), &fatal);
                 return false;
             }
             Err(_) => return false,
@@ -130,8 +131,9 @@ async fn scrub_logs(host: &Arc<Host>) -> bool {
                     host.fatal().note_damage(format!("scrub the log: {error}"));
                     return false;
                 }
+                // Such as no descriptor left: the next pass begins again.
                 Err(error) => {
-                    host.fatal().raise(format!("scrub the log: {error}"));
+                    tracing::error!(%error, "the log cannot be scrubbed");
                     return false;
                 }
             }

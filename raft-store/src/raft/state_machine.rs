@@ -183,7 +183,10 @@ impl StateMachine {
             match state.digest(group, index, seen, pause) {
                 Ok(Some(digest)) => live.set_digest(digest),
                 Ok(None) => (),
-                Err(error) => fatal.note_or_raise_of(format_args!("group {group} cannot read its rows"), &error),
+                Err(error) => {
+                    live.give_digest_up(index);
+                    fatal.note_damage_of(format_args!("group {group} cannot read its rows"), &error);
+                }
             }
         });
         let _ = seen.await;
