@@ -208,6 +208,13 @@ pub(crate) async fn status(address: &str, cluster: ClusterId, store: StoreId) ->
     }
 }
 
+/// What the stores say that are asked and answer soon.
+pub(crate) async fn statuses(directory: &Directory, asks: impl Fn(StoreId) -> bool) -> Vec<StoreStatus> {
+    let asked = directory.stores.iter().filter(|store| asks(store.id));
+    let asked = asked.map(|store| status(&store.address, directory.cluster, store.id));
+    futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+}
+
 /// The stores of group 0.
 pub(crate) fn meta_stores(directory: &Directory) -> Vec<StoreRecord> {
     let meta = directory.groups.iter().filter(|record| record.id == GroupId::META);
@@ -429,14 +436,13 @@ impl Planner {
         let may_get = |store: StoreId| !self.avoided.iter().any(|(avoided, _)| *avoided == store);
         // Nothing to do is by far the most common, and then nobody is asked.
         plan::next_move(directory, may_get, |_, _| true, gets_on)?;
-        let asked = directory.stores.iter().map(|store| status(&store.address, directory.cluster, store.id));
-        let answers = futures_util::future::join_all(asked).await;
-        let answers: Vec<StoreStatus> = answers.into_iter().flatten().collect();
+        let before = statuses(directory, |_| true).await;
+        let answers = statuses(directory, |_| true).await;
         let takers = plan::takers(&answers);
         let may_get = |store: StoreId| may_get(store) && takers.contains(&store);
         // Compared before it stops: that takes as long as the group is large.
         let can_spare = |group: GroupId, replica: ReplicaId| {
-            plan::can_spare(directory, group, replica, &answers)
+            plan::can_spare(directory, group, replica, &before, &answers)
                 && plan::are_compared(directory, group, replica, &answers)
         };
         let planned = plan::next_move(directory, may_get, can_spare, gets_on)?;

@@ -211,11 +211,10 @@ pub(crate) async fn all_can_spare(identity: &Identity, stores: &[StoreRecord], w
         }
     }
     let Ok(directory) = moves::read_directory_of(identity.cluster, stores).await else { return false };
-    let others = directory.stores.iter().filter(|store| store.id != identity.store);
-    let asked = others.map(|store| moves::status(&store.address, identity.cluster, store.id));
-    let answers = futures_util::future::join_all(asked).await;
-    let answers: Vec<_> = answers.into_iter().flatten().collect();
-    lives(&directory).into_iter().all(|(group, replica)| can_spare(&directory, group, replica, &answers))
+    let others = |store| store != identity.store;
+    let before = moves::statuses(&directory, others).await;
+    let now = moves::statuses(&directory, others).await;
+    lives(&directory).into_iter().all(|(group, replica)| can_spare(&directory, group, replica, &before, &now))
 }
 
 /// As [`all_can_spare`], before this store serves anybody.

@@ -115,17 +115,31 @@ pub fn preferred_leaders(groups: &[GroupRecord]) -> BTreeMap<GroupId, StoreId> {
 }
 
 /// Can the group go on without one of its replicas? It can if others run that are not rotten and have about everything,
-/// and are a majority of all: by what the stores say that answered.
-pub fn can_spare(directory: &Directory, group: GroupId, replica: ReplicaId, statuses: &[StoreStatus]) -> bool {
+/// and are a majority of all: by what the stores say that answered, `before` and, all of them later, `now`. What was
+/// committed before, a replica that is close has now: two that are asked at different moments of a busy group differ.
+pub fn can_spare(
+    directory: &Directory,
+    group: GroupId,
+    replica: ReplicaId,
+    before: &[StoreStatus],
+    now: &[StoreStatus],
+) -> bool {
     let Some(record) = directory.groups.iter().find(|record| record.id == group) else { return false };
-    let runs = |known: &ReplicaRecord| -> Option<&GroupStatus> {
-        let of_store = statuses.iter().filter(|status| status.store == Some(known.store));
-        of_store.flat_map(|status| &status.groups).find(|runs| (runs.group, runs.replica) == (group, known.id))
-    };
-    let last = record.replicas.iter().filter_map(runs).map(|runs| runs.last_index).max().unwrap_or(0);
+    let known_before = record.replicas.iter().filter_map(|known| status_of(before, group, known));
+    let committed = known_before.map(|ran| ran.committed_index).max().unwrap_or(0);
     let sound = |known: &&ReplicaRecord| known.id != replica && !directory.is_rotten(group, known.id);
-    let others = record.replicas.iter().filter(sound).filter_map(runs);
-    others.filter(|runs| runs.settled && runs.last_index + SPARE_LAG_MAX >= last).count() > record.replicas.len() / 2
+    let is_close = |known: &&ReplicaRecord| {
+        let ran = status_of(before, group, known).is_some_and(|ran| ran.settled);
+        let runs = status_of(now, group, known);
+        ran && runs.is_some_and(|runs| runs.settled && runs.last_index + SPARE_LAG_MAX >= committed)
+    };
+    record.replicas.iter().filter(sound).filter(is_close).count() > record.replicas.len() / 2
+}
+
+/// What a replica's store says of it, if it answered and the replica runs.
+fn status_of<'a>(statuses: &'a [StoreStatus], group: GroupId, known: &ReplicaRecord) -> Option<&'a GroupStatus> {
+    let of_store = statuses.iter().filter(|status| status.store == Some(known.store));
+    of_store.flat_map(|status| &status.groups).find(|runs| (runs.group, runs.replica) == (group, known.id))
 }
 
 /// The stores that can get a replica now: they answer, and none of their databases is damaged. What is born in one that
@@ -143,11 +157,7 @@ pub fn are_compared(directory: &Directory, group: GroupId, replica: ReplicaId, s
         let agreeing = record.replicas.iter().filter(counts).filter(|known| runs.agreeing.contains(&known.id));
         agreeing.count() > record.replicas.len() / 2
     };
-    let of_stores = record.replicas.iter().filter_map(|known| {
-        let of_store = statuses.iter().filter(|status| status.store == Some(known.store));
-        of_store.flat_map(|status| &status.groups).find(|runs| (runs.group, runs.replica) == (group, known.id))
-    });
-    of_stores.into_iter().any(enough)
+    record.replicas.iter().filter_map(|known| status_of(statuses, group, known)).any(enough)
 }
 
 /// Entries that a replica may be behind and still count as one without which another can be spared.

@@ -444,7 +444,7 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
             leader: None,
             term: 1,
             last_index,
-            committed_index: 0,
+            committed_index: last_index,
             applied_index: 0,
             snapshot_index: 0,
             purged_index: 0,
@@ -462,15 +462,23 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
         domain: None,
         meta_replicas: vec![],
     };
-    let spares =
-        |meta: &Meta, statuses: &[StoreStatus]| can_spare(&meta.directory(), GroupId(1), replicas[0].id, statuses);
+    let spares_after = |meta: &Meta, before: &[StoreStatus], now: &[StoreStatus]| {
+        can_spare(&meta.directory(), GroupId(1), replicas[0].id, before, now)
+    };
+    let spares = |meta: &Meta, statuses: &[StoreStatus]| spares_after(meta, statuses, statuses);
     let all = [runs(0, 1_000, true), runs(1, 990, true), runs(2, 1_000, true)];
     assert!(spares(&meta, &all) && spares(&meta, &all[1..]), "whether it runs itself says nothing");
     assert!(!spares(&meta, &all[..2]), "a store is away");
     assert!(!spares(&meta, &[]), "nobody answers");
     assert!(!spares(&meta, &[runs(0, 1_000, true), runs(1, 800, true), runs(2, 1_000, true)]), "one is far behind");
     assert!(!spares(&meta, &[runs(1, 1_000, false), runs(2, 1_000, true)]), "one has promised nothing yet");
-    assert!(!can_spare(&meta.directory(), GroupId(9), replicas[0].id, &all));
+    assert!(!can_spare(&meta.directory(), GroupId(9), replicas[0].id, &all, &all));
+    // A busy group: who was asked first is far behind who was asked last, and has what was committed before.
+    let busy = [runs(0, 9_000, true), runs(1, 1_050, true), runs(2, 5_000, true)];
+    assert!(!spares(&meta, &busy) && spares_after(&meta, &all, &busy));
+    let lags = [runs(0, 9_000, true), runs(1, 880, true), runs(2, 5_000, true)];
+    assert!(!spares_after(&meta, &all, &lags), "it is behind all the same");
+    assert!(!spares_after(&meta, &[], &all) && !spares_after(&meta, &all[..2], &all), "it was not there before");
     meta.meta(report(1, replicas[0].id, ""));
     assert!(spares(&meta, &all));
     // A store that is about to set everything aside gets nothing before.
