@@ -28,8 +28,8 @@ use crate::replica::Replica;
 /// What a leader remembers of a group's comparisons.
 #[derive(Debug)]
 struct Watched {
-    /// the last comparison was begun
-    begun_at: Instant,
+    /// the last comparison was begun, if this leader has begun one
+    begun_at: Option<Instant>,
     /// its own digest at this entry was seen then
     seen: Option<(u64, Instant)>,
     /// judged up to this entry
@@ -89,15 +89,17 @@ pub(crate) async fn run(host: Arc<Host>) {
             }
             let newest = replica.live.digest();
             let watched = groups.entry(replica.group).or_insert_with(|| Watched {
-                begun_at: Instant::now(),
+                begun_at: None,
                 seen: None,
                 // What was compared under another leader is compared again, or not: it does no harm.
                 judged: 0,
             });
             // One that a move waits for is not disturbed, nor one that others are not done with.
             let waits = moves || rots || newest.is_some_and(|newest| newest.index > watched.judged);
-            if host.scrubs() && !is_busy && !waits && watched.begun_at.elapsed() >= host.tuning().scrub_period {
-                watched.begun_at = Instant::now();
+            let is_due =
+                is_due(Instant::now(), watched.begun_at, replica.live.compared_at(), host.tuning().scrub_period);
+            if host.scrubs() && !is_busy && !waits && is_due {
+                watched.begun_at = Some(Instant::now());
                 is_busy = true;
                 begun = Some((replica.group, newest.map_or(0, |newest| newest.index), Instant::now()));
                 begin(&replica).await;
@@ -139,6 +141,13 @@ pub(crate) async fn run(host: Arc<Host>) {
             watched.judged = newest.index;
         }
     }
+}
+
+/// Is the next comparison due? Counted from the last digest, whoever led the group then: leaders may change more often
+/// than that. An entry of this leader's that never came counts too.
+fn is_due(now: Instant, begun_at: Option<Instant>, compared_at: Instant, period: Duration) -> bool {
+    let last = begun_at.map_or(compared_at, |begun_at| begun_at.max(compared_at));
+    now.saturating_duration_since(last) >= period
 }
 
 /// Has all replicas of a group make a digest of their rows at one entry, which comes now.
@@ -374,6 +383,18 @@ mod tests {
         assert_eq!(late(&[(1, 5), (2, 6), (3, 7)]), Verdict::Undecided);
         // A learner's counts for nothing.
         assert_eq!(late(&[(1, 5), (2, 6), (9, 6), (8, 6)]), Verdict::Undecided);
+    }
+
+    #[test]
+    fn a_new_leader_counts_from_the_last_digest() {
+        let (begin, hour) = (Instant::now(), Duration::from_secs(3_600));
+        let due = |hours: u32, begun: Option<u32>, compared: u32| {
+            is_due(begin + hour * hours, begun.map(|at| begin + hour * at), begin + hour * compared, hour * 6)
+        };
+        assert!(due(6, None, 0) && due(9, None, 3), "though it leads for a moment only");
+        assert!(!due(5, None, 0) && !due(8, None, 3));
+        assert!(!due(12, Some(7), 0) && due(13, Some(7), 0), "its entry was lost: not again at once");
+        assert!(!due(12, Some(1), 7), "another one has begun one since");
     }
 
     #[test]

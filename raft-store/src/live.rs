@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -81,6 +82,8 @@ pub(crate) struct GroupLive {
     ended: watch::Sender<bool>,
     /// The entry at which replicas are compared last, and the digest of the last one that is done.
     compared: Mutex<(u64, Option<RowsDigest>)>,
+    /// A digest was begun last; before the first, the replica started.
+    compared_at: Mutex<Instant>,
     events: Events,
 }
 
@@ -95,6 +98,7 @@ impl GroupLive {
             started: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             compared: Mutex::default(),
+            compared_at: Mutex::new(Instant::now()),
             events,
         };
         live.reload(reader)?;
@@ -181,6 +185,12 @@ impl GroupLive {
     /// A digest is made at this entry from now on; one at an older entry is of no use any more.
     pub(crate) fn begin_digest(&self, index: u64) {
         self.compared.lock().0 = index;
+        *self.compared_at.lock() = Instant::now();
+    }
+
+    /// When a digest was begun last, by whoever led then; before the first, when the replica started.
+    pub(crate) fn compared_at(&self) -> Instant {
+        *self.compared_at.lock()
     }
 
     /// Is it still wanted?
