@@ -230,7 +230,11 @@ async fn a_comparison_that_a_restart_has_lost_is_begun_anew() {
         let found = (0..3).find_map(|nth| Some((nth, replica(nth)?.leadership()?)));
         if let Some((leader, term)) = found {
             let (tx, answer) = tokio::sync::oneshot::channel();
-            replica(leader).unwrap().propose_as_leader(term, &[], |result| drop(tx.send(result.is_ok()))).await;
+            let answered = move |result: Result<_, _>| {
+                // The receiver waits below.
+                let _ = tx.send(result.is_ok());
+            };
+            replica(leader).unwrap().propose_as_leader(term, &[], answered).await;
             if answer.await == Ok(true) {
                 break leader;
             }
