@@ -180,9 +180,9 @@ impl Rest {
         Self { voters, sound, after, begun_at: Instant::now(), done_at: None, is_told: false, agreed: None }
     }
 
-    /// Those that are the same, if that was found lately.
-    pub(crate) fn agreeing(&self) -> Vec<ReplicaId> {
-        let agreed = self.agreed.as_ref().filter(|(_, at)| at.elapsed() < REST_LASTS);
+    /// Those of the group's `voters` that are the same, if that was found lately and of these voters.
+    pub(crate) fn agreeing(&self, voters: &BTreeSet<ReplicaId>) -> Vec<ReplicaId> {
+        let agreed = self.agreed.as_ref().filter(|(_, at)| at.elapsed() < REST_LASTS && self.voters == *voters);
         agreed.map(|(agreeing, _)| agreeing.clone()).unwrap_or_default()
     }
 
@@ -217,7 +217,8 @@ pub(crate) async fn rest_agrees(host: &Host, directory: &Directory, replica: &Re
     }
     let known = replica.rest.lock().clone();
     let Some(mut begun) = known.filter(|begun| !begun.is_over(&voters, &rest)) else {
-        *replica.rest.lock() = Some(Rest::behind(replica.last_index(), voters, rest));
+        let after = replica.last_index();
+        *replica.rest.lock() = Some(Rest::behind(after, voters, rest));
         begin(replica).await;
         return Err("the sound replicas are compared before one is copied".to_owned());
     };
@@ -383,6 +384,19 @@ mod tests {
         assert_eq!(late(&[(1, 5), (2, 6), (3, 7)]), Verdict::Undecided);
         // A learner's counts for nothing.
         assert_eq!(late(&[(1, 5), (2, 6), (9, 6), (8, 6)]), Verdict::Undecided);
+    }
+
+    #[test]
+    fn what_was_compared_is_relied_on_only_for_the_same_voters() {
+        let set = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect::<BTreeSet<_>>();
+        let mut rest = Rest::behind(7, set(&[1, 2, 3]), set(&[1, 3]));
+        assert!(rest.agreeing(&set(&[1, 2, 3])).is_empty(), "nobody has a digest yet");
+        assert!(!rest.is_over(&set(&[1, 2, 3]), &set(&[1, 3])));
+        rest.agreed = Some((vec![ReplicaId(1), ReplicaId(3)], Instant::now()));
+        assert_eq!(rest.agreeing(&set(&[1, 2, 3])), [ReplicaId(1), ReplicaId(3)]);
+        assert!(!rest.is_over(&set(&[1, 2, 3]), &set(&[1, 3])));
+        assert!(rest.is_over(&set(&[1, 2, 3]), &set(&[1])), "another one is rotten");
+        assert!(rest.is_over(&set(&[1, 3, 9]), &set(&[1, 3])) && rest.agreeing(&set(&[1, 3, 9])).is_empty());
     }
 
     #[test]

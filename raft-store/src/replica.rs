@@ -370,7 +370,10 @@ impl Replica {
         let status = self.handle.status();
         let (digest, digesting) = self.live.compared();
         let agreeing = match self.leadership() {
-            Some(_) => self.rest.lock().as_ref().map(Rest::agreeing).unwrap_or_default(),
+            Some(_) => {
+                let rest = self.rest.lock().clone();
+                rest.map(|rest| rest.agreeing(&self.handle.membership().voters)).unwrap_or_default()
+            }
             None => Vec::new(),
         };
         let (slots, leases) = (self.live.slot_count(), self.live.lease_count());
