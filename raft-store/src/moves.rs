@@ -126,8 +126,11 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
     }
     // A leader that leaves hands over first: nobody waits for an election.
     if moved.goes().is_some_and(|goes| goes.id == replica.id()) {
-        let stays =
-            |store: &StoreId| wanted.iter().any(|record| record.store == *store && members.voters.contains(&record.id));
+        // A rotten one would give it back.
+        let can_lead = |record: &&ReplicaRecord| {
+            members.voters.contains(&record.id) && !directory.is_rotten(replica.group, record.id)
+        };
+        let stays = |store: &StoreId| wanted.iter().filter(can_lead).any(|record| record.store == *store);
         let heir = replica.stores().into_iter().filter(stays).find(|store| replica.follows_closely(*store));
         if let Some(heir) = heir {
             replica.transfer_to(heir).await;
