@@ -9,7 +9,7 @@ use std::io;
 /// Does RocksDB say that files are damaged or missing, and not merely that something did not work, or that another
 /// version wrote them?
 pub(crate) fn is_damage(error: &rocksdb::Error) -> bool {
-    says_damage(error.kind(), &error.to_string())
+    says_damage(error.kind(), error.as_ref())
 }
 
 fn says_damage(kind: rocksdb::ErrorKind, what: &str) -> bool {
@@ -24,7 +24,7 @@ fn says_damage(kind: rocksdb::ErrorKind, what: &str) -> bool {
 /// As [`is_damage`], of a read: a sector that the disk does not give back is as lost as one that comes back wrong. Of a
 /// write or an fsync the same words say only that it failed.
 pub(crate) fn is_damage_on_read(error: &rocksdb::Error) -> bool {
-    is_damage(error) || says_unreadable(error.kind(), &error.to_string())
+    is_damage(error) || says_unreadable(error.kind(), error.as_ref())
 }
 
 fn says_unreadable(kind: rocksdb::ErrorKind, what: &str) -> bool {
