@@ -202,6 +202,31 @@ async fn a_rotten_leader_leads_on_until_a_sound_one_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_whose_store_is_gone_can_be_ended_and_begun_again() {
+    let mut three = Three::start().await;
+    let replica = three.host(2).serving(GROUP).unwrap().id();
+    three.kill(2);
+    wait_for_quorum(&three).await;
+    let what = "said by a test".to_owned();
+    assert_eq!(three.meta(MetaCommand::ReportRot { group: GROUP, replica, what }).await, MetaOutcome::RotNoted);
+    let begun = three.meta(MetaCommand::BeginRebuild { group: GROUP, replica }).await;
+    let MetaOutcome::Moving(moved) = begun else { panic!("{begun:?}") };
+    let turned = three.meta(MetaCommand::CancelMove { moved: moved.clone() }).await;
+    assert!(matches!(turned, MetaOutcome::Moving(_) | MetaOutcome::NothingMoves), "{turned:?}");
+    let joining = moved.joining.unwrap().id;
+    three
+        .wait_for("it ends where it began", |directory| {
+            directory.moves.is_empty() && directory.is_rotten(GROUP, replica) && directory.is_removed(GROUP, joining)
+        })
+        .await;
+    // Nothing of it is in the way of what comes.
+    three.restart(2).await;
+    three.wait_for("it is rebuilt", |directory| directory.moves.is_empty() && directory.rotten.is_empty()).await;
+    let successor = || three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() > joining);
+    wait_until("another one runs", successor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_deleted_by_what_another_store_shows() {
     let three = Three::start().await;
     let replica = three.host(2).serving(GROUP).unwrap().id();
