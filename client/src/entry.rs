@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use seriatim_proto::command::EntryRef;
 use seriatim_proto::ids::{
-    BodyHash, Chain, ConversationId, ConversationKey, DeviceId, Generation, MessageId, NameError, Seq, TenantId, UserId,
+    BodyHash, Chain, ConversationId, ConversationKey, DeviceId, Emoji, Generation, MessageId, NameError, Seq, TenantId,
+    UserId,
 };
 use seriatim_proto::wire::{self, v1};
 
@@ -111,7 +112,7 @@ pub enum EntryBody {
     Here {
         /// of the hash
         salt: Bytes,
-        /// opaque; empty for changes of members
+        /// opaque; empty but for messages and edits
         body: Bytes,
     },
     /// erased
@@ -162,6 +163,10 @@ pub struct Entry {
     pub added: Vec<UserId>,
     /// who left
     pub removed: Vec<UserId>,
+    /// of a reaction: which
+    pub emoji: Option<Emoji>,
+    /// a reaction or a pin was taken back
+    pub unset: bool,
     /// the inbox's chain up to and with it; only in a [`SyncPage`]
     pub chain: Option<Chain>,
 }
@@ -178,21 +183,32 @@ impl Entry {
             at_ms: self.at_ms,
         }
     }
-    /// Does the body match its hash? `true` where there is none to check.
+    /// Does the body match its hash? Of reactions and pins, what they say. `true` where there is none to check.
     pub fn body_matches(&self) -> bool {
+        let is_hash = |salt: &[u8], body: &[u8]| seriatim_proto::chain::body_hash(salt, body) == self.body_hash;
+        let set = u8::from(!self.unset);
         match &self.body {
-            EntryBody::Here { salt, body } if self.kind == Kind::Message => {
-                seriatim_proto::chain::body_hash(salt, body) == self.body_hash
-            }
-            EntryBody::Here { .. } | EntryBody::Erased | EntryBody::Trimmed | EntryBody::Unavailable => true,
+            EntryBody::Here { salt, body } => match (self.kind, &self.emoji) {
+                (Kind::Create | Kind::Members, _) => true,
+                (Kind::Message | Kind::Edit { .. } | Kind::Recall { .. }, _) => is_hash(salt, body),
+                (Kind::Reaction { .. }, Some(emoji)) => is_hash(&[], &[&[set], emoji.as_str().as_bytes()].concat()),
+                (Kind::Reaction { .. }, None) => false,
+                (Kind::Pin { .. }, _) => is_hash(&[], &[set]),
+            },
+            EntryBody::Erased | EntryBody::Trimmed | EntryBody::Unavailable => true,
         }
     }
 
     pub(crate) fn from_wire(entry: v1::Entry) -> Result<Self, EntryError> {
+        let target = || seq(entry.target).map_err(|_| EntryError("target"));
         let kind = match entry.kind() {
             v1::entry::Kind::Message => Kind::Message,
             v1::entry::Kind::Create => Kind::Create,
             v1::entry::Kind::Members => Kind::Members,
+            v1::entry::Kind::Edit => Kind::Edit { target: target()? },
+            v1::entry::Kind::Recall => Kind::Recall { target: target()? },
+            v1::entry::Kind::Reaction => Kind::Reaction { target: target()? },
+            v1::entry::Kind::Pin => Kind::Pin { target: target()? },
             v1::entry::Kind::Unspecified => return Err(EntryError("kind")),
         };
         let body = match entry.body_state() {
@@ -220,6 +236,11 @@ impl Entry {
             body,
             added: users(&entry.added)?,
             removed: users(&entry.removed)?,
+            emoji: match entry.emoji.as_str() {
+                "" => None,
+                emoji => Some(Emoji::new(emoji).map_err(|_| EntryError("emoji"))?),
+            },
+            unset: entry.unset,
             chain,
         })
     }

@@ -100,8 +100,32 @@ pub(crate) struct Requests {
 fn writes(frame: &v1::ClientFrame) -> bool {
     matches!(
         &frame.body,
-        Some(Asked::Send(_) | Asked::CancelSend(_) | Asked::CreateGroup(_) | Asked::ChangeMembers(_) | Asked::Next(_))
+        Some(
+            Asked::Send(_)
+                | Asked::Amend(_)
+                | Asked::CancelSend(_)
+                | Asked::CreateGroup(_)
+                | Asked::ChangeMembers(_)
+                | Asked::Next(_)
+        )
     )
+}
+
+/// Whom a request follows, if it is one that can.
+fn follows_of(body: Option<&Asked>) -> Option<&Bytes> {
+    match body {
+        Some(Asked::Send(send)) => Some(&send.follows),
+        Some(Asked::Amend(amend)) => Some(&amend.follows),
+        _ => None,
+    }
+}
+
+fn follows_mut(body: Option<&mut Asked>) -> Option<&mut Bytes> {
+    match body {
+        Some(Asked::Send(send)) => Some(&mut send.follows),
+        Some(Asked::Amend(amend)) => Some(&mut amend.follows),
+        _ => None,
+    }
 }
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -111,10 +135,10 @@ impl Requests {
     /// Takes a request from a handle.
     pub(crate) fn add(&mut self, new: NewRequest) {
         let NewRequest { way, mut body, place, deadline, answer, permit } = new;
-        if let (Asked::Send(send), Some(place)) = (&mut body, &place) {
+        if let (Some(follows), Some(place)) = (follows_mut(Some(&mut body)), &place) {
             let last = self.last_sends.insert(place.conversation.clone(), place.message_id);
-            if let Some(last) = last.filter(|last| send.follows.is_empty() && *last != place.message_id) {
-                send.follows = Bytes::copy_from_slice(&last.0);
+            if let Some(last) = last.filter(|last| follows.is_empty() && *last != place.message_id) {
+                *follows = Bytes::copy_from_slice(&last.0);
             }
         }
         self.insert(way, body, place, deadline, AnswerTo::Handle { answer, _permit: permit });
@@ -258,17 +282,14 @@ impl Requests {
 
     /// Is the send that this one follows still open here?
     fn follows_open(&self, id: u64) -> bool {
-        let Some(Asked::Send(send)) = self.requests.get(&id).and_then(|request| request.frame.body.as_ref()) else {
-            return false;
-        };
-        self.requests
-            .values()
-            .any(|other| other.place.as_ref().is_some_and(|place| place.message_id.0 == send.follows[..]))
+        let body = self.requests.get(&id).and_then(|request| request.frame.body.as_ref());
+        let Some(follows) = follows_of(body) else { return false };
+        self.requests.values().any(|other| other.place.as_ref().is_some_and(|place| place.message_id.0 == follows[..]))
     }
 
     fn follows(&self, id: u64, message_id: &MessageId) -> bool {
         let body = self.requests.get(&id).and_then(|request| request.frame.body.as_ref());
-        matches!(body, Some(Asked::Send(send)) if send.follows[..] == message_id.0)
+        follows_of(body).is_some_and(|follows| follows[..] == message_id.0)
     }
 
     fn park(&mut self, id: u64) {
@@ -325,12 +346,12 @@ impl Requests {
             self.last_sends.remove(&place.conversation);
         }
         let freed: Vec<_> = self.parked.iter().copied().filter(|id| self.follows(*id, &place.message_id)).collect();
-        if failed && let Some(Asked::Send(gone)) = &frame.body {
+        if failed && let Some(before) = follows_of(frame.body.as_ref()) {
             for request in self.requests.values_mut() {
-                if let Some(Asked::Send(send)) = &mut request.frame.body
-                    && send.follows == gone.message_id
+                if let Some(follows) = follows_mut(request.frame.body.as_mut())
+                    && follows[..] == place.message_id.0
                 {
-                    send.follows = gone.follows.clone();
+                    follows.clone_from(before);
                 }
             }
         }

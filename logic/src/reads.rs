@@ -31,6 +31,7 @@ pub(crate) async fn answer(stores: &Arc<StoreClient>, who: &Identity, call: Call
         | Call::CancelSend { .. }
         | Call::CreateGroup { .. }
         | Call::ChangeMembers { .. }
+        | Call::Amend { .. }
         | Call::Ack { .. }
         | Call::Next { .. }
         | Call::Current { .. } => Err(Refusal::new(ErrorCode::Internal, "a holder's call came to the reader")),
@@ -148,6 +149,10 @@ async fn with_bodies(
     let mut page = Vec::with_capacity(entries.len());
     for entry in entries {
         let body = match bodies.remove(&(entry.conversation.clone(), entry.entry.seq)) {
+            Some(message) if message.erased => {
+                stores.metrics.bodies_erased.inc();
+                Body::Erased
+            }
             Some(message) => Body::Here { salt: message.salt, body: message.body },
             None => Body::Unavailable,
         };

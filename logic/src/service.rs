@@ -11,15 +11,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use seriatim_logic_core::{Ask, Cancel, Quotas, Send};
 use seriatim_proto::codec;
-use seriatim_proto::command::Content;
+use seriatim_proto::command::{Act, Content};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::Logic;
 use seriatim_proto::grpc::peer_server::Peer;
 use seriatim_proto::ids::{ClusterId, CounterName, TenantId, UserId};
 use seriatim_proto::logic::{
-    Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
+    Amendment, Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
 };
+use seriatim_proto::meta::Limit;
 use seriatim_proto::token::Verifier;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
@@ -53,6 +54,17 @@ pub(crate) struct Doors {
 impl Doors {
     fn standing(&self) -> Result<Standing, Refusal> {
         (*self.standing.borrow()).ok_or_else(|| Refusal::later(ErrorCode::Unavailable, "the node is starting", 100))
+    }
+
+    /// What a device wants of a message, with the rules of its tenant.
+    fn act(&self, tenant: TenantId, amendment: Amendment) -> Act {
+        let rule = |limit| self.quotas.lock().rate(tenant, limit);
+        match amendment {
+            Amendment::Edit { salt, body } => Act::Edit { salt, body, within_s: rule(Limit::EditWindow) },
+            Amendment::Recall => Act::Recall { within_s: rule(Limit::RecallWindow) },
+            Amendment::React { emoji, set } => Act::React { emoji, set },
+            Amendment::Pin { set } => Act::Pin { set },
+        }
     }
 
     /// Counts a request against the limits of its tenant and user.
@@ -255,6 +267,11 @@ impl GatewayStream {
                 let content = Content::Members { add, remove };
                 Send { tenant, conversation, sender, message_id, known, follows: None, content }
             }
+            Call::Amend { conversation, message_id, known, follows, target, amendment } => {
+                self.doors.stores.metrics.amendments.inc();
+                let content = Content::Amend { target, act: self.doors.act(tenant, amendment) };
+                Send { tenant, conversation, sender, message_id, known, follows, content }
+            }
             Call::Ack { cursor } => {
                 self.inputs.push(SessionInput::Ack { id, identity: who, cursor });
                 return Ok(());
@@ -325,11 +342,21 @@ impl GatewayStream {
 fn ask_of(call: &Call) -> Ask {
     match call {
         Call::Send { body, .. } => Ask::Write { bytes: u32::try_from(body.len()).unwrap_or(u32::MAX) },
+        Call::Amend { amendment, .. } => Ask::Write { bytes: u32::try_from(body_of(amendment)).unwrap_or(u32::MAX) },
         Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::CancelSend { .. } => Ask::Write { bytes: 0 },
         Call::Ack { .. } | Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status => {
             Ask::Read
         }
         Call::Next { .. } | Call::Current { .. } => Ask::Sequence,
+    }
+}
+
+/// Bytes of the body that an amendment brings.
+fn body_of(amendment: &Amendment) -> usize {
+    match amendment {
+        Amendment::Edit { body, .. } => body.len(),
+        Amendment::React { emoji, .. } => emoji.as_str().len(),
+        Amendment::Recall | Amendment::Pin { .. } => 0,
     }
 }
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    BodyHash, ConversationId, DeviceId, Epoch, Fence, Generation, LeaseId, MessageId, Namespace, NodeId, Seq, SlotId,
-    TenantId, UserId,
+    BodyHash, ConversationId, DeviceId, Emoji, Epoch, Fence, Generation, LeaseId, MessageId, Namespace, NodeId, Seq,
+    SlotId, TenantId, UserId,
 };
 use crate::meta::{MetaCommand, MetaOutcome};
 
@@ -174,7 +174,7 @@ pub struct CancelSend {
     pub known: Option<Seq>,
 }
 
-/// What an entry says. Edits, recalls, reactions, pins and pointers come as further variants.
+/// What an entry says. Pointers come as a further variant.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Content {
     /// Opaque bytes.
@@ -196,6 +196,44 @@ pub enum Content {
         /// who leaves
         remove: Vec<UserId>,
     },
+    /// An amendment: an entry about an earlier message of the same conversation.
+    Amend {
+        /// the message's place
+        target: Seq,
+        /// what about it
+        act: Act,
+    },
+}
+
+/// What an amendment does. Rules that depend on the tenant are put in by the holder's node: apply knows no tenants.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Act {
+    /// Another body takes the place of the message's, until the next edit. Its author's only.
+    Edit {
+        /// made by the author's SDK, the same on every attempt
+        salt: Bytes,
+        /// at most `limits::MESSAGE_BYTES_MAX`
+        body: Bytes,
+        /// how old the message may be in seconds, `u32::MAX` for any age; no part of what the author says
+        within_s: u32,
+    },
+    /// The bodies of the message and of its edits are erased. Its author's only.
+    Recall {
+        /// as in `Edit`
+        within_s: u32,
+    },
+    /// A member's reaction is set or unset.
+    React {
+        /// one of several that a member may have on a message
+        emoji: Emoji,
+        /// false: unset
+        set: bool,
+    },
+    /// The message is pinned or unpinned, for all members.
+    Pin {
+        /// false: unpinned
+        set: bool,
+    },
 }
 
 /// The kind of an entry, in logs, inboxes and on the wire. Numbers are stable.
@@ -207,6 +245,57 @@ pub enum Kind {
     Create,
     /// members changed
     Members,
+    /// a message has another body
+    Edit {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+    /// a message was recalled
+    Recall {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+    /// a reaction to a message was set or unset
+    Reaction {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+    /// a message was pinned or unpinned
+    Pin {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+}
+
+impl Kind {
+    /// In one word, for people and for tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Message => "message",
+            Kind::Create => "create",
+            Kind::Members => "members",
+            Kind::Edit { .. } => "edit",
+            Kind::Recall { .. } => "recall",
+            Kind::Reaction { .. } => "reaction",
+            Kind::Pin { .. } => "pin",
+        }
+    }
+    /// Of an amendment: the place of the message that it is about.
+    pub fn target(self) -> Option<Seq> {
+        match self {
+            Kind::Message | Kind::Create | Kind::Members => None,
+            Kind::Edit { target } | Kind::Recall { target } | Kind::Reaction { target } | Kind::Pin { target } => {
+                Some(target)
+            }
+        }
+    }
+    /// Is the stored body one that a device gave, and can check against its hash?
+    pub fn has_own_body(self) -> bool {
+        match self {
+            Kind::Message | Kind::Edit { .. } => true,
+            Kind::Create | Kind::Members | Kind::Recall { .. } | Kind::Reaction { .. } | Kind::Pin { .. } => false,
+        }
+    }
 }
 
 impl Content {
@@ -216,16 +305,72 @@ impl Content {
             Content::Message { .. } => Kind::Message,
             Content::Create { .. } => Kind::Create,
             Content::Members { .. } => Kind::Members,
-        }
-    }
-    /// `H(salt, body)`; for membership, over the encoded content, so that another content is a conflict.
-    pub fn hash(&self) -> BodyHash {
-        match self {
-            Content::Message { salt, body } => crate::chain::body_hash(salt, body),
-            Content::Create { .. } | Content::Members { .. } => {
-                crate::chain::body_hash(&[], &crate::codec::encode(self))
+            Content::Amend { target, act } => {
+                let target = *target;
+                match act {
+                    Act::Edit { .. } => Kind::Edit { target },
+                    Act::Recall { .. } => Kind::Recall { target },
+                    Act::React { .. } => Kind::Reaction { target },
+                    Act::Pin { .. } => Kind::Pin { target },
+                }
             }
         }
+    }
+    /// Salt and body as they are stored, hashed and delivered: a device's own bytes; for membership the encoded
+    /// content; for reactions and pins a byte, 1 for set and 0 for unset, and the emoji; nothing for a recall.
+    pub fn stored(&self) -> (Bytes, Bytes) {
+        match self {
+            Content::Message { salt, body } => (salt.clone(), body.clone()),
+            Content::Create { .. } | Content::Members { .. } => (Bytes::new(), crate::codec::encode_bytes(self)),
+            Content::Amend { act, .. } => match act {
+                Act::Edit { salt, body, .. } => (salt.clone(), body.clone()),
+                Act::Recall { .. } => (Bytes::new(), Bytes::new()),
+                Act::React { emoji, set } => {
+                    (Bytes::new(), [&[u8::from(*set)], emoji.as_str().as_bytes()].concat().into())
+                }
+                Act::Pin { set } => (Bytes::new(), Bytes::copy_from_slice(&[u8::from(*set)])),
+            },
+        }
+    }
+    /// `H(salt, body)` of what is stored: what entries carry.
+    pub fn hash(&self) -> BodyHash {
+        let (salt, body) = self.stored();
+        crate::chain::body_hash(&salt, &body)
+    }
+    /// What dedupe compares: another content under the same message id is a conflict. Of an amendment the kind and the
+    /// target count too.
+    pub fn identity(&self) -> BodyHash {
+        identity(self.kind(), self.hash())
+    }
+}
+
+/// As [`Content::identity`], of an entry.
+pub fn identity(kind: Kind, body_hash: BodyHash) -> BodyHash {
+    match kind.target() {
+        None => body_hash,
+        Some(_) => crate::chain::body_hash(&[], &crate::codec::encode(&(kind, body_hash))),
+    }
+}
+
+/// What the stored body of a reaction says: the emoji, and whether it was set. `None`: it is none.
+pub fn reaction_of(body: &[u8]) -> Option<(Emoji, bool)> {
+    let (flag, emoji) = body.split_first()?;
+    Some((Emoji::new(std::str::from_utf8(emoji).ok()?).ok()?, flag_of(*flag)?))
+}
+
+/// What the stored body of a pin says: was it set? `None`: it is none.
+pub fn pin_of(body: &[u8]) -> Option<bool> {
+    match body {
+        [flag] => flag_of(*flag),
+        _ => None,
+    }
+}
+
+fn flag_of(byte: u8) -> Option<bool> {
+    match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
     }
 }
 
@@ -491,6 +636,18 @@ pub enum Reject {
     /// The sender cancelled this message id.
     #[error("the message was cancelled")]
     Cancelled,
+    /// The target of an amendment was recalled.
+    #[error("the message was recalled")]
+    Recalled,
+    /// Only the author of a message may do that.
+    #[error("only its author may do that")]
+    NotAuthor,
+    /// The message is older than the tenant's rule allows.
+    #[error("the message is too old for that")]
+    TooLate,
+    /// The message or the conversation has as many of these as it may have.
+    #[error("too many of these")]
+    AmendmentsTooMany,
 }
 
 impl Reject {
@@ -513,6 +670,10 @@ impl Reject {
             Reject::AlreadyExists => ErrorCode::AlreadyExists,
             Reject::MembersTooMany => ErrorCode::MembersTooMany,
             Reject::GenerationExhausted => ErrorCode::GenerationExhausted,
+            Reject::Recalled => ErrorCode::Recalled,
+            Reject::NotAuthor => ErrorCode::NotAuthor,
+            Reject::TooLate => ErrorCode::TooLate,
+            Reject::AmendmentsTooMany => ErrorCode::AmendmentsTooMany,
             Reject::SeqRefused | Reject::Malformed => ErrorCode::Internal,
         }
     }

@@ -64,6 +64,17 @@ pub const USER_READS_PER_S: u32 = 2_000;
 /// Most tenants with limits of their own: all are in the directory, which every node has.
 pub const TENANTS_LIMITED_MAX: u32 = 1_024;
 
+/// Age in seconds up to which a message may be edited, unless told otherwise.
+pub const EDIT_WINDOW_S: u32 = 86_400;
+/// Age in seconds up to which a message may be recalled, unless told otherwise.
+pub const RECALL_WINDOW_S: u32 = 86_400;
+/// Most edits of a message: a recall erases them all in one command.
+pub const EDITS_MAX: u32 = 64;
+/// Most reactions of one member to one message.
+pub const REACTIONS_MAX: u32 = 16;
+/// Most pinned messages of a conversation.
+pub const PINS_MAX: u32 = 128;
+
 /// Most members of a group conversation.
 pub const MEMBERS_MAX: u32 = 100_000;
 /// Members above which a group switches to pointers.

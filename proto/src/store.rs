@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::command::{DeliveryRecord, EntryRef, Kind, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
-    Chain, ClusterId, ConversationId, DeviceId, Epoch, GroupId, LeaseId, MessageId, Namespace, NodeId, Seq, SlotId,
-    StoreId, TenantId, UserId,
+    Chain, ClusterId, ConversationId, DeviceId, Emoji, Epoch, GroupId, LeaseId, MessageId, Namespace, NodeId, Seq,
+    SlotId, StoreId, TenantId, UserId,
 };
 use crate::meta::{Directory, StoreToken};
 
@@ -260,6 +260,22 @@ pub enum Read {
         /// whose
         user: UserId,
     },
+    /// What became of a message → `Amendments`.
+    Amendments {
+        /// whose
+        tenant: TenantId,
+        /// which conversation
+        conversation: ConversationId,
+        /// the message's place
+        target: Seq,
+    },
+    /// Pinned messages of a conversation → `Pins`.
+    Pins {
+        /// whose
+        tenant: TenantId,
+        /// which conversation
+        conversation: ConversationId,
+    },
 }
 
 /// The answer to one read.
@@ -296,6 +312,23 @@ pub enum ReadOutcome {
     WrongGroup,
     /// `Dedupe`, of a message id that its sender cancelled
     Cancelled,
+    /// `Amendments`
+    Amendments(Amendments),
+    /// `Pins`: the message and the entry that pinned it
+    Pins(Vec<(Seq, Seq)>),
+}
+
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct Amendments {
+    /// its edits, rising; the last one holds
+    pub edits: Vec<Seq>,
+    /// the entry that recalled it
+    pub recalled: Option<Seq>,
+    /// reactions that are set: whose, which, and the entry that set it; at most `limits::READ_ROWS_MAX`
+    pub reactions: Vec<(UserId, Emoji, Seq)>,
+    /// the entry that pinned it
+    pub pinned: Option<Seq>,
 }
 
 /// A namespace's row, for readers.
@@ -356,8 +389,10 @@ pub struct StoredMessage {
     pub chain: Chain,
     /// of the body
     pub salt: Bytes,
-    /// message: the body. Membership: the encoded `Content`
+    /// as [`crate::command::Content::stored`] has it
     pub body: Bytes,
+    /// salt and body were erased: the message was recalled
+    pub erased: bool,
 }
 
 /// An entry of an inbox: a reference.

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationId, DeviceId, Seq, UserId};
+use seriatim_proto::ids::{ConversationId, DeviceId, MessageId, Seq, UserId};
 use seriatim_proto::limits;
-use seriatim_proto::logic::{Call, Reply, SendState};
+use seriatim_proto::logic::{Amendment, Call, Reply, SendState};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, v1};
@@ -29,6 +29,7 @@ pub(crate) fn role_of(body: &Asked) -> Role {
         | Asked::CancelSend(_)
         | Asked::CreateGroup(_)
         | Asked::ChangeMembers(_)
+        | Asked::Amend(_)
         | Asked::Next(_)
         | Asked::Current(_) => Role::Lane,
         Asked::Sync(_) | Asked::History(_) | Asked::Status(_) => Role::Call,
@@ -42,6 +43,7 @@ pub(crate) fn weight_of(call: &Call) -> u32 {
         Call::Send { .. }
         | Call::CreateGroup { .. }
         | Call::ChangeMembers { .. }
+        | Call::Amend { .. }
         | Call::QuerySend { .. }
         | Call::CancelSend { .. }
         | Call::Ack { .. }
@@ -80,6 +82,7 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
             add: users_from_wire(&change.add)?,
             remove: users_from_wire(&change.remove)?,
         }),
+        Asked::Amend(amend) => amend_of(amend, user),
         Asked::Ack(ack) => {
             let cursor = wire::seq_from_wire(ack.cursor)?;
             let cursor = cursor.ok_or_else(|| Refusal::new(ErrorCode::Malformed, "a cursor is at least 1"))?;
@@ -102,13 +105,38 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
     }
 }
 
+fn follows_from_wire(follows: &[u8]) -> Result<Option<MessageId>, Refusal> {
+    if follows.is_empty() { Ok(None) } else { wire::message_id_from_wire(follows).map(Some) }
+}
+
+fn amend_of(amend: v1::Amend, user: &UserId) -> Result<Call, Refusal> {
+    let malformed = |text| Refusal::new(ErrorCode::Malformed, text);
+    let amendment = match amend.act.ok_or_else(|| malformed("the amendment does not say what it does"))? {
+        v1::amend::Act::Edit(edit) => {
+            Amendment::Edit { salt: wire::salt_from_wire(edit.salt)?, body: wire::body_from_wire(edit.body)? }
+        }
+        v1::amend::Act::Recall(v1::Recall {}) => Amendment::Recall,
+        v1::amend::Act::React(react) => {
+            Amendment::React { emoji: wire::emoji_from_wire(&react.emoji)?, set: !react.unset }
+        }
+        v1::amend::Act::Pin(pin) => Amendment::Pin { set: !pin.unset },
+    };
+    Ok(Call::Amend {
+        conversation: wire::conversation_from_wire(amend.conversation.as_ref(), user)?,
+        message_id: wire::message_id_from_wire(&amend.message_id)?,
+        known: wire::seq_from_wire(amend.known)?,
+        follows: follows_from_wire(&amend.follows)?,
+        target: wire::seq_from_wire(amend.target)?.ok_or_else(|| malformed("the target is missing"))?,
+        amendment,
+    })
+}
+
 fn send_of(send: v1::Send, user: &UserId) -> Result<Call, Refusal> {
-    let follows = if send.follows.is_empty() { None } else { Some(wire::message_id_from_wire(&send.follows)?) };
     Ok(Call::Send {
         conversation: wire::conversation_from_wire(send.conversation.as_ref(), user)?,
         message_id: wire::message_id_from_wire(&send.message_id)?,
         known: wire::seq_from_wire(send.known)?,
-        follows,
+        follows: follows_from_wire(&send.follows)?,
         salt: wire::salt_from_wire(send.salt)?,
         body: wire::body_from_wire(send.body)?,
     })

@@ -274,9 +274,8 @@ impl Router {
             Call::Send { conversation, .. }
             | Call::CancelSend { conversation, .. }
             | Call::CreateGroup { conversation, .. }
-            | Call::ChangeMembers { conversation, .. } => {
-                Target::Holder(hash::conversation_slot(state.tenant, conversation))
-            }
+            | Call::ChangeMembers { conversation, .. }
+            | Call::Amend { conversation, .. } => Target::Holder(hash::conversation_slot(state.tenant, conversation)),
             Call::Ack { .. } => Target::Holder(state.inbox_slot),
             Call::Next { counter, .. } | Call::Current { counter } => {
                 Target::Holder(hash::slot(&Namespace::counter(state.tenant, counter.clone())))

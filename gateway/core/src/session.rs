@@ -486,6 +486,7 @@ impl Session {
             | Asked::CancelSend(_)
             | Asked::CreateGroup(_)
             | Asked::ChangeMembers(_)
+            | Asked::Amend(_)
             | Asked::Sync(_)
             | Asked::History(_)
             | Asked::Status(_)

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use seriatim_proto::command::{Content, DeliveryRecord, EntryRef};
+use seriatim_proto::command::{Content, DeliveryRecord, EntryRef, Kind};
 use seriatim_proto::hash;
 use seriatim_proto::ids::{ConversationId, Epoch, MessageId, Seq, SlotId, TenantId, UserId};
 use seriatim_proto::limits;
@@ -100,6 +100,12 @@ pub(crate) struct Recent {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct RecentEntry {
     pub(crate) entry: EntryRef,
+    /// for the push; `None`: it was recalled, and nobody is given it any more
+    pub(crate) body: Option<Stored>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Stored {
     pub(crate) salt: Bytes,
     pub(crate) body: Bytes,
 }
@@ -108,8 +114,11 @@ pub(crate) struct RecentEntry {
 const ENTRY_BYTES: usize = 160;
 
 impl RecentEntry {
+    pub(crate) fn new(entry: EntryRef, salt: Bytes, body: Bytes) -> Self {
+        Self { entry, body: Some(Stored { salt, body }) }
+    }
     pub(crate) fn bytes(&self) -> usize {
-        self.salt.len() + self.body.len() + ENTRY_BYTES
+        self.body.as_ref().map_or(0, |stored| stored.salt.len() + stored.body.len()) + ENTRY_BYTES
     }
 }
 
@@ -128,6 +137,20 @@ impl Recent {
         self.after = Some(first.entry.seq);
         self.bytes -= first.bytes();
         first.bytes()
+    }
+    /// A message was recalled: its body and those of its edits go; says how many bytes went.
+    pub(crate) fn erase(&mut self, message: Seq) -> usize {
+        let before = self.bytes;
+        let bodies = self
+            .entries
+            .iter_mut()
+            .filter(|recent| recent.entry.seq == message || recent.entry.kind == Kind::Edit { target: message });
+        for recent in bodies {
+            let bytes = recent.bytes();
+            recent.body = None;
+            self.bytes -= bytes - recent.bytes();
+        }
+        before - self.bytes
     }
     /// Drops what everybody has; says how many bytes went.
     pub(crate) fn drop_until(&mut self, cursor: Option<Seq>) -> usize {
@@ -202,7 +225,7 @@ impl Conversation {
             (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => {
                 [a, b].into_iter().for_each(&mut join)
             }
-            (Content::Message { .. }, _) => {}
+            (Content::Message { .. } | Content::Amend { .. }, _) => {}
             (Content::Create { members }, _) => std::iter::once(sender).chain(members).for_each(&mut join),
             (Content::Members { add, .. }, _) => add.iter().for_each(&mut join),
         }
@@ -217,7 +240,7 @@ impl Conversation {
             (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => {
                 [a, b].into_iter().for_each(|user| self.join(*tenant, user, seq))
             }
-            (Content::Message { .. }, _) => {}
+            (Content::Message { .. } | Content::Amend { .. }, _) => {}
             (Content::Create { members }, _) => {
                 members.iter().chain([&entry.sender]).for_each(|user| self.join(*tenant, user, seq))
             }

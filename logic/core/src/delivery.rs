@@ -141,7 +141,10 @@ impl SlotHolder {
         let entries: Vec<RecentEntry> = messages
             .into_iter()
             .filter(|message| Some(message.entry.seq) <= last)
-            .map(|message| RecentEntry { entry: message.entry, salt: message.salt, body: message.body })
+            .map(|message| match message.erased {
+                true => RecentEntry { entry: message.entry, body: None },
+                false => RecentEntry::new(message.entry, message.salt, message.body),
+            })
             .collect();
         let Some(last) = last else { return };
         if entries.is_empty() {
@@ -248,13 +251,13 @@ impl Outgoing {
         }
         for (recent, _) in range.iter().zip(&owed).filter(|(_, owed)| **owed) {
             self.bytes += recent.bytes();
-            self.deliveries.bodies.push(DeliveryBody {
+            self.deliveries.bodies.extend(recent.body.as_ref().map(|stored| DeliveryBody {
                 tenant: name.0,
                 conversation: name.1.clone(),
                 seq: recent.entry.seq,
-                salt: recent.salt.clone(),
-                body: recent.body.clone(),
-            });
+                salt: stored.salt.clone(),
+                body: stored.body.clone(),
+            }));
         }
         target.busy = true;
         self.parts.push(Part { name: name.clone(), upto, entries: range.len() as u64, deliveries });

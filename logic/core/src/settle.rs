@@ -5,7 +5,7 @@
 //! memory anew, as after a takeover: deliveries resume from the durable cursors, inboxes skip what they have, and
 //! registered sessions are told the tail.
 
-use seriatim_proto::command::{HolderOp, Outcome, Reject};
+use seriatim_proto::command::{HolderOp, Outcome, Reject, identity};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::logic::{CallError, Reply};
 use seriatim_proto::store::ReadOutcome;
@@ -112,7 +112,8 @@ impl SlotHolder {
             self.settle_reads = self.settle_reads.saturating_sub(1);
             return;
         };
-        let Some(content) = op.send.as_ref().map(|send| (send.tenant, send.conversation.clone(), send.content.hash()))
+        let Some(content) =
+            op.send.as_ref().map(|send| (send.tenant, send.conversation.clone(), send.content.identity()))
         else {
             return;
         };
@@ -132,7 +133,7 @@ impl SlotHolder {
             }
             ReadOutcome::Cancelled => Err(Refusal::new(ErrorCode::Cancelled, Reject::Cancelled.to_string())),
             ReadOutcome::Messages(messages) => match messages.first() {
-                Some(message) if message.entry.body_hash == hash => {
+                Some(message) if identity(message.entry.kind, message.entry.body_hash) == hash => {
                     Ok(Reply::Committed { seq: message.entry.seq, duplicate: false })
                 }
                 Some(_) => Err(Refusal::new(ErrorCode::Conflict, Reject::Conflict.to_string())),

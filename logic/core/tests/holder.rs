@@ -4,7 +4,7 @@ mod world;
 
 use seriatim_logic_core::{Event, SourceId};
 use seriatim_proto::codec;
-use seriatim_proto::command::{Command, Content, DeliveryOutcome, HolderOp, Outcome, Reject};
+use seriatim_proto::command::{Act, Command, Content, DeliveryOutcome, HolderOp, Kind, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
@@ -747,4 +747,58 @@ fn a_jump_sends_the_source_back_to_what_the_inbox_has() {
     let log = seqs(&world, &conversation);
     world.assert_inbox("alice", &conversation, &log);
     world.assert_inbox("bob", &conversation, &log);
+}
+
+/// What a slot without a holder is owed when it has one again: the recall and what it is about, and no body of it.
+#[test]
+fn a_message_that_was_recalled_before_it_was_delivered_is_pushed_to_nobody() {
+    for takeover in [false, true] {
+        let mut world = World::new();
+        let conversation = direct("alice", "bob");
+        let home = hash::conversation_slot(TENANT, &conversation);
+        let (near, far) = if home == slot_of("alice") { ("alice", "bob") } else { ("bob", "alice") };
+        world.claim(home);
+        let first = world.send(send(near, &conversation, 1, message("a secret")));
+        world.run(100);
+        let target = world.committed(first).unwrap();
+        let amend = |act| Content::Amend { target, act };
+        let edit = Act::Edit { salt: "s".into(), body: "another secret".into(), within_s: u32::MAX };
+        world.send(send(near, &conversation, 2, amend(edit)));
+        world.send(send(near, &conversation, 3, message("none")));
+        world.run(100);
+        let recall = world.send(send(near, &conversation, 4, amend(Act::Recall { within_s: u32::MAX })));
+        world.run(100);
+        assert!(world.committed(recall).is_some());
+        if takeover {
+            // The next holder reads what it delivers.
+            world.crash_all();
+            world.run(100);
+            world.claim(home);
+        }
+        world.claim(slot_of(far));
+        let request = world.request();
+        let session = seriatim_logic_core::SessionKey { stream: 9, session: 1 };
+        world.handle(
+            slot_of(far),
+            Event::Register { request, session, tenant: TENANT, user: user(far), position: Seq::FIRST },
+        );
+        let mut bodies = Vec::new();
+        for _ in 0..60 {
+            for wire in std::mem::take(&mut world.wires) {
+                if let Wire::Deliver { deliveries, .. } = &wire {
+                    bodies.extend(deliveries.bodies.iter().map(|body| body.body.clone()));
+                }
+                world.step(wire, Fate::Arrives);
+            }
+            world.advance(100);
+        }
+        let inbox = world.inbox(far);
+        let kinds: Vec<_> = inbox.iter().map(|entry| entry.entry.kind).collect();
+        assert_eq!(kinds, [Kind::Message, Kind::Edit { target }, Kind::Message, Kind::Recall { target }]);
+        assert!(!bodies.is_empty() && bodies.iter().all(|body| body.is_empty() || body == "none"), "{bodies:?}");
+        // Whoever listens is told to sync, where the bodies are said to be erased.
+        assert!(world.lagging.iter().any(|(_, tail)| *tail == inbox[3].seq.next()), "{:?}", world.lagging);
+        let pushed: Vec<_> = world.pushes.iter().flat_map(|(_, entries)| entries).map(|entry| &entry.body).collect();
+        assert!(pushed.iter().all(|body| !body.ends_with(b"secret")), "{pushed:?}");
+    }
 }

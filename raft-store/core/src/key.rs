@@ -9,8 +9,8 @@
 //! The variants of [`Item`], [`SlotItem`] and [`GroupItem`] stand in the order of their letters in `keys.rs`.
 
 use seriatim_proto::ids::{
-    ConversationId, DeviceId, GroupId, LeaseId, MessageId, Namespace, NodeId, Owner, Seq, SlotId, StoreId, TenantId,
-    UserId,
+    ConversationId, DeviceId, Emoji, GroupId, LeaseId, MessageId, Namespace, NodeId, Owner, Seq, SlotId, StoreId,
+    TenantId, UserId,
 };
 use seriatim_proto::limits;
 
@@ -43,6 +43,8 @@ pub enum Item {
     Cursor(UserId, DeviceId),
     /// What became of a message id.
     Dedupe(ConversationId, UserId, MessageId),
+    /// What became of a message: its edits and its recall.
+    Amended(ConversationId, Seq),
     /// An entry of an inbox.
     Inbox(UserId, Seq),
     /// A conversation in a user's list: the last entry that his inbox has of it.
@@ -51,6 +53,10 @@ pub enum Item {
     Message(ConversationId, Seq),
     /// A member of a group conversation, by the slot of his inbox. Direct ones have no such rows: their id says it.
     Member(ConversationId, SlotId, UserId),
+    /// A pinned message.
+    Pin(ConversationId, Seq),
+    /// A reaction to a message that is set.
+    Reaction(ConversationId, Seq, UserId, Emoji),
 }
 
 /// Rows of a slot itself.
@@ -185,6 +191,28 @@ pub enum Scan {
         /// which
         conversation: ConversationId,
     },
+    /// Pinned messages of a conversation.
+    Pins {
+        /// of the conversation
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// which
+        conversation: ConversationId,
+    },
+    /// Reactions to a message.
+    Reactions {
+        /// of the conversation
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// which
+        conversation: ConversationId,
+        /// the message
+        target: Seq,
+        /// of this user only, `None` for all
+        user: Option<UserId>,
+    },
 }
 
 impl Scan {
@@ -215,6 +243,14 @@ impl Scan {
             Scan::Members { slot, tenant, conversation } => {
                 Key::tenant(*slot, *tenant, Item::Member(conversation.clone(), SlotId(0), user_first()))
             }
+            Scan::Pins { slot, tenant, conversation } => {
+                Key::tenant(*slot, *tenant, Item::Pin(conversation.clone(), Seq::FIRST))
+            }
+            Scan::Reactions { slot, tenant, conversation, target, user } => {
+                let user = user.clone().unwrap_or_else(user_first);
+                let emoji = Emoji::new(NAME_FIRST).expect("a space is a name");
+                Key::tenant(*slot, *tenant, Item::Reaction(conversation.clone(), *target, user, emoji))
+            }
         };
         (key, false)
     }
@@ -235,7 +271,13 @@ impl Scan {
             | (Scan::Inbox { slot, tenant, user, .. }, Scope::Tenant(of, Item::Inbox(owner, _))) => {
                 key.slot == *slot && of == tenant && owner == user
             }
+            (Scan::Reactions { slot, tenant, conversation, target, user }, Scope::Tenant(of, item)) => {
+                let Item::Reaction(owner, at, whose, _) = item else { return false };
+                let same_user = user.as_ref().is_none_or(|user| user == whose);
+                key.slot == *slot && of == tenant && owner == conversation && at == target && same_user
+            }
             (Scan::Messages { slot, tenant, conversation, .. }, Scope::Tenant(of, Item::Message(owner, _)))
+            | (Scan::Pins { slot, tenant, conversation }, Scope::Tenant(of, Item::Pin(owner, _)))
             | (Scan::Members { slot, tenant, conversation }, Scope::Tenant(of, Item::Member(owner, ..))) => {
                 key.slot == *slot && of == tenant && owner == conversation
             }
@@ -289,7 +331,16 @@ mod tests {
             Scan::Cursors { slot, tenant, user: user.clone() },
             Scan::Inbox { slot, tenant, user, from },
             Scan::Messages { slot, tenant, conversation: conversation.clone(), from },
-            Scan::Members { slot, tenant, conversation },
+            Scan::Members { slot, tenant, conversation: conversation.clone() },
+            Scan::Pins { slot, tenant, conversation: conversation.clone() },
+            Scan::Reactions {
+                slot,
+                tenant,
+                conversation: conversation.clone(),
+                target: from,
+                user: Some(user_first()),
+            },
+            Scan::Reactions { slot, tenant, conversation, target: from, user: None },
         ] {
             assert!(scan.contains(&scan.start().0), "{scan:?}");
         }

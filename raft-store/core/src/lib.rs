@@ -22,6 +22,7 @@ pub mod read;
 pub mod row;
 pub mod view;
 
+mod amend;
 mod append;
 mod cancel;
 mod claim;

@@ -54,6 +54,21 @@ pub enum Row {
     Move(MoveRecord),
     /// under `GroupItem::Standing`
     Standing(StandingRow),
+    /// under `Item::Amended`
+    Amended(AmendedRow),
+    /// under `Item::Pin`: the entry that pinned the message
+    Pin(Seq),
+    /// under `Item::Reaction`: the entry that set it
+    Reaction(Seq),
+}
+
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct AmendedRow {
+    /// its edits, rising, at most `limits::EDITS_MAX`
+    pub edits: Vec<Seq>,
+    /// the entry that recalled it: there is one at most, and nothing comes behind it
+    pub recalled: Option<Seq>,
 }
 
 /// How a store stands, beside its record. A store of `Init` has none until it is drained.
@@ -156,7 +171,7 @@ pub enum DedupeRow {
     Committed {
         /// its place
         seq: Seq,
-        /// `H(salt, body)`
+        /// `H(salt, body)`; of an amendment, its identity (`seriatim_proto::command::identity`)
         body_hash: BodyHash,
     },
     /// Its sender cancelled it: it will never be.

@@ -1,5 +1,6 @@
 //! Tests of apply and read through their public doors only, on a [`MemoryView`].
 
+mod amend;
 mod append;
 mod cancel;
 mod claim;
