@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::builder::ClientBuilder;
-use crate::entry::{Committed, Conversation, HistoryPage, Identity, Numbers, SendStatus, StatusPage, SyncPage};
+use crate::entry::{
+    Committed, Conversation, HistoryPage, Identity, ListPage, Listed, Numbers, SendStatus, StatusPage, SyncPage,
+};
 use crate::error::{EntryError, RequestError};
 use crate::inbox::{InboxQueue, Subscription};
 use crate::requests::{NewRequest, SendPlace, Way};
@@ -338,6 +340,49 @@ impl Client {
             known: 0,
         };
         committed(wait(self.ask(Way::Lane, Asked::ChangeMembers(change), None).await?).await?)
+    }
+
+    /// Says that everything of a conversation up to this entry of the inbox is read, for all devices of the user. A
+    /// mark only rises: a lower one changes nothing. Messages of one's own count as unread until they are marked, too.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if the entry is none of this conversation.
+    pub async fn mark_read(&self, conversation: &Conversation, upto: Seq) -> Result<Listed, RequestError> {
+        self.mark(conversation, v1::mark::What::ReadUpto(upto.get())).await
+    }
+
+    /// Says for all devices of the user whether he wants to be disturbed by a conversation.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if the user has no such conversation.
+    pub async fn mute(&self, conversation: &Conversation, on: bool) -> Result<Listed, RequestError> {
+        self.mark(conversation, v1::mark::What::Muted(on)).await
+    }
+
+    /// Says for all devices of the user whether he wants to see a conversation.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if the user has no such conversation.
+    pub async fn archive(&self, conversation: &Conversation, on: bool) -> Result<Listed, RequestError> {
+        self.mark(conversation, v1::mark::What::Archived(on)).await
+    }
+
+    async fn mark(&self, conversation: &Conversation, what: v1::mark::What) -> Result<Listed, RequestError> {
+        let mark = v1::Mark { conversation: Some(conversation.to_wire()), what: Some(what) };
+        match wait(self.ask(Way::Lane, Asked::Mark(mark), None).await?).await? {
+            Said::Marked(v1::Marked { now: Some(listed) }) => Listed::from_wire(listed).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A page of the user's conversations behind `after`, `None` from the first one, with what is not read of each and
+    /// of all; `limit` 0 takes the server's.
+    pub async fn list(&self, after: Option<&Conversation>, limit: u32) -> Result<ListPage, RequestError> {
+        let list = v1::List { after: after.map(Conversation::to_wire), limit };
+        match wait(self.ask(Way::Call, Asked::List(list), None).await?).await? {
+            Said::ListPage(page) => ListPage::from_wire(page).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
     }
 
     /// What became of a send.

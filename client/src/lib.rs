@@ -61,7 +61,8 @@ pub use builder::{ClientBuilder, Transport};
 pub use client::{AmendRequest, Client, SendRequest, Ticket};
 pub use endpoint::{Endpoint, SetupError};
 pub use entry::{
-    Committed, Conversation, Entry, EntryBody, HistoryPage, Identity, Kind, Numbers, SendStatus, StatusPage, SyncPage,
+    Committed, Conversation, Entry, EntryBody, HistoryPage, Identity, Kind, ListPage, Listed, Numbers, SendStatus,
+    StatusPage, SyncPage,
 };
 pub use error::{ConnectError, EntryError, RequestError, SubscriptionError};
 pub use inbox::Subscription;

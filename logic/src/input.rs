@@ -1,5 +1,6 @@
 //! Input: checks of what comes from outside, before it is hashed, numbered or written.
 
+use seriatim_proto::command::Mark;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{ConversationId, CounterName, DeviceId, Emoji, Seq, UserId};
 use seriatim_proto::limits;
@@ -97,6 +98,14 @@ pub(crate) fn call(call: &Call) -> Checked {
             conversation(id)?;
             known.map_or(Ok(()), seq)
         }
+        Call::Mark { conversation: id, mark } => {
+            conversation(id)?;
+            match mark {
+                Mark::Read { upto } => seq(*upto),
+                Mark::Mute { .. } | Mark::Archive { .. } => Ok(()),
+            }
+        }
+        Call::List { after, .. } => after.as_ref().map_or(Ok(()), conversation),
         Call::Ack { cursor } => seq(*cursor),
         Call::Sync { from, .. } => from.map_or(Ok(()), seq),
         Call::History { conversation: id, from, .. } => {

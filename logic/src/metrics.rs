@@ -96,6 +96,7 @@ metrics! {
     Counter syncs "Sync pages served";
     Counter cancels "Requests to settle a message id that came to this node's holders";
     Counter amendments "Edits, recalls, reactions and pins that sessions asked this node for";
+    Counter marks "Read marks, mutes and archives that came to this node's holders";
     Counter bodies_erased "Bodies in sync pages that were erased";
     Counter sequence_requests "Requests of the sequence service that came to this node's holders";
     Counter sequence_numbers "Numbers given out by the sequence service";

@@ -272,11 +272,19 @@ impl GatewayStream {
                 let content = Content::Amend { target, act: self.doors.act(tenant, amendment) };
                 Send { tenant, conversation, sender, message_id, known, follows, content }
             }
+            Call::Mark { conversation, mark } => {
+                self.inputs.push(SessionInput::Mark { id, identity: who, conversation, mark });
+                return Ok(());
+            }
             Call::Ack { cursor } => {
                 self.inputs.push(SessionInput::Ack { id, identity: who, cursor });
                 return Ok(());
             }
-            call @ (Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status) => {
+            call @ (Call::QuerySend { .. }
+            | Call::Sync { .. }
+            | Call::History { .. }
+            | Call::List { .. }
+            | Call::Status) => {
                 self.read(id, who, call);
                 return Ok(());
             }
@@ -343,10 +351,15 @@ fn ask_of(call: &Call) -> Ask {
     match call {
         Call::Send { body, .. } => Ask::Write { bytes: u32::try_from(body.len()).unwrap_or(u32::MAX) },
         Call::Amend { amendment, .. } => Ask::Write { bytes: u32::try_from(body_of(amendment)).unwrap_or(u32::MAX) },
-        Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::CancelSend { .. } => Ask::Write { bytes: 0 },
-        Call::Ack { .. } | Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status => {
-            Ask::Read
+        Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::CancelSend { .. } | Call::Mark { .. } => {
+            Ask::Write { bytes: 0 }
         }
+        Call::Ack { .. }
+        | Call::QuerySend { .. }
+        | Call::Sync { .. }
+        | Call::History { .. }
+        | Call::List { .. }
+        | Call::Status => Ask::Read,
         Call::Next { .. } | Call::Current { .. } => Ask::Sequence,
     }
 }

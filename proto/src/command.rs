@@ -109,6 +109,11 @@ pub enum HolderOp {
     },
     /// Settles a message id: unless its message is in the conversation, it never will be.
     CancelSend(CancelSend),
+    /// Sets marks of conversations in users' lists, each with an entry in the user's own inbox if it changed.
+    SetMarks {
+        /// each with an outcome of its own
+        marks: Vec<MarkWrite>,
+    },
 }
 
 /// A reservation: raise the ceiling of `namespace` to `ceiling`.
@@ -265,6 +270,18 @@ pub enum Kind {
         /// the message's place in the conversation
         target: Seq,
     },
+    /// in the reader's own inbox only: he has read the conversation up to the entry's `seq`
+    Read,
+    /// in the user's own inbox only: he muted the conversation, or not any more
+    Mute {
+        /// is it muted?
+        on: bool,
+    },
+    /// in the user's own inbox only: he archived the conversation, or not any more
+    Archive {
+        /// is it archived?
+        on: bool,
+    },
 }
 
 impl Kind {
@@ -278,12 +295,21 @@ impl Kind {
             Kind::Recall { .. } => "recall",
             Kind::Reaction { .. } => "reaction",
             Kind::Pin { .. } => "pin",
+            Kind::Read => "read",
+            Kind::Mute { .. } => "mute",
+            Kind::Archive { .. } => "archive",
         }
+    }
+    /// Is it a mark: in the user's own inbox, and in no conversation?
+    pub fn is_mark(self) -> bool {
+        matches!(self, Kind::Read | Kind::Mute { .. } | Kind::Archive { .. })
     }
     /// Of an amendment: the place of the message that it is about.
     pub fn target(self) -> Option<Seq> {
         match self {
-            Kind::Message | Kind::Create | Kind::Members => None,
+            Kind::Message | Kind::Create | Kind::Members | Kind::Read | Kind::Mute { .. } | Kind::Archive { .. } => {
+                None
+            }
             Kind::Edit { target } | Kind::Recall { target } | Kind::Reaction { target } | Kind::Pin { target } => {
                 Some(target)
             }
@@ -293,7 +319,14 @@ impl Kind {
     pub fn has_own_body(self) -> bool {
         match self {
             Kind::Message | Kind::Edit { .. } => true,
-            Kind::Create | Kind::Members | Kind::Recall { .. } | Kind::Reaction { .. } | Kind::Pin { .. } => false,
+            Kind::Create
+            | Kind::Members
+            | Kind::Recall { .. }
+            | Kind::Reaction { .. }
+            | Kind::Pin { .. }
+            | Kind::Read
+            | Kind::Mute { .. }
+            | Kind::Archive { .. } => false,
         }
     }
 }
@@ -453,6 +486,80 @@ pub struct CursorWrite {
     pub cursor: Seq,
 }
 
+/// What a user says about a conversation to his own devices: registers, kept beside his inbox.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub enum Mark {
+    /// He has read everything of the conversation up to this entry of his inbox. Only rises.
+    Read {
+        /// place in the inbox, of an entry of the conversation, which is included
+        upto: Seq,
+    },
+    /// He does not want to be disturbed by it.
+    Mute {
+        /// false: he does
+        on: bool,
+    },
+    /// He does not want to see it.
+    Archive {
+        /// false: he does
+        on: bool,
+    },
+}
+
+/// A mark of a conversation.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct MarkWrite {
+    /// whose
+    pub tenant: TenantId,
+    /// whose
+    pub user: UserId,
+    /// which
+    pub conversation: ConversationId,
+    /// what
+    pub mark: Mark,
+    /// where the entry in the user's inbox goes, if there is one
+    pub place: Place,
+    /// the holder's wall clock in Unix ms
+    pub at_ms: u64,
+}
+
+/// A conversation in a user's list.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Listed {
+    /// which
+    pub conversation: ConversationId,
+    /// everything up to this entry of the conversation is in the inbox
+    pub last: Seq,
+    /// newest inbox entry that the conversation brought
+    pub inbox_seq: Option<Seq>,
+    /// messages of the conversation in this inbox
+    pub messages: u64,
+    /// how far it is read
+    pub read: Option<ReadUpto>,
+    /// he does not want to be disturbed by it
+    pub muted: bool,
+    /// he does not want to see it
+    pub archived: bool,
+}
+
+impl Listed {
+    /// Messages that are not read.
+    pub fn unread(&self) -> u64 {
+        self.messages - self.read.map_or(0, |read| read.messages)
+    }
+}
+
+/// A read mark.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub struct ReadUpto {
+    /// the last entry that was read, in the inbox
+    pub inbox_seq: Seq,
+    /// its place in the conversation
+    pub seq: Seq,
+    /// messages of the conversation in the inbox up to and with it
+    pub messages: u64,
+}
+
 /// The deterministic result of a command.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Outcome {
@@ -485,6 +592,30 @@ pub enum Outcome {
     Rejected(Reject),
     /// `CancelSend`: the message is in the conversation at this seq; `None`: it is cancelled, now or before
     SendSettled(Option<Seq>),
+    /// `SetMarks`: one per mark, in order
+    MarksSet(Vec<MarkOutcome>),
+}
+
+/// What became of a mark.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all outcomes are the large variant; a box would cost each an allocation"
+)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum MarkOutcome {
+    /// It is set, now or before.
+    Set {
+        /// the conversation in the user's list now
+        listed: Listed,
+        /// the entry in his inbox, if anything changed
+        written: Option<(InboxWritten, EntryRef)>,
+        /// segment that an open place asked for
+        segment: Option<Segment>,
+    },
+    /// The user has no such conversation, or no such entry of it.
+    NotFound,
+    /// The seq is not what the inbox can take; a holder's defect, never silent.
+    SeqRefused,
 }
 
 /// Seqs `[lo, hi)` reserved under an epoch.

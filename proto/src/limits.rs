@@ -74,6 +74,8 @@ pub const EDITS_MAX: u32 = 64;
 pub const REACTIONS_MAX: u32 = 16;
 /// Most pinned messages of a conversation.
 pub const PINS_MAX: u32 = 128;
+/// Most marks of one command.
+pub const MARKS_MAX: u32 = 1_024;
 
 /// Most members of a group conversation.
 pub const MEMBERS_MAX: u32 = 100_000;
@@ -94,6 +96,8 @@ pub const DEVICES_MAX: u32 = 64;
 pub const SYNC_ENTRIES_MAX: u32 = 1_000;
 /// Bytes of bodies and headers at which a sync answer is cut; the gateway cuts further where a frame would overflow.
 pub const SYNC_BYTES_MAX: u32 = 128 << 10;
+/// Most conversations of one answer of a user's list.
+pub const LIST_ROWS_MAX: u32 = 500;
 /// Most rows that one read of the store scans.
 pub const READ_ROWS_MAX: u32 = 4_096;
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Delivery, DeliveryOutcome};
+use crate::command::{Delivery, DeliveryOutcome, Listed, Mark};
 use crate::error::Refusal;
 use crate::ids::{
     Chain, ClusterId, ConversationId, CounterName, DeviceId, Emoji, Generation, MessageId, NodeId, Seq, SlotId,
@@ -169,6 +169,20 @@ pub enum Call {
         target: Seq,
         /// what about it
         amendment: Amendment,
+    },
+    /// At the holder of the inbox's slot → `Reply::Marked` once durable.
+    Mark {
+        /// which
+        conversation: ConversationId,
+        /// what
+        mark: Mark,
+    },
+    /// Anywhere → `Reply::List`.
+    List {
+        /// behind this one, `None` from the start
+        after: Option<ConversationId>,
+        /// most conversations
+        limit: u32,
     },
 }
 
@@ -352,6 +366,17 @@ pub enum Reply {
     },
     /// `Current`: all numbers answered before it are below, all asked for after it are not
     Current(Seq),
+    /// `Mark`: the conversation in the user's list
+    Marked(Listed),
+    /// `List`
+    List {
+        /// in the order of their names
+        list: Vec<Listed>,
+        /// there is more behind the last one
+        more: bool,
+        /// messages that are not read, of all conversations
+        unread: u64,
+    },
 }
 
 /// What became of a send.

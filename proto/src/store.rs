@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{DeliveryRecord, EntryRef, Kind, Outcome};
+use crate::command::{DeliveryRecord, EntryRef, Kind, Listed, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
     Chain, ClusterId, ConversationId, DeviceId, Emoji, Epoch, GroupId, LeaseId, MessageId, Namespace, NodeId, Seq,
@@ -276,6 +276,17 @@ pub enum Read {
         /// which conversation
         conversation: ConversationId,
     },
+    /// A user's conversations → `List`.
+    List {
+        /// whose
+        tenant: TenantId,
+        /// whose
+        user: UserId,
+        /// behind this one, `None` from the start
+        after: Option<ConversationId>,
+        /// most rows
+        limit: u32,
+    },
 }
 
 /// The answer to one read.
@@ -316,6 +327,15 @@ pub enum ReadOutcome {
     Amendments(Amendments),
     /// `Pins`: the message and the entry that pinned it
     Pins(Vec<(Seq, Seq)>),
+    /// `List`
+    List {
+        /// the inbox; `None`: nothing ever arrived
+        state: Option<NamespaceState>,
+        /// messages that are read, of all conversations; the others of the inbox's `ordinal` are not
+        read: u64,
+        /// in the order of their names
+        list: Vec<Listed>,
+    },
 }
 
 /// What became of a message.
@@ -410,6 +430,8 @@ pub struct InboxEntry {
     pub conversation: ConversationId,
     /// what
     pub entry: EntryRef,
+    /// messages of the conversation in this inbox up to and with it: what a read mark counts
+    pub messages: u64,
 }
 
 impl InboxEntry {

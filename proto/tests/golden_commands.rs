@@ -7,8 +7,8 @@ use bytes::Bytes;
 use seriatim_proto::codec;
 use seriatim_proto::command::{
     Act, Append, Appended, CancelSend, Command, Content, CursorOutcome, CursorWrite, DeliveredRecord, Delivery,
-    DeliveryOutcome, DeliveryRecord, EntryRef, HolderOp, InboxWritten, Kind, LocalInbox, LocalOutcome, Outcome, Place,
-    Reject, Segment, SlotRange, Want,
+    DeliveryOutcome, DeliveryRecord, EntryRef, HolderOp, InboxWritten, Kind, Listed, LocalInbox, LocalOutcome, Mark,
+    MarkOutcome, MarkWrite, Outcome, Place, ReadUpto, Reject, Segment, SlotRange, Want,
 };
 use seriatim_proto::ids::{
     BodyHash, ConversationId, ConversationKey, DeviceId, Emoji, Epoch, Fence, Generation, LeaseId, LogIndex, MessageId,
@@ -80,6 +80,16 @@ fn commands() -> Vec<(&'static str, Command)> {
         held(HolderOp::Append(Append { content, ..create.clone() }))
     };
     let (salt, body) = (Bytes::from_static(b"s"), Bytes::from_static(b"ho"));
+    let marks = [Mark::Read { upto: seq(300) }, Mark::Mute { on: true }, Mark::Archive { on: false }];
+    let marks = marks.map(|mark| MarkWrite {
+        tenant,
+        user: user("b"),
+        conversation: direct(),
+        mark,
+        place: Place::At(seq(9)),
+        at_ms: 1_000,
+    });
+    let marks = marks.to_vec();
     let delivery = Delivery {
         tenant,
         user: user("b"),
@@ -111,6 +121,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ),
         ("cursors", held(HolderOp::SetCursors { cursors: vec![cursor] })),
         ("cancel", held(HolderOp::CancelSend(cancel))),
+        ("mark", held(HolderOp::SetMarks { marks })),
         ("edit", amend(Act::Edit { salt, body, within_s: 86_400 })),
         ("recall", amend(Act::Recall { within_s: u32::MAX })),
         ("react", amend(Act::React { emoji: Emoji::new("+").unwrap(), set: true })),
@@ -135,6 +146,16 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         DeliveryOutcome::SeqRefused,
     ];
     let cursors = vec![CursorOutcome::At(seq(9)), CursorOutcome::Ahead { tail: seq(9) }, CursorOutcome::DevicesFull];
+    let listed = Listed {
+        conversation: direct(),
+        last: seq(5),
+        inbox_seq: Some(seq(8)),
+        messages: 3,
+        read: Some(ReadUpto { inbox_seq: seq(8), seq: seq(5), messages: 3 }),
+        muted: true,
+        archived: false,
+    };
+    let set = MarkOutcome::Set { listed, written: Some((written, entry())), segment: None };
     let rejects = [
         Reject::WrongGroup(SlotId(7)),
         Reject::Fenced { current: Epoch(4) },
@@ -169,6 +190,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("recorded", Outcome::Recorded),
         ("cursors", Outcome::CursorsSet(cursors)),
         ("settled", Outcome::SendSettled(Some(seq(5)))),
+        ("marked", Outcome::MarksSet(vec![set, MarkOutcome::NotFound, MarkOutcome::SeqRefused])),
     ];
     outcomes.extend(rejects.map(|reject| ("rejected", Outcome::Rejected(reject))));
     outcomes
@@ -200,6 +222,9 @@ fn an_amendments_header_has_its_target_behind_its_kind() {
         (Kind::Recall { target }, "0104ac02"),
         (Kind::Reaction { target }, "0105ac02"),
         (Kind::Pin { target }, "0106ac02"),
+        (Kind::Read, "0107"),
+        (Kind::Mute { on: true }, "010801"),
+        (Kind::Archive { on: false }, "010900"),
     ] {
         assert_eq!(hex(&codec::encode(&kind)), golden);
     }

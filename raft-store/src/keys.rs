@@ -11,8 +11,10 @@
 //! slot:2 tenant:4 'd' conversation sender\0 message id:16     Dedupe        as long as its message
 //! slot:2 tenant:4 'e' conversation seq:8                      Amended       as long as its message
 //! slot:2 tenant:4 'i' user\0 seq:8                            Inbox         per entry, immutable
+//! slot:2 tenant:4 'k' user\0 conversation                     Mark          from the first mark on, as the user
 //! slot:2 tenant:4 'l' user\0 conversation                     Last          as long as the user
 //! slot:2 tenant:4 'm' conversation seq:8                      Message       per entry; only a recall changes it
+//! slot:2 tenant:4 'o' user\0                                  Reading       from the first read mark on
 //! slot:2 tenant:4 'p' conversation target slot:2 user\0       Member        per member of a group
 //! slot:2 tenant:4 'q' conversation seq:8                      Pin           while the message is pinned
 //! slot:2 tenant:4 'r' conversation seq:8 user\0 emoji\0       Reaction      while it is set
@@ -142,6 +144,11 @@ fn put_item(out: &mut Vec<u8>, item: &Item) {
             put_name(out, user.as_str());
             out.extend_from_slice(&seq.get().to_be_bytes());
         }
+        Item::Mark(user, conversation) => {
+            out.push(b'k');
+            put_name(out, user.as_str());
+            put_conversation(out, conversation);
+        }
         Item::Last(user, conversation) => {
             out.push(b'l');
             put_name(out, user.as_str());
@@ -151,6 +158,10 @@ fn put_item(out: &mut Vec<u8>, item: &Item) {
             out.push(b'm');
             put_conversation(out, conversation);
             out.extend_from_slice(&seq.get().to_be_bytes());
+        }
+        Item::Reading(user) => {
+            out.push(b'o');
+            put_name(out, user.as_str());
         }
         Item::Member(conversation, target, user) => {
             out.push(b'p');
@@ -284,8 +295,10 @@ fn item(input: &mut Input<'_>) -> Option<Item> {
         b'd' => Item::Dedupe(input.conversation()?, input.user()?, MessageId(input.bytes()?)),
         b'e' => Item::Amended(input.conversation()?, input.seq()?),
         b'i' => Item::Inbox(input.user()?, input.seq()?),
+        b'k' => Item::Mark(input.user()?, input.conversation()?),
         b'l' => Item::Last(input.user()?, input.conversation()?),
         b'm' => Item::Message(input.conversation()?, input.seq()?),
+        b'o' => Item::Reading(input.user()?),
         b'p' => Item::Member(input.conversation()?, SlotId(input.u16()?), input.user()?),
         b'q' => Item::Pin(input.conversation()?, input.seq()?),
         b'r' => {

@@ -325,6 +325,13 @@ pub(crate) enum Conversation {
     /// where it lives, its numbers, members and pins, and how far it is delivered, from its group's leader
     #[command(alias = "describe")]
     Show(Route),
+    /// a user's conversations and what he has not read of each, through the gateway
+    #[command(alias = "list")]
+    Ls {
+        /// whose; needed with a signing key, and known from a token
+        #[arg(long = "as")]
+        user: Option<String>,
+    },
 }
 
 /// An entry of a conversation.

@@ -225,9 +225,93 @@ async fn a_groups_members_amend_what_they_were_given_and_nobody_else_does() {
     assert_eq!(say(&["msg", "pin", &early]).0, Some(0));
     assert_eq!(say(&["msg", "react", &early, "!"]).0, Some(0));
     let (exit, out, _) = say(&["conversation", "show"]);
-    assert!(exit == Some(0) && out.contains(&format!(r#""pins":[{{"seq":"#)), "{out}");
+    assert!(exit == Some(0) && out.contains(r#""pins":[{"seq":"#), "{out}");
     let (exit, _, error) = say(&["msg", "recall", &early]);
     assert!(exit == Some(5) && error.contains("NOT_AUTHOR"), "{exit:?} {error}");
     let (exit, _, error) = say(&["msg", "edit", &late, "again"]);
     assert!(exit == Some(4) && error.contains("RECALLED"), "{exit:?} {error}");
+}
+
+/// How far a user has read goes to all his devices, through both ways, and is still known when everything was killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_muted_and_archived_is_the_same_on_every_device() {
+    let mut cluster = Cluster::start();
+    let (alice, phone) = (cluster.device("alice", "phone").await, cluster.device("bob", "phone").await);
+    let tablet = cluster.device("bob", "tablet").await;
+    let (to_bob, to_alice) = (Conversation::peer("bob").unwrap(), Conversation::peer("alice").unwrap());
+    let key = ConversationKey([6; 16]);
+    let group = Conversation::Group(key);
+    alice.create_group(key, &[user("bob")]).await.unwrap();
+    for number in 0..4 {
+        alice.send(to_bob.clone(), format!("direct {number}")).await.unwrap();
+        alice.send(group.clone(), format!("group {number}")).await.unwrap();
+    }
+    let entries = has_entries(&phone, "bob", 9).await;
+    let unread = async |device: &Client| {
+        let page = device.list(None, 0).await.unwrap();
+        assert!(!page.more);
+        let of = |which: &Conversation| page.list.iter().find(|one| one.conversation == *which).unwrap().unread;
+        (of(&to_alice), of(&group), page.unread)
+    };
+    assert_eq!(unread(&phone).await, (4, 4, 8));
+    let nth = |which: &Conversation, nth: usize| {
+        let mut of = entries.iter().filter(|entry| entry.conversation == *which && entry.kind == Kind::Message);
+        of.nth(nth).unwrap().seq
+    };
+    let mut at_tablet = tablet.subscribe(entries[8].seq.next(), None);
+    let second = nth(&to_alice, 1);
+    assert_eq!(phone.mark_read(&to_alice, second).await.unwrap().unread, 2);
+    let told = tokio::time::timeout(common::PATIENCE, at_tablet.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!((told.kind, told.conversation.clone()), (Kind::Read, to_alice.clone()));
+    assert_eq!(told.conversation_seq, entries.iter().find(|entry| entry.seq == second).unwrap().conversation_seq);
+    assert_eq!(unread(&tablet).await, (2, 4, 6));
+    // Lower marks, and the same from everywhere at once, change nothing.
+    let again =
+        futures_util::future::join_all([&phone, &tablet, &phone].map(|device| device.mark_read(&to_alice, second)));
+    assert!(again.await.into_iter().all(|listed| listed.unwrap().unread == 2));
+    assert_eq!(tablet.mark_read(&to_alice, nth(&to_alice, 0)).await.unwrap().unread, 2);
+    // As one scrolls: all are answered, and only some are written.
+    let scrolled = (0..4).map(|place| tablet.mark_read(&group, nth(&group, place)));
+    for listed in futures_util::future::join_all(scrolled).await {
+        assert!(listed.unwrap().unread <= 3);
+    }
+    assert_eq!(unread(&phone).await, (2, 0, 2));
+    assert!(phone.mute(&group, true).await.unwrap().muted);
+    assert!(tablet.archive(&to_alice, true).await.unwrap().archived);
+    // Nobody else's, and nothing that is not there.
+    let wrong = phone.mark_read(&to_alice, nth(&group, 0)).await.unwrap_err();
+    assert_eq!(wrong.refusal().code, ErrorCode::NotFound);
+    let eve = cluster.device("eve", "phone").await;
+    assert_eq!(eve.mark_read(&group, second).await.unwrap_err().refusal().code, ErrorCode::NotFound);
+    assert_eq!(eve.list(None, 0).await.unwrap().unread, 0);
+    let of_alice = alice.list(None, 0).await.unwrap();
+    assert_eq!(of_alice.unread, 8, "her own messages, and nobody told her what bob has read");
+
+    // Over the death of everything.
+    drop((alice, eve, tablet));
+    cluster.restart();
+    let tablet = cluster.device("bob", "tablet").await;
+    let page = tablet.list(None, 1).await.unwrap();
+    assert!(page.more && page.list.len() == 1 && page.unread == 2);
+    let rest = tablet.list(Some(&page.list[0].conversation), 0).await.unwrap();
+    assert!(!rest.more);
+    let all = [page.list, rest.list].concat();
+    let group_row = all.iter().find(|one| one.conversation == group).unwrap();
+    let direct_row = all.iter().find(|one| one.conversation == to_alice).unwrap();
+    assert!(group_row.muted && !group_row.archived && !direct_row.muted && direct_row.archived);
+    let synced = read_all(&tablet, "bob").await;
+    let marks = synced.iter().filter(|entry| entry.kind.is_mark());
+    assert!(marks.clone().all(Entry::body_matches));
+    assert!((1 + 1 + 2..=1 + 4 + 2).contains(&marks.count()));
+    let playground = cluster.data().to_str().unwrap();
+    let raftctl = |arguments: &[&str]| {
+        let all = [&["--playground", playground, "-o", "json"], arguments].concat();
+        common::run(&common::sibling("raftctl"), &all)
+    };
+    let (exit, out, error) = raftctl(&["user", "verify", "bob"]);
+    assert_eq!(exit, Some(0), "{out} {error}");
+    let (exit, out, error) = raftctl(&["conversation", "ls", "--as", "bob"]);
+    assert!(exit == Some(0) && out.contains(r#""unread":"2""#) && out.contains(r#""muted":true"#), "{out} {error}");
+    let (exit, out, error) = raftctl(&["user", "show", "bob"]);
+    assert!(exit == Some(0) && out.contains(r#""unread":"2""#), "{out} {error}");
 }

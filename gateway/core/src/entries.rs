@@ -79,6 +79,12 @@ fn put_content(out: &mut v1::Entry, kind: Kind, salt: &Bytes, body: &Bytes) {
             }
             None => false,
         },
+        // Their header says it all.
+        Kind::Read => true,
+        Kind::Mute { on } | Kind::Archive { on } => {
+            out.unset = !on;
+            true
+        }
         Kind::Pin { .. } => match pin_of(body) {
             Some(set) => {
                 out.unset = !set;

@@ -276,11 +276,11 @@ impl Router {
             | Call::CreateGroup { conversation, .. }
             | Call::ChangeMembers { conversation, .. }
             | Call::Amend { conversation, .. } => Target::Holder(hash::conversation_slot(state.tenant, conversation)),
-            Call::Ack { .. } => Target::Holder(state.inbox_slot),
+            Call::Ack { .. } | Call::Mark { .. } => Target::Holder(state.inbox_slot),
             Call::Next { counter, .. } | Call::Current { counter } => {
                 Target::Holder(hash::slot(&Namespace::counter(state.tenant, counter.clone())))
             }
-            Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status => {
+            Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::List { .. } | Call::Status => {
                 Target::Any(state.inbox_slot)
             }
         };

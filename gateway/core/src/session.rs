@@ -487,6 +487,8 @@ impl Session {
             | Asked::CreateGroup(_)
             | Asked::ChangeMembers(_)
             | Asked::Amend(_)
+            | Asked::Mark(_)
+            | Asked::List(_)
             | Asked::Sync(_)
             | Asked::History(_)
             | Asked::Status(_)

@@ -59,6 +59,7 @@ fn the_error_table_is_the_programs() {
 fn the_vectors_are_the_programs() {
     let message_id = Bytes::from((0u8..16).collect::<Vec<_>>());
     let peer = v1::Conversation { id: Some(v1::conversation::Id::Peer("bob".into())) };
+    let peer_of = || Some(v1::Conversation { id: Some(v1::conversation::Id::Peer("bob".into())) });
     let hello = v1::Hello { token: "abc".into(), device: "phone".into(), ..Default::default() };
     let send = v1::Send {
         message_id,
@@ -90,6 +91,11 @@ fn the_vectors_are_the_programs() {
         ("Amend: recall 9, request 10", asked(10, recall)),
         ("Amend: react to 9 with +, request 10", asked(10, react)),
         ("Amend: unpin 9, request 10", asked(10, unpin)),
+        (
+            "Mark: bob's read up to 300, request 11",
+            asked(11, Asked::Mark(v1::Mark { conversation: peer_of(), what: Some(v1::mark::What::ReadUpto(300)) })),
+        ),
+        ("List, request 12", asked(12, Asked::List(v1::List { after: None, limit: 0 }))),
         ("Sync from 1, request 5", asked(5, Asked::Sync(v1::Sync { from: 1, limit: 0 }))),
         ("Status, request 6", asked(6, Asked::Status(v1::Status {}))),
         ("Next 10 of orders, request 8", asked(8, Asked::Next(v1::Next { counter: "orders".into(), count: 10 }))),
@@ -159,6 +165,7 @@ fn the_limits_are_the_programs() {
         ("requests without an answer", u64::from(limits::SESSION_REQUESTS_MAX)),
         ("lanes", u64::from(limits::SESSION_LANES_MAX)),
         ("streams of the device at the same time, control stream included", lane::LANES_MAX as u64),
+        ("conversations of a page", u64::from(limits::LIST_ROWS_MAX)),
         ("entries of a page", u64::from(limits::SYNC_ENTRIES_MAX)),
         ("time for the handshake, and then for Hello", limits::HELLO_TIMEOUT_MS),
         ("time of a request at the gateway", limits::REQUEST_TIMEOUT_MS),

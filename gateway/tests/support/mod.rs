@@ -158,6 +158,7 @@ impl State {
             chain: Chain::default(),
             conversation: from.clone(),
             entry: entry.clone(),
+            messages: 0,
         };
         stored.chain = stored.link_from(last.map_or_else(Chain::default, |last| last.chain));
         let push = PushEntry {
@@ -251,6 +252,8 @@ impl State {
                 };
                 self.append(who, &conversation, message_id, follows, &Content::Amend { target, act })
             }
+            Call::Mark { .. } if held => Err(no(ErrorCode::NotFound, "no marks are kept here")),
+            Call::List { .. } => Ok(Reply::List { list: Vec::new(), more: false, unread: 0 }),
             Call::Next { counter, count } if held => {
                 let next = self.counters.entry(counter).or_insert(1);
                 let first = Seq::new(*next).unwrap();
@@ -279,6 +282,7 @@ impl State {
             | Call::CreateGroup { .. }
             | Call::ChangeMembers { .. }
             | Call::Amend { .. }
+            | Call::Mark { .. }
             | Call::Ack { .. }
             | Call::Next { .. }
             | Call::Current { .. } => Err(elsewhere()),

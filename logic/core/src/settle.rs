@@ -42,6 +42,10 @@ impl SlotHolder {
             }
             (HolderOp::Deliver { deliveries }, Note::Incoming(places), _) => self.on_deliver_lost(&deliveries, &places),
             (HolderOp::CancelSend(_), Note::Cancel(request), outcome) => self.on_cancelled(request, Some(outcome)),
+            (HolderOp::SetMarks { marks }, Note::Marks(keys), Outcome::MarksSet(outcomes)) => {
+                self.on_marks_set(clock, marks, keys, Some(outcomes))
+            }
+            (HolderOp::SetMarks { marks }, Note::Marks(keys), _) => self.on_marks_set(clock, marks, keys, None),
             (HolderOp::SetCursors { cursors }, _, Outcome::CursorsSet(outcomes)) => {
                 self.on_cursors_set(clock, cursors, Some(outcomes))
             }
@@ -55,9 +59,11 @@ impl SlotHolder {
             }
             (HolderOp::Release { .. }, _, _) => self.end(true),
             (HolderOp::Delivered { .. }, _, _) => {}
-            (HolderOp::Append(_) | HolderOp::Deliver { .. } | HolderOp::CancelSend(_), _, _) => {
-                self.effects.push_back(Effect::Alarm("a command was answered with something else"))
-            }
+            (
+                HolderOp::Append(_) | HolderOp::Deliver { .. } | HolderOp::CancelSend(_) | HolderOp::SetMarks { .. },
+                _,
+                _,
+            ) => self.effects.push_back(Effect::Alarm("a command was answered with something else")),
         }
     }
 
@@ -93,6 +99,7 @@ impl SlotHolder {
             }
             (HolderOp::Deliver { deliveries }, Note::Incoming(places)) => self.on_deliver_lost(&deliveries, &places),
             (HolderOp::CancelSend(_), Note::Cancel(request)) => self.on_cancelled(request, None),
+            (HolderOp::SetMarks { marks }, Note::Marks(keys)) => self.on_marks_set(clock, marks, keys, None),
             (HolderOp::SetCursors { cursors }, _) => self.on_cursors_set(clock, cursors, None),
             (HolderOp::Release { .. }, _) => self.end(true),
             (
@@ -100,7 +107,8 @@ impl SlotHolder {
                 | HolderOp::Delivered { .. }
                 | HolderOp::Append(_)
                 | HolderOp::Deliver { .. }
-                | HolderOp::CancelSend(_),
+                | HolderOp::CancelSend(_)
+                | HolderOp::SetMarks { .. },
                 _,
             ) => {}
         }

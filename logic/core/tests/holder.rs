@@ -4,7 +4,7 @@ mod world;
 
 use seriatim_logic_core::{Event, SourceId};
 use seriatim_proto::codec;
-use seriatim_proto::command::{Act, Command, Content, DeliveryOutcome, HolderOp, Kind, Outcome, Reject};
+use seriatim_proto::command::{Act, Command, Content, DeliveryOutcome, HolderOp, Kind, Mark, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
@@ -801,4 +801,79 @@ fn a_message_that_was_recalled_before_it_was_delivered_is_pushed_to_nobody() {
         let pushed: Vec<_> = world.pushes.iter().flat_map(|(_, entries)| entries).map(|entry| &entry.body).collect();
         assert!(pushed.iter().all(|body| !body.ends_with(b"secret")), "{pushed:?}");
     }
+}
+
+fn mark(world: &mut World, name: &str, conversation: &ConversationId, mark: Mark) -> seriatim_logic_core::RequestId {
+    let request = world.request();
+    let (tenant, user, conversation) = (TENANT, user(name), conversation.clone());
+    world.handle(slot_of(name), Event::Mark { request, tenant, user, conversation, mark });
+    request
+}
+
+/// How many commands set marks so far.
+fn mark_commands(world: &World) -> usize {
+    let is_mark = |bytes: &bytes::Bytes| {
+        let framed = [&[codec::VERSION][..], bytes].concat();
+        matches!(codec::decode(&framed).expect("our own bytes"), Command::Held { op: HolderOp::SetMarks { .. }, .. })
+    };
+    world.proposed.iter().filter(|(_, _, _, bytes)| is_mark(bytes)).count()
+}
+
+#[test]
+fn read_marks_of_one_conversation_gather_and_all_are_answered() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    for id in 0..6 {
+        world.send(send("alice", &conversation, id, message("hi")));
+    }
+    world.run(2_000);
+    let places: Vec<Seq> = world.inbox("bob").iter().map(|entry| entry.seq).collect();
+    assert_eq!(places.len(), 6);
+    let asked: Vec<_> =
+        places.iter().map(|upto| (*upto, mark(&mut world, "bob", &conversation, Mark::Read { upto: *upto }))).collect();
+    world.run(100);
+    assert_eq!(mark_commands(&world), 1, "the first one goes at once");
+    world.run(2_000);
+    assert_eq!(mark_commands(&world), 2, "the others together, a second later");
+    for (upto, request) in asked {
+        let Some(Ok(Reply::Marked(listed))) = world.replies.get(&request) else { panic!("{:?}", world.replies) };
+        assert!(listed.read.unwrap().inbox_seq >= upto);
+    }
+    let kinds: Vec<_> = world.inbox("bob").iter().skip(6).map(|entry| entry.entry.kind).collect();
+    assert_eq!(kinds, [Kind::Read, Kind::Read]);
+    // Lower, of nothing, of another slot.
+    let lower = mark(&mut world, "bob", &conversation, Mark::Read { upto: places[0] });
+    let nothing = mark(&mut world, "bob", &conversation, Mark::Read { upto: Seq::new(9_999).unwrap() });
+    let request = world.request();
+    let (tenant, conversation) = (TENANT, conversation.clone());
+    let elsewhere = Event::Mark { request, tenant, user: user("bob"), conversation, mark: Mark::Mute { on: true } };
+    world.handle(slot_of("alice"), elsewhere);
+    world.run(4_000);
+    // They were gathered; the one that is wrong alone is refused.
+    assert!(matches!(&world.replies[&lower], Ok(Reply::Marked(listed)) if listed.read.unwrap().inbox_seq == places[5]));
+    assert!(
+        matches!(&world.replies[&nothing], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::NotFound)
+    );
+    assert!(matches!(world.replies[&request], Err(CallError::NotHolder { .. })));
+    assert_eq!(world.inbox("bob").len(), 8);
+}
+
+#[test]
+fn a_holder_that_leaves_answers_every_mark() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 1, message("hi")));
+    world.run(2_000);
+    let upto = world.inbox("bob")[0].seq;
+    let marks = [Mark::Read { upto }, Mark::Mute { on: true }, Mark::Archive { on: true }];
+    let asked = marks.map(|what| mark(&mut world, "bob", &conversation, what));
+    world.handle(slot_of("bob"), Event::Release { heir: None });
+    world.run(2_000);
+    assert!(matches!(world.replies[&asked[0]], Ok(Reply::Marked(_))), "it had its number");
+    for request in &asked[1..] {
+        assert!(matches!(world.replies[request], Err(CallError::NotHolder { .. })));
+    }
+    assert_eq!(world.ended, [(slot_of("bob"), true)]);
 }

@@ -68,12 +68,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// Mostly messages; of the last ids amendments of the first few entries, some of which are refused.
 fn content(sender: usize, id: u8) -> Content {
-    let target = Seq::new(1 + u64::from(id % 16)).unwrap();
+    let target = Seq::new(1 + u64::from(id % 16)).expect("it is above 0");
     let act = match id {
         192..208 => Act::Recall { within_s: u32::MAX },
         208..224 => Act::Edit { salt: Bytes::new(), body: Bytes::copy_from_slice(&[id]), within_s: u32::MAX },
-        224..240 => Act::React { emoji: Emoji::new("+").unwrap(), set: sender % 2 == 0 },
-        240.. => Act::Pin { set: sender % 2 == 0 },
+        224..240 => Act::React { emoji: Emoji::new("+").expect("a name"), set: sender.is_multiple_of(2) },
+        240.. => Act::Pin { set: sender.is_multiple_of(2) },
         _ => return message(&format!("{sender} {id}")),
     };
     Content::Amend { target, act }

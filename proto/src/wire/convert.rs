@@ -115,5 +115,8 @@ pub fn kind_to_wire(kind: Kind) -> v1::entry::Kind {
         Kind::Recall { .. } => v1::entry::Kind::Recall,
         Kind::Reaction { .. } => v1::entry::Kind::Reaction,
         Kind::Pin { .. } => v1::entry::Kind::Pin,
+        Kind::Read => v1::entry::Kind::Read,
+        Kind::Mute { .. } => v1::entry::Kind::Mute,
+        Kind::Archive { .. } => v1::entry::Kind::Archive,
     }
 }

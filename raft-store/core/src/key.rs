@@ -47,10 +47,14 @@ pub enum Item {
     Amended(ConversationId, Seq),
     /// An entry of an inbox.
     Inbox(UserId, Seq),
+    /// What a user says about a conversation to his own devices.
+    Mark(UserId, ConversationId),
     /// A conversation in a user's list: the last entry that his inbox has of it.
     Last(UserId, ConversationId),
     /// An entry of a conversation.
     Message(ConversationId, Seq),
+    /// How many messages a user has read, of all conversations.
+    Reading(UserId),
     /// A member of a group conversation, by the slot of his inbox. Direct ones have no such rows: their id says it.
     Member(ConversationId, SlotId, UserId),
     /// A pinned message.
@@ -191,6 +195,17 @@ pub enum Scan {
         /// which
         conversation: ConversationId,
     },
+    /// A user's list of conversations.
+    Lasts {
+        /// of the inbox
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// whose
+        user: UserId,
+        /// behind this one, `None` from the start
+        after: Option<ConversationId>,
+    },
     /// Pinned messages of a conversation.
     Pins {
         /// of the conversation
@@ -243,6 +258,11 @@ impl Scan {
             Scan::Members { slot, tenant, conversation } => {
                 Key::tenant(*slot, *tenant, Item::Member(conversation.clone(), SlotId(0), user_first()))
             }
+            Scan::Lasts { slot, tenant, user, after } => {
+                let first = || ConversationId::Direct(user_first(), user_first());
+                let conversation = after.clone().unwrap_or_else(first);
+                return (Key::tenant(*slot, *tenant, Item::Last(user.clone(), conversation)), after.is_some());
+            }
             Scan::Pins { slot, tenant, conversation } => {
                 Key::tenant(*slot, *tenant, Item::Pin(conversation.clone(), Seq::FIRST))
             }
@@ -268,6 +288,7 @@ impl Scan {
             (Scan::Standings, Scope::Group(GroupItem::Standing(_))) => group(GroupId::META),
             (Scan::Pending { slot, .. }, Scope::Slot(SlotItem::Pending(..))) => key.slot == *slot,
             (Scan::Cursors { slot, tenant, user }, Scope::Tenant(of, Item::Cursor(owner, _)))
+            | (Scan::Lasts { slot, tenant, user, .. }, Scope::Tenant(of, Item::Last(owner, _)))
             | (Scan::Inbox { slot, tenant, user, .. }, Scope::Tenant(of, Item::Inbox(owner, _))) => {
                 key.slot == *slot && of == tenant && owner == user
             }
@@ -333,6 +354,8 @@ mod tests {
             Scan::Messages { slot, tenant, conversation: conversation.clone(), from },
             Scan::Members { slot, tenant, conversation: conversation.clone() },
             Scan::Pins { slot, tenant, conversation: conversation.clone() },
+            Scan::Lasts { slot, tenant, user: user_first(), after: None },
+            Scan::Lasts { slot, tenant, user: user_first(), after: Some(conversation.clone()) },
             Scan::Reactions {
                 slot,
                 tenant,

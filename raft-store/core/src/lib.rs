@@ -32,6 +32,7 @@ mod fence;
 mod inbox;
 mod input;
 mod lease;
+mod mark;
 mod membership;
 mod meta;
 mod namespace;

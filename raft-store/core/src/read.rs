@@ -15,6 +15,7 @@ use seriatim_proto::{hash, limits};
 
 use crate::input;
 use crate::key::{GroupItem, Item, Key, Scan, Scope, SlotItem};
+use crate::mark;
 use crate::meta::read_groups;
 use crate::namespace::checked;
 use crate::row::{ConversationRow, DedupeRow, Row};
@@ -83,6 +84,15 @@ pub fn read(view: &impl Reader, group: GroupId, read: &Read) -> Result<ReadOutco
                 Ok(ReadOutcome::Amendments(amendments(view, slot, *tenant, conversation, *target)?))
             })
         }
+        Read::List { tenant, user, after, limit } => of_inbox(view, group, *tenant, user, |slot| {
+            if after.as_ref().is_some_and(|after| !input::conversation_is_valid(after)) {
+                return Ok(ReadOutcome::WrongGroup);
+            }
+            let state = view.inbox_row(slot, *tenant, user)?.map(|row| row.state());
+            let read = view.reading_row(slot, *tenant, user)?.unwrap_or(0);
+            let list = mark::list(view, slot, *tenant, user, after.clone(), capped(*limit))?;
+            Ok(ReadOutcome::List { state, read, list })
+        }),
         Read::Pins { tenant, conversation } => of_conversation(view, group, *tenant, conversation, |slot| {
             Ok(ReadOutcome::Pins(pins(view, slot, *tenant, conversation)?))
         }),

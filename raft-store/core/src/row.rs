@@ -4,7 +4,7 @@
 //! kind under a key knows that the store is broken.
 
 use serde::{Deserialize, Serialize};
-use seriatim_proto::command::{DeliveryRecord, SlotRange};
+use seriatim_proto::command::{DeliveryRecord, ReadUpto, SlotRange};
 use seriatim_proto::ids::{
     BodyHash, Chain, ClusterId, Epoch, Generation, GroupId, LeaseId, NodeId, ReplicaId, Seq, SlotId, StoreId,
 };
@@ -60,6 +60,21 @@ pub enum Row {
     Pin(Seq),
     /// under `Item::Reaction`: the entry that set it
     Reaction(Seq),
+    /// under `Item::Mark`
+    Mark(MarkRow),
+    /// under `Item::Reading`
+    Reading(u64),
+}
+
+/// What a user says about a conversation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct MarkRow {
+    /// how far it is read. Invariant: I11: only rises
+    pub read: Option<ReadUpto>,
+    /// he does not want to be disturbed by it
+    pub muted: bool,
+    /// he does not want to see it
+    pub archived: bool,
 }
 
 /// What became of a message.

@@ -6,6 +6,7 @@ mod cancel;
 mod claim;
 mod cursor;
 mod deliver;
+mod mark;
 mod membership;
 mod meta;
 mod model;

@@ -9,12 +9,12 @@ use std::ops::Bound;
 use seriatim_proto::ids::{
     ConversationId, GroupId, LeaseId, LogIndex, MessageId, Owner, Seq, SlotId, TenantId, UserId,
 };
-use seriatim_proto::store::StoredMessage;
+use seriatim_proto::store::{InboxEntry, StoredMessage};
 
 use crate::key::{GroupItem, Item, Key, Scan};
 use crate::row::{
-    AmendedRow, ClusterRow, ConversationRow, DedupeRow, LastRow, LeaseRow, MemberRow, NamespaceRow, OwnedRow, Row,
-    SlotRow,
+    AmendedRow, ClusterRow, ConversationRow, DedupeRow, LastRow, LeaseRow, MarkRow, MemberRow, NamespaceRow, OwnedRow,
+    Row, SlotRow,
 };
 
 /// Why the process must stop. Never a verdict on input, never replied.
@@ -127,6 +127,15 @@ typed! {
     /// what became of a message
     amended_row(slot: SlotId, tenant: TenantId, conversation: &ConversationId, target: Seq) -> Amended(AmendedRow)
         at Key::tenant(slot, tenant, Item::Amended(conversation.clone(), target));
+    /// an entry of an inbox
+    inbox_entry_row(slot: SlotId, tenant: TenantId, user: &UserId, seq: Seq) -> Inbox(InboxEntry)
+        at Key::tenant(slot, tenant, Item::Inbox(user.clone(), seq));
+    /// what a user says about a conversation
+    mark_row(slot: SlotId, tenant: TenantId, user: &UserId, conversation: &ConversationId) -> Mark(MarkRow)
+        at Key::tenant(slot, tenant, Item::Mark(user.clone(), conversation.clone()));
+    /// how many messages a user has read
+    reading_row(slot: SlotId, tenant: TenantId, user: &UserId) -> Reading(u64)
+        at Key::tenant(slot, tenant, Item::Reading(user.clone()));
     /// the entry that pinned a message
     pin_row(slot: SlotId, tenant: TenantId, conversation: &ConversationId, target: Seq) -> Pin(Seq)
         at Key::tenant(slot, tenant, Item::Pin(conversation.clone(), target));

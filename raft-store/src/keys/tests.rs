@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use seriatim_proto::codec;
-use seriatim_proto::command::{DeliveryRecord, EntryRef, Kind, SlotRange};
+use seriatim_proto::command::{DeliveryRecord, EntryRef, Kind, ReadUpto, SlotRange};
 use seriatim_proto::ids::{BodyHash, Chain, ClusterId, Epoch, ReplicaId};
 use seriatim_proto::meta::{GroupRecord, MoveRecord, NodeKind, NodeRecord, ReplicaRecord, StoreRecord, StoreToken};
 use seriatim_proto::store::{InboxEntry, StoredMessage};
@@ -55,6 +55,8 @@ fn keys_have_their_golden_bytes() {
             "0102000000037067111111111111111111111111111111110009616c00",
         ),
         (tenant_key(Item::Amended(direct(), seq(258))), "0102000000036564616c00626f000000000000000102"),
+        (tenant_key(Item::Mark(user("al"), direct())), "0102000000036b616c0064616c00626f00"),
+        (tenant_key(Item::Reading(user("al"))), "0102000000036f616c00"),
         (tenant_key(Item::Pin(direct(), seq(258))), "0102000000037164616c00626f000000000000000102"),
         (
             tenant_key(Item::Reaction(direct(), seq(258), user("al"), Emoji::new("+").unwrap())),
@@ -187,8 +189,9 @@ fn rows_have_their_golden_bytes() {
                 chain,
                 conversation: direct(),
                 entry: entry.clone(),
+                messages: 300,
             }),
-            format!("0106050001{cc}0002616c02626f{entry_hex}"),
+            format!("0106050001{cc}0002616c02626f{entry_hex}ac02"),
         ),
         (Row::Last(LastRow { last: seq(2), inbox_seq: Some(seq(5)), messages: 1 }), "010702010501".to_owned()),
         (
@@ -242,6 +245,15 @@ fn rows_have_their_golden_bytes() {
             "01140203ac0201ad02".to_owned(),
         ),
         (Row::Pin(seq(300)), "0115ac02".to_owned()),
+        (
+            Row::Mark(MarkRow {
+                read: Some(ReadUpto { inbox_seq: seq(5), seq: seq(2), messages: 300 }),
+                muted: true,
+                archived: false,
+            }),
+            "0117010502ac020100".to_owned(),
+        ),
+        (Row::Reading(300), "0118ac02".to_owned()),
         (Row::Reaction(seq(300)), "0116ac02".to_owned()),
     ];
     for (row, golden) in cases {
@@ -291,6 +303,8 @@ fn any_item() -> impl Strategy<Value = Item> {
         (any_conversation(), 0..300u16, any_user()).prop_map(|(c, slot, user)| Item::Member(c, SlotId(slot), user)),
         (any_conversation(), any_seq()).prop_map(|(conversation, seq)| Item::Amended(conversation, seq)),
         (any_conversation(), any_seq()).prop_map(|(conversation, seq)| Item::Pin(conversation, seq)),
+        (any_user(), any_conversation()).prop_map(|(user, conversation)| Item::Mark(user, conversation)),
+        any_user().prop_map(Item::Reading),
         (any_conversation(), any_seq(), any_user(), any_name()).prop_map(|(c, seq, user, emoji)| Item::Reaction(
             c,
             seq,

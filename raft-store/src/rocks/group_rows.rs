@@ -71,7 +71,9 @@ fn is_hot(key: &Key) -> bool {
             | Item::Dedupe(..)
             | Item::Amended(..)
             | Item::Inbox(..)
+            | Item::Mark(..)
             | Item::Message(..)
+            | Item::Reading(..)
             | Item::Pin(..)
             | Item::Reaction(..) => false,
         },

@@ -10,7 +10,7 @@ use seriatim_proto::ids::{ConversationId, Emoji, Seq};
 use seriatim_proto::store::{Amendments, ConversationState, Read, ReadOutcome, StoredMessage};
 
 use super::send::route;
-use super::user::holder_text;
+use super::user::{holder_text, user_id};
 use crate::cli::{Route, Target as Of};
 use crate::device::{Device, request_failure};
 use crate::failure::{Exit, Failure};
@@ -225,6 +225,54 @@ pub(super) async fn conversation(target: &Target, asked: &Route) -> Result<Exit,
         "members": members.iter().map(|stay| json!({"user": stay.user.as_str(), "since": number(stay.joined.get())})).collect::<Vec<_>>(),
         "pins": pins.iter().map(|(message, seq)| json!({"target": number(message.get()), "seq": number(seq.get())})).collect::<Vec<_>>(),
     }));
+    list.print(target.output)?;
+    Ok(Exit::Ok)
+}
+
+/// `conversation ls`
+pub(super) async fn conversations(target: &Target, user: Option<&str>) -> Result<Exit, Failure> {
+    let user = user.map(user_id).transpose()?;
+    let device = Device::connect(target, user.as_ref()).await?;
+    let mut list = List::new(
+        "ConversationList",
+        &["conversation", "last", "messages", "unread", "read up to", "muted", "archived"],
+    );
+    let mut after = None;
+    loop {
+        let asked = device.client.list(after.as_ref(), 0).await;
+        let page = asked.map_err(|error| request_failure("failed to list the conversations", &error))?;
+        after = page.list.last().map(|last| last.conversation.clone());
+        for one in page.list {
+            let name = one.conversation.id_for(&device.user).to_string();
+            let read = one.read.map(|(_, seq)| seq);
+            let yes = |set: bool| if set { "yes" } else { "no" }.to_owned();
+            list.push(
+                vec![
+                    name.clone(),
+                    one.last.to_string(),
+                    one.messages.to_string(),
+                    one.unread.to_string(),
+                    dash(read),
+                    yes(one.muted),
+                    yes(one.archived),
+                ],
+                json!({
+                    "conversation": name,
+                    "last": number(one.last.get()),
+                    "inboxSeq": maybe_number(one.inbox_seq.map(Seq::get)),
+                    "messages": number(one.messages),
+                    "unread": number(one.unread),
+                    "readUpto": maybe_number(one.read.map(|(upto, _)| upto.get())),
+                    "readSeq": maybe_number(read.map(Seq::get)),
+                    "muted": one.muted,
+                    "archived": one.archived,
+                }),
+            );
+        }
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
     list.print(target.output)?;
     Ok(Exit::Ok)
 }

@@ -72,6 +72,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Msg(Msg::React { of, emoji, unset }) => amend::react(&target()?, &of, &emoji, unset).await,
         Group::Msg(Msg::Pin { of, unset }) => amend::pin(&target()?, &of, unset).await,
         Group::Conversation(Conversation::Show(route)) => amend::conversation(&target()?, &route).await,
+        Group::Conversation(Conversation::Ls { user }) => amend::conversations(&target()?, user.as_deref()).await,
         Group::Send(send) => send::send(&target()?, &send).await,
         Group::Playground(verb) => playground::run(globals, verb).await,
         Group::Help { topic } => help(&topic),

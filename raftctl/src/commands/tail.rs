@@ -137,6 +137,11 @@ fn what(entry: &Entry) -> String {
         (Kind::Reaction { target }, false) => format!("({} to {target})", emoji()),
         (Kind::Reaction { target }, true) => format!("({} to {target} taken back)", emoji()),
         (Kind::Pin { target }, false) => format!("(pinned {target})"),
+        (Kind::Read, _) => format!("(read up to {})", entry.conversation_seq),
+        (Kind::Mute { on: true }, _) => "(muted)".to_owned(),
+        (Kind::Mute { on: false }, _) => "(not muted any more)".to_owned(),
+        (Kind::Archive { on: true }, _) => "(archived)".to_owned(),
+        (Kind::Archive { on: false }, _) => "(not archived any more)".to_owned(),
         (Kind::Pin { target }, true) => format!("(unpinned {target})"),
     }
 }

@@ -120,7 +120,7 @@ fn content(kind: u8, id: u8) -> Content {
         },
         5 => Content::Amend {
             target: seq(1 + u64::from(id % 8)),
-            act: Act::React { emoji: Emoji::new("+").unwrap(), set: id % 3 > 0 },
+            act: Act::React { emoji: Emoji::new("+").unwrap(), set: !id.is_multiple_of(3) },
         },
         _ => Content::Message { salt: Bytes::new(), body: Bytes::from(vec![id, kind % 2]) },
     }

@@ -53,6 +53,11 @@ impl Walk {
         if entry.link_from(self.chain) != entry.chain {
             report.find(format!("{at}: the chain is broken"));
         }
+        // Marks come from no conversation, and have no ids.
+        if entry.entry.kind.is_mark() {
+            (self.last, self.chain, self.ordinal) = (Some(entry.seq), entry.chain, entry.ordinal);
+            return;
+        }
         let before = self.conversations.insert(entry.conversation.clone(), entry.entry.seq);
         if before.is_some_and(|before| entry.entry.seq <= before) {
             report.find(format!("{at}: {} goes back to seq {}", entry.conversation, entry.entry.seq));
@@ -90,6 +95,7 @@ pub(super) mod tests {
                     body_hash: BodyHash::default(),
                     at_ms: number,
                 },
+                messages: number,
             };
             entry.chain = entry.link_from(entries.last().map_or_else(Chain::default, |last| last.chain));
             entries.push(entry);
