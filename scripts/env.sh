@@ -30,3 +30,11 @@ use_rocksdb() {
   ROCKSDB_LIB_DIR=${ROCKSDB_LIB_DIR:-$("$ROOT/scripts/rocksdb")}
   export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
+
+# Node for the TypeScript SDK, 20 or newer; some Debians have an older one, and then scripts/setup puts one into the cache.
+NODE_TOOLS=$SERIATIM_CACHE/tools/node
+has_node() { [ "$(node -p 'Number(process.versions.node.split(".")[0]) >= 20' 2>/dev/null)" = true ]; }
+use_node() {
+  has_node || PATH=$(echo "$NODE_TOOLS"/node_modules/node-linux-*/bin):$PATH
+  has_node || die "no Node 20 or newer here: scripts/setup typescript"
+}

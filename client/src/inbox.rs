@@ -249,10 +249,11 @@ impl Inbox {
             return Some(Need::Unsubscribe);
         }
         match self.state {
-            State::Fresh if connected => {
+            // Not before there is room: each connection that is lost would leave more in the queue.
+            State::Fresh if connected && self.queue.len() + CREDIT_STEP <= WINDOW => {
                 self.state = State::Live;
                 self.queue.forget_credit();
-                let credit = WINDOW.saturating_sub(self.queue.len()).max(CREDIT_STEP);
+                let credit = WINDOW - self.queue.len();
                 Some(Need::Subscribe { from: self.position, cursor: self.queue.cursor, credit })
             }
             State::Live if pushed => self.queue.take_credit().map(|entries| Need::Credit { entries }),
@@ -369,6 +370,21 @@ mod tests {
         assert_eq!(inbox.need(true, true), None);
         taken(&mut reader);
         assert_eq!(inbox.need(true, true), Some(Need::Page { from: seq(WINDOW + 1) }));
+    }
+
+    #[test]
+    fn a_reader_that_is_full_is_given_no_more_by_new_connections() {
+        let (mut inbox, mut reader) = subscribed();
+        inbox.handle_entries((1..=WINDOW).map(|place| entry(place, place - 1)).collect());
+        for _ in 0..3 {
+            inbox.handle_lost();
+            assert_eq!(inbox.need(true, false), None, "the queue is full");
+        }
+        for _ in 0..CREDIT_STEP {
+            assert!(reader.next().now_or_never().is_some());
+        }
+        let from = seq(WINDOW + 1);
+        assert_eq!(inbox.need(true, false), Some(Need::Subscribe { from, cursor: None, credit: CREDIT_STEP }));
     }
 
     #[test]

@@ -292,6 +292,13 @@ impl Requests {
         follows_of(body).is_some_and(|follows| follows[..] == message_id.0)
     }
 
+    /// The send that this one follows, if it is under way here.
+    fn open_before(&self, frame: &v1::ClientFrame) -> Option<MessageId> {
+        let follows = follows_of(frame.body.as_ref())?;
+        let mut open = self.requests.values().filter_map(|request| request.place.as_ref());
+        open.find(|place| place.message_id.0 == follows[..]).map(|place| place.message_id)
+    }
+
     fn park(&mut self, id: u64) {
         self.parked.insert(id);
         if let Some(request) = self.requests.get_mut(&id) {
@@ -327,7 +334,7 @@ impl Requests {
         self.ready.remove(&id);
         self.parked.remove(&id);
         if let Some(place) = &request.place {
-            self.settle_place(place, &request.frame, result.is_err());
+            self.settle_place(place, &request.frame, &result);
         }
         match request.answer {
             // A handle that no longer waits does not want to know.
@@ -340,13 +347,21 @@ impl Requests {
         }
     }
 
-    /// A send is settled: those behind it go on; if it failed, they follow whom it followed.
-    fn settle_place(&mut self, place: &SendPlace, frame: &v1::ClientFrame, failed: bool) {
+    /// A send is over here: those behind it go on. If it was rejected, they follow whom it followed; if nobody knows,
+    /// they stay behind it, for it may still happen.
+    fn settle_place(&mut self, place: &SendPlace, frame: &v1::ClientFrame, result: &Result<Said, RequestError>) {
+        let rejected = matches!(result, Err(RequestError::Rejected(_)));
         if self.last_sends.get(&place.conversation) == Some(&place.message_id) {
             self.last_sends.remove(&place.conversation);
+            // The next one follows whom this one followed, if that is still under way.
+            if result.is_err()
+                && let Some(before) = self.open_before(frame)
+            {
+                self.last_sends.insert(place.conversation.clone(), before);
+            }
         }
         let freed: Vec<_> = self.parked.iter().copied().filter(|id| self.follows(*id, &place.message_id)).collect();
-        if failed && let Some(before) = follows_of(frame.body.as_ref()) {
+        if rejected && let Some(before) = follows_of(frame.body.as_ref()) {
             for request in self.requests.values_mut() {
                 if let Some(follows) = follows_mut(request.frame.body.as_mut())
                     && follows[..] == place.message_id.0
@@ -431,6 +446,42 @@ mod tests {
             self.now += time;
             self.requests.handle_timeout(self.now);
         }
+    }
+
+    #[test]
+    fn those_behind_an_unknown_one_stay_behind_it() {
+        let mut desk = Desk::new();
+        let (mut first, mut second) = (desk.send(1), desk.send(2));
+        assert_eq!(desk.flush(), [(1, None), (2, Some(1))]);
+        desk.say(2, refusal(ErrorCode::OutOfOrder));
+        let settled = Refusal::new(ErrorCode::NotFound, "no");
+        desk.requests.handle_lost();
+        assert_eq!(desk.flush(), [(1, None)], "the second waits for it");
+        // Its first attempt may have happened, whatever is said of this one.
+        desk.say(1, Said::Error(wire::error_to_wire(&settled)));
+        assert_eq!(first.try_recv().unwrap(), Err(RequestError::Unknown(settled)));
+        assert_eq!(desk.flush(), [(2, Some(1))]);
+        // Until it is settled the cluster says so, and the time of the second runs.
+        desk.say(2, refusal(ErrorCode::OutOfOrder));
+        desk.pass(Duration::from_secs(11));
+        assert!(
+            matches!(second.try_recv().unwrap(), Err(RequestError::Rejected(refusal)) if refusal.code == ErrorCode::OutOfOrder)
+        );
+    }
+
+    #[test]
+    fn behind_a_rejected_send_the_next_one_follows_whom_that_one_followed() {
+        let mut desk = Desk::new();
+        let (_first, _second) = (desk.send(1), desk.send(2));
+        assert_eq!(desk.flush(), [(1, None), (2, Some(1))]);
+        desk.say(2, refusal(ErrorCode::MessageTooLarge));
+        // The first one is still under way: the third must not overtake it.
+        let _third = desk.send(3);
+        assert_eq!(desk.flush(), [(3, Some(1))]);
+        desk.say(1, committed(7));
+        desk.say(3, refusal(ErrorCode::MessageTooLarge));
+        let _fourth = desk.send(4);
+        assert_eq!(desk.flush(), [(4, None)], "nothing is under way");
     }
 
     #[test]

@@ -37,6 +37,9 @@ const WRITE_BYTES: usize = 16 << 10;
 const INCOMING_MAX: usize = 64;
 /// Without anything from the gateway for this long it is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// Who says nothing for this long says Ping: one that only listens is a device that is gone to the gateway, after its
+/// idle time of 30 s, however much it is sent.
+const SAY: Duration = Duration::from_secs(10);
 /// Without anything for this long it is not.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -46,6 +49,8 @@ pub(crate) type Stream = WebSocketStream<TlsStream<TcpStream>>;
 /// A WebSocket whose gateway has said Welcome.
 pub(crate) struct Socket {
     stream: Stream,
+    /// What came behind Welcome in its message.
+    behind: Bytes,
     /// Whole frames that wait for the socket.
     out: BytesMut,
     unflushed: bool,
@@ -57,6 +62,7 @@ pub(crate) struct Socket {
     dropped: u64,
     end: Option<DialError>,
     heard_at: Instant,
+    said_at: Instant,
     look: Pin<Box<Sleep>>,
 }
 
@@ -105,10 +111,16 @@ impl Socket {
                 Message::Binary(bytes) => {
                     let mut decoder = FrameDecoder::default();
                     decoder.push(&bytes);
-                    let said = decoder.next_frame::<v1::ServerFrame>();
-                    let said = said.map_err(|error| DialError::Retry(error.to_string()))?.and_then(|frame| frame.body);
-                    if let Some(Said::Welcome(welcome)) = said {
-                        return Ok((Self::new(stream), welcome));
+                    let next = |decoder: &mut FrameDecoder| {
+                        let frame = decoder.next_frame::<v1::ServerFrame>();
+                        frame.map_err(|error| DialError::Retry(error.to_string()))
+                    };
+                    while let Some(frame) = next(&mut decoder)? {
+                        if let Some(Said::Welcome(welcome)) = frame.body {
+                            // More may have come with it.
+                            let behind = bytes.slice(bytes.len() - decoder.buffered()..);
+                            return Ok((Self::new(stream, behind), welcome));
+                        }
                     }
                 }
                 Message::Close(close) => return Err(close_error(close)),
@@ -117,9 +129,10 @@ impl Socket {
         }
     }
 
-    fn new(stream: Stream) -> Self {
+    fn new(stream: Stream, behind: Bytes) -> Self {
         Self {
             stream,
+            behind,
             out: BytesMut::new(),
             unflushed: false,
             lane_last: SENDS,
@@ -128,6 +141,7 @@ impl Socket {
             dropped: 0,
             end: None,
             heard_at: Instant::now(),
+            said_at: Instant::now(),
             look: Box::pin(tokio::time::sleep(KEEP_ALIVE)),
         }
     }
@@ -141,7 +155,8 @@ impl Socket {
             if silent >= SILENCE {
                 return Poll::Ready(DialError::Retry("the gateway is silent".to_owned()));
             }
-            if silent >= KEEP_ALIVE {
+            if is_ping_due(silent, self.said_at.elapsed()) {
+                self.said_at = Instant::now();
                 let ping = Asked::Ping(v1::Ping { nonce: 0 });
                 wire::encode_frame(&crate::wire::frame(0, ping), &mut self.out);
                 self.pump(cx);
@@ -163,6 +178,7 @@ impl Socket {
                 Place { lane: self.lane_last, end: true, inbox: 0 }
             }
         };
+        self.said_at = Instant::now();
         let mut bytes = BytesMut::new();
         wire::encode_frame(frame, &mut bytes);
         place.put(&bytes, &mut self.out);
@@ -178,6 +194,10 @@ impl Socket {
     }
 
     pub(crate) fn poll_in(&mut self, cx: &mut Context<'_>, incoming: &mut Vec<Incoming>) -> Result<(), Broken> {
+        if !self.behind.is_empty() {
+            let behind = std::mem::take(&mut self.behind);
+            self.read(behind, incoming)?;
+        }
         while self.end.is_none() && incoming.len() < INCOMING_MAX {
             let Poll::Ready(message) = self.stream.poll_next_unpin(cx) else { return Ok(()) };
             self.heard_at = Instant::now();
@@ -264,10 +284,31 @@ impl Socket {
     }
 }
 
+/// After so long without a word from the gateway, and of our own?
+fn is_ping_due(heard: Duration, said: Duration) -> bool {
+    heard >= KEEP_ALIVE || said >= SAY
+}
+
 fn close_error(close: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>) -> DialError {
     let Some(close) = close else { return DialError::Retry("closed".to_owned()) };
     match lane::close_code_from_websocket(close.code.into()) {
         Some(code) => closed_error(u64::from(code), close.reason.as_bytes()),
         None => DialError::Retry(format!("closed with code {}: {}", close.code, close.reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_listens_says_ping_long_before_the_gateway_gives_him_up() {
+        let s = Duration::from_secs;
+        assert!(!is_ping_due(s(0), s(9)) && !is_ping_due(s(3), s(3)));
+        assert!(is_ping_due(s(0), s(10)), "steady pushes, and nothing of our own");
+        assert!(is_ping_due(s(4), s(0)), "is anybody there?");
+        // Looked at every half of KEEP_ALIVE.
+        let idle = Duration::from_millis(seriatim_proto::limits::IDLE_TIMEOUT_MS);
+        assert!(SAY + KEEP_ALIVE < idle * 2 / 3);
     }
 }

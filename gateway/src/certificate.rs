@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tracing::{info, warn};
 
@@ -78,6 +79,17 @@ impl Certificates {
         Ok(Self { files, provider, current, seen: Mutex::new(pem) })
     }
 
+    /// Does the certificate name this host (a DNS name, an IPv4 address, an IPv6 one in brackets)?
+    pub(crate) fn name(&self, host: &str) -> bool {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let key = self.current.load();
+        let certificate = key.cert.first().and_then(|first| ParsedCertificate::try_from(first).ok());
+        match (certificate, ServerName::try_from(host)) {
+            (Some(certificate), Ok(host)) => verify_server_name(&certificate, &host).is_ok(),
+            _ => false,
+        }
+    }
+
     /// Takes what is in the files now, if it is new and good. `Some(false)`: new, but not usable.
     pub(crate) fn refresh(&self) -> Option<bool> {
         let read = read(&self.files);
@@ -128,6 +140,21 @@ fn certified(pem: &Pem, provider: &CryptoProvider) -> Result<CertifiedKey, Certi
 mod tests {
     use super::*;
     use crate::dev_ca::ensure_dev_ca;
+
+    #[test]
+    fn its_own_hosts_are_those_that_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ensure_dev_ca(dir.path()).unwrap();
+        let paths = CertificateFiles { chain: files.gateway, key: files.gateway_key };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let certificates = Certificates::load(paths, provider).unwrap();
+        for host in ["localhost", "LOCALHOST", "127.0.0.1", "[::1]", "::1"] {
+            assert!(certificates.name(host), "{host}");
+        }
+        for host in ["evil.example", "127.0.0.2", "[::2]", "", "[", "localhost.evil.example", "a b"] {
+            assert!(!certificates.name(host), "{host}");
+        }
+    }
 
     #[test]
     fn new_files_are_taken_and_bad_ones_change_nothing() {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use seriatim_proto::token::Verifier;
+
 use crate::certificate::CertificateFiles;
 use crate::transport::Origins;
 
@@ -47,8 +49,8 @@ pub struct GatewayConfig {
     pub origins: Origins,
     /// connections of one address (IPv4, or a /64 of IPv6) at the same time
     pub address_connections_max: u32,
-    /// Ed25519, of those who sign tokens
-    pub token_public_key_pem: Vec<u8>,
+    /// what tokens are verified with; its keys may change
+    pub verifier: Verifier,
     /// must be set: the streams to the logic nodes are not encrypted yet, mTLS comes later
     pub insecure_plaintext: bool,
 }

@@ -13,15 +13,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use seriatim_gateway_core::{Admission, RequestId, RouterEvent, Session, SessionEvent, SessionLimits};
 use seriatim_proto::chaos::{self, Point};
-use seriatim_proto::error::Refusal;
 use seriatim_proto::ids::DeviceId;
-use seriatim_proto::token::{Verified, Verifier};
+use seriatim_proto::token::{TokenError, Verified, Verifier};
 use tokio::time::Sleep;
 use tracing::debug;
 
 use crate::hub::Hub;
 use crate::mailbox::{Letter, Mailbox};
-use crate::metrics::{ClosedLabel, Transport};
+use crate::metrics::{ClosedLabel, ReasonLabel, Transport};
 use crate::transport::{Came, Carrier};
 
 /// Rounds of one wake-up before other tasks get their turn.
@@ -35,7 +34,7 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Desk {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) verifier: Verifier,
 }
 
 /// Serves the connection to its end.
@@ -51,6 +50,7 @@ pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, desk: De
         verifier,
         mailbox,
         letters: Vec::new(),
+        awaiting_keys: None,
         awaiting_ready: None,
         asked_at: BTreeMap::new(),
         queued_bytes: 0,
@@ -58,36 +58,26 @@ pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, desk: De
         timer_at: None,
     };
     let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
-    let end = std::future::poll_fn(|cx| {
+    std::future::poll_fn(|cx| {
         for _ in 0..ROUNDS_MAX {
             match driver.round(cx, timer.as_mut()) {
                 Round::Progress => {}
                 Round::Idle => return Poll::Pending,
-                Round::Over(end) => return Poll::Ready(end),
+                Round::Over => return Poll::Ready(()),
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
-    if let End::Ours = end {
-        // A device that does not listen is not waited for.
-        let _ = tokio::time::timeout(LINGER, std::future::poll_fn(|cx| driver.carrier.poll_close(cx))).await;
-    }
+    // Whoever ended it, the last words are said. A device that does not listen is not waited for.
+    let _ = tokio::time::timeout(LINGER, std::future::poll_fn(|cx| driver.carrier.poll_close(cx))).await;
 }
 
 enum Round {
     Progress,
     Idle,
-    Over(End),
-}
-
-/// Who ended the connection.
-enum End {
-    /// The device, or the network.
-    Theirs,
-    /// The session: the device is to know why.
-    Ours,
+    Over,
 }
 
 struct Driver<C> {
@@ -96,9 +86,11 @@ struct Driver<C> {
     transport: Transport,
     carrier: C,
     hub: Arc<Hub>,
-    verifier: Arc<Verifier>,
+    verifier: Verifier,
     mailbox: Arc<Mailbox>,
     letters: Vec<Letter>,
+    /// Signed with a key that is not known: the keys are read anew first.
+    awaiting_keys: Option<AwaitingKeys>,
     /// Verified, but no logic node has said the generation yet.
     awaiting_ready: Option<(Verified, DeviceId, String)>,
     asked_at: BTreeMap<RequestId, Instant>,
@@ -107,16 +99,24 @@ struct Driver<C> {
     timer_at: Option<Instant>,
 }
 
+/// A token that is checked again when the keys were read anew.
+struct AwaitingKeys {
+    refresh: Pin<Box<dyn Future<Output = ()> + Send>>,
+    token: String,
+    device: DeviceId,
+}
+
 impl<C: Carrier> Driver<C> {
     /// Everything in, everything out.
     fn round(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Round {
         let now = Instant::now();
         let mut progress = self.read_mailbox(cx, now);
         match self.carrier.poll_in(cx, now, &mut self.session) {
-            Came::Over => return Round::Over(End::Theirs),
+            Came::Over => return Round::Over,
             Came::Something => progress = true,
             Came::Nothing => {}
         }
+        progress |= self.poll_keys(cx, now);
         progress |= self.poll_timer(cx, now, timer);
         let close = self.take_events(now);
         progress |= self.write(cx, now);
@@ -125,7 +125,7 @@ impl<C: Carrier> Driver<C> {
             debug!(code, %reason, "connection closed");
             self.hub.metrics.closed.get_or_create(&ClosedLabel { transport: self.transport, code }).inc();
             self.carrier.close(code, &reason);
-            return Round::Over(End::Ours);
+            return Round::Over;
         }
         if progress { Round::Progress } else { Round::Idle }
     }
@@ -217,18 +217,44 @@ impl<C: Carrier> Driver<C> {
     }
 
     fn authenticate(&mut self, now: Instant, token: String, device: DeviceId) {
-        match self.verifier.verify(&token) {
+        let verified = self.verifier.check(&token);
+        let unknown = matches!(verified, Err(TokenError::UnknownKey));
+        match unknown.then(|| self.verifier.refresh()).flatten() {
+            Some(refresh) => self.awaiting_keys = Some(AwaitingKeys { refresh, token, device }),
+            None => self.handle_verified(now, verified, token, device),
+        }
+    }
+
+    /// Checks a token again whose key was not known, once the keys were read anew.
+    fn poll_keys(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let Some(awaiting) = &mut self.awaiting_keys else { return false };
+        if awaiting.refresh.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let Some(AwaitingKeys { token, device, .. }) = self.awaiting_keys.take() else { return false };
+        let verified = self.verifier.check(&token);
+        self.handle_verified(now, verified, token, device);
+        true
+    }
+
+    fn handle_verified(
+        &mut self,
+        now: Instant,
+        verified: Result<Verified, TokenError>,
+        token: String,
+        device: DeviceId,
+    ) {
+        match verified {
             Ok(verified) => {
                 chaos::hit(Point::GatewayHello);
                 self.awaiting_ready = Some((verified.of_device(device.as_str()), device, token));
                 self.admit(now);
             }
-            Err(refusal) => self.refuse(now, refusal),
+            Err(error) => {
+                self.hub.metrics.tokens_refused.get_or_create(&ReasonLabel { reason: error.reason() }).inc();
+                self.session.handle_verdict(now, Err(error.into()));
+            }
         }
-    }
-
-    fn refuse(&mut self, now: Instant, refusal: Refusal) {
-        self.session.handle_verdict(now, Err(refusal));
     }
 
     /// Admits a verified device, once the generation is known.

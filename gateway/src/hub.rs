@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use seriatim_gateway_core::{LinkId, Router, RouterEffect, RouterLimits};
@@ -21,6 +21,8 @@ struct State {
     router: Router,
     mailboxes: HashMap<u64, Arc<Mailbox>>,
     outboxes: HashMap<LinkId, Arc<Outbox>>,
+    /// Set while the gateway goes down: when the devices must be gone.
+    drained_at: Option<Instant>,
 }
 
 pub(crate) struct Hub {
@@ -36,7 +38,7 @@ impl Hub {
     pub(crate) fn new(metrics: Metrics) -> Self {
         let router = Router::new(RouterLimits::default());
         Self {
-            state: Mutex::new(State { router, mailboxes: HashMap::new(), outboxes: HashMap::new() }),
+            state: Mutex::new(State { router, mailboxes: HashMap::new(), outboxes: HashMap::new(), drained_at: None }),
             nodes: watch::Sender::new(Vec::new()),
             session_last: AtomicU64::new(0),
             link_last: AtomicU64::new(0),
@@ -83,11 +85,16 @@ impl Hub {
 
     // ---- sessions ----
 
-    /// A new connection: its session's number and its mailbox.
+    /// A new connection: its session's number and its mailbox. One that comes while the gateway goes down is told so.
     pub(crate) fn enter(&self, transport: Transport) -> (u64, Arc<Mailbox>) {
         let session = self.session_last.fetch_add(1, Ordering::Relaxed) + 1;
         let mailbox = Arc::new(Mailbox::default());
-        self.state.lock().mailboxes.insert(session, mailbox.clone());
+        let mut state = self.state.lock();
+        state.mailboxes.insert(session, mailbox.clone());
+        if let Some(at) = state.drained_at {
+            mailbox.put(Letter::Drain(at.saturating_duration_since(Instant::now())));
+        }
+        drop(state);
         self.metrics.connections.get_or_create(&TransportLabel { transport }).inc();
         (session, mailbox)
     }
@@ -106,7 +113,9 @@ impl Hub {
 
     /// Tells all devices to go elsewhere.
     pub(crate) fn drain(&self, drain: Duration) {
-        for mailbox in self.state.lock().mailboxes.values() {
+        let mut state = self.state.lock();
+        state.drained_at = Some(Instant::now() + drain);
+        for mailbox in state.mailboxes.values() {
             mailbox.put(Letter::Drain(drain));
         }
     }
@@ -128,11 +137,39 @@ impl Hub {
         if let Some(outbox) = self.state.lock().outboxes.remove(&link) {
             outbox.close();
         }
-        self.with_router(|router| router.handle_link_down(std::time::Instant::now(), link));
+        self.with_router(|router| router.handle_link_down(Instant::now(), link));
     }
 
     /// Which logic nodes should be linked; changes as they come and go.
     pub(crate) fn nodes(&self) -> watch::Receiver<Vec<String>> {
         self.nodes.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn who_comes_during_a_drain_is_told_so_at_once() {
+        let hub = Hub::new(Metrics::new(&mut Default::default()));
+        let told = |mailbox: &Mailbox| {
+            let mut letters = Vec::new();
+            mailbox.take(Waker::noop(), &mut letters);
+            letters.iter().find_map(|letter| match letter {
+                Letter::Drain(drain) => Some(*drain),
+                _ => None,
+            })
+        };
+        let (_, early) = hub.enter(Transport::Quic);
+        assert_eq!(told(&early), None);
+        let drain = Duration::from_secs(1_000);
+        hub.drain(drain);
+        let (_, late) = hub.enter(Transport::WebSocket);
+        assert_eq!(told(&early), Some(drain));
+        let left = told(&late).unwrap();
+        assert!(left <= drain && left > drain / 2, "{left:?}");
     }
 }

@@ -37,6 +37,8 @@ pub(crate) enum Why {
     Address,
     /// no end of the handshake in time
     Deadline,
+    /// the process has no more descriptors for TCP
+    Descriptors,
     /// too many sessions or handshakes
     Full,
     /// TLS, or what comes behind it, went wrong
@@ -50,6 +52,13 @@ pub(crate) enum Why {
 pub(crate) struct RefusedLabel {
     pub(crate) transport: Transport,
     pub(crate) why: Why,
+}
+
+/// Label of a token that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabel {
+    /// as `TokenError::reason` has them
+    pub(crate) reason: &'static str,
 }
 
 /// Bytes of one way in.
@@ -76,6 +85,8 @@ pub(crate) struct Metrics {
     pub(crate) queued_bytes: Gauge,
     pub(crate) links: Gauge,
     pub(crate) certificates_refused: Counter,
+    pub(crate) tcp_connections_max: Gauge,
+    pub(crate) tokens_refused: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -96,6 +107,8 @@ impl Metrics {
             queued_bytes: Gauge::default(),
             links: Gauge::default(),
             certificates_refused: Counter::default(),
+            tcp_connections_max: Gauge::default(),
+            tokens_refused: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -143,6 +156,12 @@ impl Metrics {
             "Times that new certificate files could not be used",
             self.certificates_refused.clone(),
         );
+        registry.register(
+            "tcp_connections_max",
+            "TCP connections that the process has descriptors for",
+            self.tcp_connections_max.clone(),
+        );
+        registry.register("tokens_refused", "Tokens refused, by reason", self.tokens_refused.clone());
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }
 }

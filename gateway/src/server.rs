@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use seriatim_proto::error::Refusal;
-use seriatim_proto::token::Verifier;
 use tokio::task::JoinHandle;
 use tracing::info;
 
@@ -34,9 +32,6 @@ pub enum GatewayStartError {
     /// No logic node is named.
     #[error("start without the address of a logic node")]
     NoLogic,
-    /// The key that verifies tokens.
-    #[error("read the token's public key")]
-    TokenKey(#[source] Refusal),
     /// The certificate.
     #[error("use the certificate")]
     Certificate(#[source] CertificateError),
@@ -91,9 +86,8 @@ impl GatewayServer {
         if config.logic.is_empty() {
             return Err(GatewayStartError::NoLogic);
         }
-        let verifier = Verifier::from_public_pem(&config.token_public_key_pem).map_err(GatewayStartError::TokenKey)?;
         let hub = Arc::new(Hub::new(Metrics::new(registry)));
-        let desk = Desk { hub: hub.clone(), verifier: Arc::new(verifier) };
+        let desk = Desk { hub: hub.clone(), verifier: config.verifier.clone() };
         let doors = Doors::open(&config, desk)?;
         let address = doors.address();
         let links = tokio::spawn(logic_link::keep_links(hub.clone(), config.logic));

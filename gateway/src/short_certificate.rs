@@ -10,6 +10,9 @@
 //!           made ──────── used ──────── old
 //! ```
 //!
+//! A change that comes late moves none of this: the certificate that was made on day 0 is used until day 12 whenever its
+//! turn began, so that it is never used when it has expired.
+//!
 //! They live in memory only: after a restart the hashes are new, and are asked for again.
 
 use std::fmt;
@@ -50,6 +53,7 @@ struct Short {
     key: Arc<CertifiedKey>,
     /// SHA-256 over the certificate, hexadecimal
     hash: String,
+    expires: SystemTime,
 }
 
 /// The one that is used, and the one after it.
@@ -85,11 +89,15 @@ impl ShortCertificates {
         if now < pair.until {
             return Ok(false);
         }
-        // A gateway that slept through its time has only old ones.
-        let slept = now >= pair.until + USED;
-        let current = if slept { Arc::new(make(&self.provider, now)?) } else { pair.next.clone() };
         let next = Arc::new(make(&self.provider, now)?);
-        self.pair.store(Arc::new(Pair { current, next, until: now + USED }));
+        let until = pair.until + USED;
+        // A gateway that slept through its time has only old ones.
+        let (current, until) = if now < until && until < pair.next.expires {
+            (pair.next.clone(), until)
+        } else {
+            (Arc::new(make(&self.provider, now)?), now + USED)
+        };
+        self.pair.store(Arc::new(Pair { current, next, until }));
         Ok(true)
     }
 
@@ -113,12 +121,13 @@ fn make(provider: &CryptoProvider, now: SystemTime) -> Result<Short, ShortCertif
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let begin = now - SKEW;
     params.not_before = begin.into();
-    params.not_after = (begin + VALID).into();
+    let expires = begin + VALID;
+    params.not_after = expires.into();
     let certificate = params.self_signed(&key)?;
     let hash = sha256(certificate.der());
     let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| rustls::Error::General(error.into()))?;
     let key = CertifiedKey::from_der(vec![certificate.der().clone()], private, provider)?;
-    Ok(Short { key: Arc::new(key), hash })
+    Ok(Short { key: Arc::new(key), hash, expires })
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -156,6 +165,19 @@ mod tests {
         assert_eq!(sha256(&certificates.current().cert[0]), second);
         assert!(certificates.rotate(at(12)).unwrap());
         assert_eq!(certificates.hashes()[0], third);
+    }
+
+    #[test]
+    fn a_change_that_comes_late_leaves_no_expired_one_in_use() {
+        for late in 0..15 {
+            let certificates = certificates();
+            for day in (6 + late)..60 {
+                certificates.rotate(at(day)).unwrap();
+                // Until the next look, a day later.
+                let expires = certificates.pair.load().current.expires;
+                assert!(expires >= at(day + 1), "{late} days late: expired on day {day}");
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use seriatim_client::{
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{Chain, ConversationKey, MessageId, Seq, UserId};
 use seriatim_proto::limits;
-use seriatim_proto::token::Claims;
+use seriatim_proto::token::{Claims, Verifier};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, FrameDecoder, v1};
@@ -505,7 +505,7 @@ async fn a_start_without_the_flag_or_on_a_taken_port_fails() {
         webtransport: Default::default(),
         origins: Default::default(),
         address_connections_max: 1,
-        token_public_key_pem: read(&site.files.token_public),
+        verifier: Verifier::from_public_pem(&read(&site.files.token_public)).unwrap(),
         insecure_plaintext: true,
     };
     let start = |config| async move {

@@ -7,19 +7,23 @@ mod support;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use seriatim_client::{ConnectError, Conversation, EntryBody, SendRequest, Transport};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::Seq;
 use seriatim_proto::limits;
+use seriatim_proto::token::{Claims, KeySet, Verifier};
 use seriatim_proto::wire::lane::{self, Place};
-use seriatim_proto::wire::v1;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
+use seriatim_proto::wire::{self, v1};
 use support::peer::{Event, From, Kind, Peer, frame, http, published, quic, tcp, web_connect, web_request, web_socket};
-use support::{PATIENCE, Site, eventually};
+use support::{PATIENCE, Site, eventually, now_s};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
 /// Each claim on each way in.
 macro_rules! on_every_transport {
@@ -337,6 +341,24 @@ async fn the_gateway_says_that_it_goes_down(kind: Kind) {
     stopping.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stays_connected_over_tcp_when_the_gateway_has_stopped() {
+    let mut site = Site::start().await;
+    // Who never begins with TLS; who never asks for anything.
+    let mut nothing = tokio::net::TcpStream::connect(site.address).await.unwrap();
+    let mut greeted = tcp(&site, site.address, &[b"http/1.1"]).await.unwrap();
+    site.stop_gateway().await;
+    let mut byte = [0; 1];
+    for read in [
+        tokio::time::timeout(PATIENCE, nothing.read(&mut byte)).await.unwrap(),
+        tokio::time::timeout(PATIENCE, greeted.read(&mut byte)).await.unwrap(),
+    ] {
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    // Ended by the stop, not by the time for the handshake.
+    assert!(!site.metrics().contains("why=\"Deadline\""), "{}", site.metrics());
+}
+
 async fn an_address_has_its_share_of_connections(kind: Kind) {
     let site = Site::start_with(|config| config.address_connections_max = 3).await;
     let mut peers = vec![Peer::enter(&site, kind, "alice").await, Peer::enter(&site, kind, "alice").await];
@@ -371,6 +393,104 @@ async fn devices_come_in_over_both_families(kind: Kind) {
         peer.open().await;
         peer.hello(&site.token("alice", 60)).await;
         assert!(matches!(peer.answer(1).await, Said::Welcome(_)));
+    }
+}
+
+// ---- the keys of tokens ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_not_known_yet_is_looked_for_and_its_device_waits() {
+    // The gateway begins without keys; whoever reads them anew finds the site's.
+    let verifier = Verifier::new(KeySet::parse(OTHER_KEYS).unwrap());
+    let (wanted, mut wishes) = tokio::sync::mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
+    verifier.refreshed_by(Box::new(move || {
+        let (done, read) = tokio::sync::oneshot::channel();
+        wanted.send(done).unwrap();
+        Box::pin(async move { drop(read.await) })
+    }));
+    let ours = verifier.clone();
+    let site = Site::start_with(|config| config.verifier = verifier).await;
+    let token = {
+        let claims = Claims { aud: "seriatim".into(), sub: "alice".into(), tenant: 1, exp: now_s() + 60, scopes: None };
+        let key = jsonwebtoken::EncodingKey::from_ed_pem(&std::fs::read(&site.files.token_key).unwrap()).unwrap();
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
+        header.kid = Some("the site's".into());
+        jsonwebtoken::encode(&header, &claims, &key).unwrap()
+    };
+    let mut early = Peer::connect(&site, Kind::Quic).await;
+    early.open().await;
+    early.hello(&token).await;
+    let done = tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap();
+    ours.replace(KeySet::parse(&std::fs::read(&site.files.token_public).unwrap()).unwrap());
+    done.send(()).unwrap();
+    assert!(matches!(early.answer(1).await, Said::Welcome(_)));
+    // And away again: the look finds nothing, and that is the verdict.
+    ours.replace(KeySet::parse(OTHER_KEYS).unwrap());
+    let mut late = Peer::connect(&site, Kind::WebSocket).await;
+    late.hello(&token).await;
+    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(()).unwrap();
+    assert_eq!(late.close_code().await, Some(5));
+    assert_eq!(site.metric("gateway_tokens_refused_total{reason=\"unknown_key\"}"), 1.0);
+    assert!(wishes.try_recv().is_err(), "asked once for each");
+}
+
+/// A JWKS with a key that nobody has, of RFC 8037.
+const OTHER_KEYS: &[u8] =
+    br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"x","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+// ---- what only QUIC can get wrong ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_may_open_as_many_streams_as_the_page_says() {
+    let site = Site::start().await;
+    let (native, _endpoint) = quic(&site, site.address, b"seriatim-1").await.unwrap();
+    let mut streams = Vec::new();
+    while let Some(stream) = native.open_bi().now_or_never() {
+        streams.push(stream.unwrap());
+    }
+    assert_eq!(streams.len(), lane::LANES_MAX);
+
+    // A browser has as many in its session: one too many waits until another one ends.
+    let mut peer = Peer::enter(&site, Kind::WebTransport, "alice").await;
+    for _ in 1..lane::LANES_MAX {
+        peer.open().await;
+    }
+    let late = peer.open().await;
+    peer.send(late, &frame(2, Asked::Status(v1::Status {})), true).await;
+    for request_id in 3..6 {
+        peer.say(0, request_id, Asked::Ping(v1::Ping { nonce: 1 })).await;
+        peer.answer(request_id).await;
+    }
+    while let Some(event) = peer.next().now_or_never() {
+        panic!("{event:?} before there was room");
+    }
+    peer.send(1, &[], true).await;
+    assert!(matches!(peer.answer(2).await, Said::StatusPage(_)));
+
+    // Its unidirectional streams come when TLS has said that it is a browser.
+    let (web, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
+    let _session = web_connect(&web, web_request(lane::PATH)).await.unwrap();
+    let mut controls = Vec::new();
+    while controls.len() < 7 {
+        controls.push(tokio::time::timeout(PATIENCE, web.open_uni()).await.expect("a stream").unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unidirectional_stream_of_a_native_device_is_a_wrong_one() {
+    let site = Site::start().await;
+    for hello in [true, false] {
+        let (connection, _endpoint) = quic(&site, site.address, b"seriatim-1").await.unwrap();
+        let (mut control, mut answers) = connection.open_bi().await.unwrap();
+        if hello {
+            let hello = v1::Hello { token: site.token("alice", 60), device: "x".into(), ..Default::default() };
+            control.write_all(&frame(1, Asked::Hello(hello))).await.unwrap();
+            answers.read_exact(&mut [0; 1]).await.unwrap();
+        }
+        connection.open_uni().await.unwrap().write_all(b"x").await.unwrap();
+        let end = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
+        let quinn::ConnectionError::ApplicationClosed(close) = end else { panic!("{end}") };
+        assert_eq!(close.error_code, 2u32.into());
     }
 }
 
@@ -493,6 +613,17 @@ async fn frames_that_are_no_websocket_ones_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_close_of_the_device_is_answered() {
+    let site = Site::start().await;
+    let mut socket = web_socket(&site, site.address).await;
+    let frame = CloseFrame { code: 4_000.into(), reason: "bye".into() };
+    socket.send(Message::Close(Some(frame.clone()))).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap();
+    assert!(matches!(&answer, Some(Ok(Message::Close(Some(close)))) if *close == frame), "{answer:?}");
+    assert!(tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().is_none(), "and then the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_falls_silent_is_given_up() {
     let site = Site::start().await;
     let mut silent = Peer::enter(&site, Kind::WebSocket, "alice").await;
@@ -518,6 +649,11 @@ async fn requests_that_are_no_upgrade_are_answered() {
     for (what, request, status) in [
         ("another path", good.replace("/seriatim-1 ", "/ "), "404"),
         ("another page", good.replace("\n\n", "\norigin: https://evil.example\n\n"), "403"),
+        (
+            "a page whose name leads to us",
+            good.replace("host: localhost\n", "host: evil.example\norigin: https://evil.example\n"),
+            "403",
+        ),
         ("no upgrade", good.replace("upgrade: websocket\n", ""), "426"),
         ("another version", good.replace("version: 13", "version: 8"), "426"),
         ("a short key", good.replace("AAAA==", "=="), "400"),
@@ -568,12 +704,19 @@ async fn who_takes_long_for_the_upgrade_is_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_for_no_session_of_ours_are_refused() {
     let site = Site::start().await;
+    // Its owner lets evil.example lead to the gateway; the browser knows the certificate by its hash, whatever the name.
+    let rebound = || {
+        let url = format!("https://evil.example:{}{}", site.address.port(), lane::PATH);
+        let request = web_transport_proto::ConnectRequest::new(url.parse::<url::Url>().unwrap());
+        request.with_header(http::header::ORIGIN, "https://evil.example".parse().unwrap())
+    };
     let origin =
         |origin: &'static str| web_request(lane::PATH).with_header(http::header::ORIGIN, origin.parse().unwrap());
     for (what, request, status) in [
         ("another path", web_request("/"), "404"),
         ("another page", origin("https://evil.example"), "403"),
         ("other protocols", web_request(lane::PATH).with_protocol("seriatim-9"), "400"),
+        ("a page whose name leads to us", rebound(), "403"),
     ] {
         let (connection, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
         let refused = web_connect(&connection, request).await.err().unwrap();
@@ -692,8 +835,7 @@ async fn the_hashes_of_the_short_certificate_are_published() {
     assert!(hashes.iter().all(|hash| hash.len() == 64));
     // `quic` trusts h3 by these hashes alone; a native device gets the certificate of the CA.
     let (connection, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
-    let identity =
-        connection.peer_identity().unwrap().downcast::<Vec<rustls::pki_types::CertificateDer<'_>>>().unwrap();
+    let identity = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'_>>>().unwrap();
     assert_eq!(support::peer::sha256(&identity[0]), hashes[0]);
 }
 
@@ -734,6 +876,55 @@ async fn the_sdk_takes_a_websocket_where_udp_is_blocked() {
     client.send(Conversation::peer("bob").unwrap(), "hello").await.unwrap();
     assert_eq!(site.metric("gateway_connections{transport=\"WebSocket\"}"), 1.0);
     assert!(matches!(builder(Transport::Quic).connect().await, Err(ConnectError::Timeout(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdk_reads_what_comes_behind_welcome_in_its_message() {
+    let site = Site::start().await;
+    // A gateway of our own, with the site's certificate: Welcome and the end of the control stream in one message. It
+    // says Pong now and then, so that nothing but that end can make the SDK come again.
+    let chain = CertificateDer::pem_file_iter(&site.files.gateway).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&site.files.gateway_key).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (came, mut comes) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, came) = (acceptor.clone(), came.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let accept = |_: &Request, mut response: Response| {
+                    response.headers_mut().insert("sec-websocket-protocol", "seriatim-1".parse().unwrap());
+                    Ok(response)
+                };
+                let mut socket = tokio_tungstenite::accept_hdr_async(stream, accept).await.unwrap();
+                let hello = socket.next().await.unwrap().unwrap();
+                came.send(hello.len()).unwrap();
+                let said = |body| v1::ServerFrame { body: Some(body), ..Default::default() };
+                let mut message = BytesMut::new();
+                wire::encode_frame(&said(Said::Welcome(v1::Welcome::default())), &mut message);
+                let mut end = said(Said::Pong(v1::Pong { nonce: 0 }));
+                end.end = true;
+                wire::encode_frame(&end, &mut message);
+                let mut message = Message::Binary(message.freeze());
+                while socket.send(message).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    let mut pong = BytesMut::new();
+                    wire::encode_frame(&said(Said::Pong(v1::Pong { nonce: 0 })), &mut pong);
+                    message = Message::Binary(pong.freeze());
+                }
+            });
+        }
+    });
+    let builder = seriatim_client::Client::builder(address, "localhost").ca_pem(&site.ca()).device("phone");
+    let _client = builder.token("a token").transport(Transport::WebSocket).connect().await.unwrap();
+    for _ in 0..2 {
+        tokio::time::timeout(PATIENCE, comes.recv()).await.expect("it comes again").unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -796,4 +987,46 @@ async fn the_sdk_over_a_websocket_loses_nothing_over_faults() {
     let texts: Vec<_> = again.take(600).collect().await;
     assert!(texts.len() == 600 && texts.iter().all(Result::is_ok));
     assert_eq!(site.metric("gateway_connections{transport=\"WebSocket\"}"), 2.0);
+}
+
+// ---- certificates ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_used_without_a_restart() {
+    let site = Site::start().await;
+    let mut before =
+        [Peer::enter(&site, Kind::Quic, "alice").await, Peer::enter(&site, Kind::WebSocket, "alice").await];
+    let other = tempfile::tempdir().unwrap();
+    let others = seriatim_gateway::dev_ca::ensure_dev_ca(other.path()).unwrap();
+    std::fs::copy(&others.gateway, &site.files.gateway).unwrap();
+    std::fs::copy(&others.gateway_key, &site.files.gateway_key).unwrap();
+    let ca = std::fs::read(&others.ca).unwrap();
+    let begun = std::time::Instant::now();
+    for transport in [Transport::Quic, Transport::WebSocket] {
+        let connect = || site.builder("bob", "phone").ca_pem(&ca).transport(transport).connect();
+        while let Err(error) = connect().await {
+            assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
+            assert!(begun.elapsed() < PATIENCE, "the new certificate is used in time");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let old = site.builder("bob", "phone").transport(transport).connect().await.unwrap_err();
+        assert!(matches!(old, ConnectError::Handshake(_)), "{old}");
+    }
+    for peer in &mut before {
+        peer.say(0, 9, Asked::Ping(v1::Ping { nonce: 1 })).await;
+        assert!(matches!(peer.answer(9).await, Said::Pong(_)), "who is in stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_chain_browsers_see_the_same_certificate_as_all() {
+    let site = Site::start_with(|config| config.webtransport = seriatim_gateway::WebTransportCertificate::Chain).await;
+    let (answer, _) = published(&site, site.address).await;
+    assert!(answer.contains("\"hashes\":[]"), "{answer}");
+    let tls = support::peer::tls(&site.ca(), &[b"h3"]);
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));
+    let connection = endpoint.connect_with(config, site.address, "localhost").unwrap().await.unwrap();
+    web_connect(&connection, web_request(lane::PATH)).await.unwrap();
 }

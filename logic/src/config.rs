@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use seriatim_proto::meta::Limit;
+use seriatim_proto::token::Verifier;
 
 /// Configuration of one logic node.
 #[derive(Clone, Debug)]
@@ -14,8 +15,8 @@ pub struct LogicConfig {
     pub advertise: Option<String>,
     /// `host:port` of stores; one that answers is enough, the directory names the others
     pub stores: Vec<String>,
-    /// the key that tokens are verified with, PEM
-    pub token_public_key_pem: Vec<u8>,
+    /// what tokens are verified with; its keys may change
+    pub verifier: Verifier,
     /// what tenants and users may ask of this node, where it differs from `Limit::default_per_s`
     pub limits: BTreeMap<Limit, u32>,
     /// internal traffic without TLS; refuses to start without it, until mTLS exists

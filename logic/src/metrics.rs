@@ -9,6 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::logic::CallError;
 use seriatim_proto::meta::Limit;
+use seriatim_proto::token::TokenError;
 
 /// A code of the one table of errors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -20,6 +21,12 @@ pub(crate) struct CodeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct LimitLabel {
     limit: &'static str,
+}
+
+/// Why a token is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabel {
+    reason: &'static str,
 }
 
 macro_rules! metrics {
@@ -34,6 +41,7 @@ macro_rules! metrics {
             pub(crate) delivery_seconds: Histogram,
             refusals: Family<CodeLabel, Counter>,
             over_quota: Family<LimitLabel, Counter>,
+            tokens_refused: Family<ReasonLabel, Counter>,
         }
 
         impl Metrics {
@@ -45,6 +53,7 @@ macro_rules! metrics {
                     delivery_seconds: times(),
                     refusals: Family::default(),
                     over_quota: Family::default(),
+                    tokens_refused: Family::default(),
                 };
                 let sub = registry.sub_registry_with_prefix("logic");
                 $(sub.register(stringify!($name), $help, metrics.$name.clone());)*
@@ -55,12 +64,18 @@ macro_rules! metrics {
                 sub.register("refusals", "Calls refused, by code", metrics.refusals.clone());
                 let help = "Calls refused because of a limit of a tenant or user, by limit";
                 sub.register("over_quota", help, metrics.over_quota.clone());
+                sub.register("tokens_refused", "Tokens refused, by reason", metrics.tokens_refused.clone());
                 metrics
             }
 
             /// Counts a call beyond a limit.
             pub(crate) fn over_quota(&self, limit: Limit) {
                 self.over_quota.get_or_create(&LimitLabel { limit: limit.name() }).inc();
+            }
+
+            /// Counts a token that is not taken.
+            pub(crate) fn token_refused(&self, error: TokenError) {
+                self.tokens_refused.get_or_create(&ReasonLabel { reason: error.reason() }).inc();
             }
 
             /// Counts a call's no.

@@ -120,7 +120,8 @@ impl SequenceDoor {
 
     /// Answers here, or at the holder.
     async fn ask(&self, metadata: &MetadataMap, counter: &str, what: Counting) -> Result<Reply, Status> {
-        let (token, tenant, counter) = self.admit(metadata, counter).map_err(|refusal| self.refuse(refusal))?;
+        let admitted = self.admit(metadata, counter).await;
+        let (token, tenant, counter) = admitted.map_err(|refusal| self.refuse(refusal))?;
         let busy = || self.refuse(Refusal::later(ErrorCode::Busy, "too many requests wait at this node", 50));
         let _permit = self.desk.permits.try_acquire().map_err(|_| busy())?;
         let deadline = Instant::now() + DEADLINE;
@@ -163,12 +164,12 @@ impl SequenceDoor {
     }
 
     /// Who asks, for which counter, and whether he may.
-    fn admit(&self, metadata: &MetadataMap, counter: &str) -> Result<(String, TenantId, CounterName), Refusal> {
+    async fn admit(&self, metadata: &MetadataMap, counter: &str) -> Result<(String, TenantId, CounterName), Refusal> {
         let failed = |text: &str| Refusal::new(ErrorCode::AuthFailed, text);
         let bearer = metadata.get("authorization").and_then(|value| value.to_str().ok());
         let token = bearer.and_then(|bearer| bearer.strip_prefix("Bearer "));
         let token = token.ok_or_else(|| failed("no token: `authorization: Bearer` is missing"))?;
-        let verified = self.doors.verifier.verify(token)?;
+        let verified = self.doors.verify(token).await?;
         if !verified.scopes.sequence {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token's scopes do not name the sequence service"));
         }

@@ -8,12 +8,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use seriatim_logic_core::Quotas;
-use seriatim_proto::error::Refusal;
 use seriatim_proto::grpc::logic_server::LogicServer as LogicGrpc;
 use seriatim_proto::grpc::peer_server::PeerServer as PeerGrpc;
 use seriatim_proto::grpc::sequence::sequence_server::SequenceServer as SequenceGrpc;
 use seriatim_proto::limits;
-use seriatim_proto::token::Verifier;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
@@ -34,9 +32,6 @@ pub enum LogicStartError {
     /// It must know at least one store.
     #[error("no store is named")]
     NoStores,
-    /// The token key is no Ed25519 public key.
-    #[error("read the token key")]
-    TokenKey(#[source] Refusal),
     /// The address is taken, or not ours.
     #[error("listen on {address}")]
     Listen {
@@ -78,7 +73,6 @@ impl LogicServer {
         if config.stores.is_empty() {
             return Err(LogicStartError::NoStores);
         }
-        let verifier = Verifier::from_public_pem(&config.token_public_key_pem).map_err(LogicStartError::TokenKey)?;
         let listen = |source| LogicStartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -95,7 +89,7 @@ impl LogicServer {
             brain: door,
             standing: standing_seen,
             stores: stores.clone(),
-            verifier,
+            verifier: config.verifier.clone(),
             next_stream: Arc::new(AtomicU64::new(1)),
             quotas,
         };

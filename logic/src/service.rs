@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use seriatim_logic_core::{Ask, Cancel, Quotas, Send};
 use seriatim_proto::codec;
@@ -16,13 +17,14 @@ use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::Logic;
 use seriatim_proto::grpc::peer_server::Peer;
-use seriatim_proto::ids::{ClusterId, CounterName, TenantId, UserId};
+use seriatim_proto::ids::{ClusterId, CounterName, DeviceId, TenantId, UserId};
 use seriatim_proto::logic::{
     Amendment, Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
 };
 use seriatim_proto::meta::Limit;
-use seriatim_proto::token::Verifier;
+use seriatim_proto::token::{TokenError, Verified, Verifier};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::brain::{Counting, Input, SessionInput, Standing};
@@ -67,6 +69,34 @@ impl Doors {
         }
     }
 
+    /// Who a token speaks for, or what to wait for first: its key is not known, and may be a new one.
+    fn verdict(&self, token: &str) -> Verdict {
+        let verified = self.verifier.check(token);
+        let unknown = matches!(verified, Err(TokenError::UnknownKey));
+        match unknown.then(|| self.verifier.refresh()).flatten() {
+            Some(refresh) => Verdict::AfterRefresh(refresh),
+            None => Verdict::Now(self.counted(verified)),
+        }
+    }
+
+    fn counted(&self, verified: Result<Verified, TokenError>) -> Result<Verified, Refusal> {
+        verified.map_err(|error| {
+            self.stores.metrics.token_refused(error);
+            error.into()
+        })
+    }
+
+    /// Who a token speaks for; a key that is not known is looked for.
+    pub(crate) async fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+        match self.verdict(token) {
+            Verdict::Now(verdict) => verdict,
+            Verdict::AfterRefresh(refresh) => {
+                refresh.await;
+                self.counted(self.verifier.check(token))
+            }
+        }
+    }
+
     /// Counts a request against the limits of its tenant and user.
     pub(crate) fn within_quota(&self, tenant: TenantId, user: &UserId, ask: Ask) -> Result<(), Refusal> {
         let taken = self.quotas.lock().take(clock::boot_ms(), tenant, user, ask);
@@ -91,6 +121,8 @@ impl Logic for Doors {
             responses: Some(responses),
             inputs: Vec::new(),
             sessions: HashMap::new(),
+            held: HashMap::new(),
+            refreshes: JoinSet::new(),
             reads: Arc::new(Semaphore::new(READS_MAX)),
         };
         let requests = request.into_inner();
@@ -114,7 +146,23 @@ struct GatewayStream {
     /// what a packet wants of the brain
     inputs: Vec<SessionInput>,
     sessions: HashMap<u64, Identity>,
+    /// Requests of sessions whose token's key is looked for. The others go on.
+    held: HashMap<u64, Vec<GatewayRequest>>,
+    refreshes: JoinSet<Opening>,
     reads: Arc<Semaphore>,
+}
+
+/// What a token comes to.
+enum Verdict {
+    Now(Result<Verified, Refusal>),
+    AfterRefresh(BoxFuture<'static, ()>),
+}
+
+/// A session that waits for the keys to be read anew.
+struct Opening {
+    session: u64,
+    token: String,
+    device: DeviceId,
 }
 
 impl GatewayStream {
@@ -136,6 +184,11 @@ impl GatewayStream {
                     changed.map_err(|_| "the node stops".to_owned())?;
                     return Err("the node is another one now".to_owned());
                 }
+                Some(Ok(opening)) = self.refreshes.join_next() => {
+                    self.open_late(opening).await?;
+                    self.flush().await?;
+                    continue;
+                }
                 packet = requests.message() => packet,
             };
             let Some(packet) = packet.map_err(|status| status.to_string())? else { return Ok(()) };
@@ -151,11 +204,43 @@ impl GatewayStream {
                     self.take(request).await?;
                 }
             }
-            if !self.inputs.is_empty() {
-                let inputs = std::mem::take(&mut self.inputs);
-                self.to_brain(Input::Sessions { stream: self.stream, inputs }).await?;
-            }
+            self.flush().await?;
         }
+    }
+
+    async fn flush(&mut self) -> Result<(), String> {
+        if self.inputs.is_empty() {
+            return Ok(());
+        }
+        let inputs = std::mem::take(&mut self.inputs);
+        self.to_brain(Input::Sessions { stream: self.stream, inputs }).await
+    }
+
+    /// The keys were read anew: the session's token is good now or never, and what came behind it is done.
+    async fn open_late(&mut self, opening: Opening) -> Result<(), String> {
+        let Opening { session, token, device } = opening;
+        let verified = self.doors.counted(self.doors.verifier.check(&token));
+        self.open(session, verified, device);
+        for request in self.held.remove(&session).unwrap_or_default() {
+            self.act(request).await?;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, session: u64, verified: Result<Verified, Refusal>, device: DeviceId) {
+        let result = verified.map(|verified| verified.of_device(device.as_str())).map(|verified| Identity {
+            tenant: verified.tenant,
+            user: verified.user,
+            device,
+            expires_at_s: verified.expires_at_s,
+            scopes: verified.scopes,
+        });
+        if let Ok(identity) = &result
+            && self.sessions.insert(session, identity.clone()).is_none()
+        {
+            self.doors.stores.metrics.sessions.inc();
+        }
+        self.respond(GatewayResponse::Opened { session, result });
     }
 
     async fn greet(&mut self, cluster: Option<ClusterId>) -> Result<(), String> {
@@ -179,23 +264,32 @@ impl GatewayStream {
     }
 
     async fn take(&mut self, request: GatewayRequest) -> Result<(), String> {
+        let held = session_of(&request).and_then(|session| self.held.get_mut(&session));
+        if let Some(held) = held {
+            held.push(request);
+            return Ok(());
+        }
+        self.act(request).await
+    }
+
+    async fn act(&mut self, request: GatewayRequest) -> Result<(), String> {
         match request {
             GatewayRequest::Hello { .. } => return Err("Hello came twice".to_owned()),
             GatewayRequest::Open { session, token, device } => {
-                let verified = input::device(&device).and_then(|()| self.doors.verifier.verify(&token));
-                let result = verified.map(|verified| verified.of_device(device.as_str())).map(|verified| Identity {
-                    tenant: verified.tenant,
-                    user: verified.user,
-                    device,
-                    expires_at_s: verified.expires_at_s,
-                    scopes: verified.scopes,
-                });
-                if let Ok(identity) = &result
-                    && self.sessions.insert(session, identity.clone()).is_none()
-                {
-                    self.doors.stores.metrics.sessions.inc();
+                let verdict = match input::device(&device) {
+                    Ok(()) => self.doors.verdict(&token),
+                    Err(refusal) => Verdict::Now(Err(refusal)),
+                };
+                match verdict {
+                    Verdict::Now(verified) => self.open(session, verified, device),
+                    Verdict::AfterRefresh(refresh) => {
+                        self.held.insert(session, Vec::new());
+                        self.refreshes.spawn(async move {
+                            refresh.await;
+                            Opening { session, token, device }
+                        });
+                    }
                 }
-                self.respond(GatewayResponse::Opened { session, result });
             }
             GatewayRequest::Close { session } => {
                 if self.sessions.remove(&session).is_some() {
@@ -343,6 +437,17 @@ impl GatewayStream {
 
     async fn to_brain(&self, input: Input) -> Result<(), String> {
         self.doors.brain.send(input).await.map_err(|_| "the node stops".to_owned())
+    }
+}
+
+/// Whose request it is, where it matters that the session is open.
+fn session_of(request: &GatewayRequest) -> Option<u64> {
+    match request {
+        GatewayRequest::Open { session, .. }
+        | GatewayRequest::Close { session }
+        | GatewayRequest::Call { session, .. }
+        | GatewayRequest::Register { session, .. } => Some(*session),
+        GatewayRequest::Hello { .. } | GatewayRequest::Renew { .. } => None,
     }
 }
 

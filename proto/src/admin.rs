@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Refusal;
-use crate::ids::{ClusterId, ReplicaId, StoreId};
+use crate::ids::{ClusterId, GroupId, ReplicaId, StoreId};
 use crate::meta::{ReplicaRecord, StoreRecord, StoreToken};
 use crate::store::StoreStatus;
 
@@ -36,6 +36,16 @@ pub enum AdminRequest {
     },
     /// What this store is and does.
     Status,
+    /// Give the leadership of a group, which this store leads, to another of its stores.
+    /// Refused with `NOT_LEADER` by a store that does not lead it, `NOT_FOUND` for a store without a voter of it, and
+    /// `UNAVAILABLE` for one that does not answer or has not almost all of the log: the group would be without a
+    /// leader for no good.
+    Transfer {
+        /// which
+        group: GroupId,
+        /// who should lead it
+        to: StoreId,
+    },
 }
 
 /// Store → operator.
@@ -52,4 +62,6 @@ pub enum AdminResponse {
     Status(StoreStatus),
     /// why not
     Refused(Refusal),
+    /// `Transfer`: the other store was asked to stand; whether it won, its status says.
+    Transferring,
 }

@@ -10,6 +10,7 @@
 //!  ACT            = kill (SIGKILL to itself) | sleep:MILLISECONDS
 //!  CHANCE         = 1/N      for each time that the process comes by, drawn from the seed and the process id,
 //!                            so that a process that is started again does not die at the same place for ever
+//!                 | 1/N*TIMES  so, and so many times at most in the life of the process
 //!  LIMIT          = keep     log entries of a group that stay after a purge
 //!                 | flush    log bytes of a store after which state.db is flushed and logs are purged
 //! ```
@@ -209,18 +210,35 @@ mod armed {
         Sleep(Duration),
     }
 
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Chance {
+        one_in: u64,
+        /// in the life of the process
+        times_max: u64,
+    }
+
     #[derive(Debug, Default)]
     struct Plan {
         seed: u64,
-        /// act and one in how many
-        acts: BTreeMap<Point, (Act, u64)>,
+        acts: BTreeMap<Point, (Act, Chance)>,
         sabotages: Vec<Sabotage>,
         limits: BTreeMap<Limit, u64>,
+    }
+
+    impl Plan {
+        /// What happens this time; `drawn` counts the draws of the point.
+        fn act_at(&self, point: Point, seed: u64, count: u64, drawn: &AtomicU64) -> Option<Act> {
+            let (act, chance) = self.acts.get(&point)?;
+            let happens =
+                is_drawn(seed, point, count, chance.one_in) && drawn.fetch_add(1, Ordering::Relaxed) < chance.times_max;
+            happens.then_some(*act)
+        }
     }
 
     static PLAN: OnceLock<Plan> = OnceLock::new();
     static BOOT: OnceLock<Boot> = OnceLock::new();
     static HITS: [AtomicU64; Point::ALL.len()] = [const { AtomicU64::new(0) }; Point::ALL.len()];
+    static DRAWN: [AtomicU64; Point::ALL.len()] = [const { AtomicU64::new(0) }; Point::ALL.len()];
 
     /// Takes the plan of this process, once, before anything else runs.
     pub fn arm(text: &str) -> Result<(), String> {
@@ -283,27 +301,29 @@ mod armed {
         }
     }
 
-    fn chance_of(text: &str) -> Result<u64, String> {
-        let one_in = text.strip_prefix("1/").and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-        one_in.ok_or_else(|| format!("`{text}` is no chance; say 1/N"))
+    fn chance_of(text: &str) -> Result<Chance, String> {
+        let positive = |number: &str| number.parse().ok().filter(|number| *number > 0);
+        let chance = text.strip_prefix("1/").and_then(|rest| {
+            let (one_in, times) = rest.split_once('*').map_or((rest, None), |(one_in, times)| (one_in, Some(times)));
+            Some(Chance { one_in: positive(one_in)?, times_max: times.map_or(Some(u64::MAX), positive)? })
+        });
+        chance.ok_or_else(|| format!("`{text}` is no chance; say 1/N or 1/N*TIMES"))
     }
 
     /// The process came by.
     pub fn hit(point: Point) {
         let count = HITS[point as usize].fetch_add(1, Ordering::Relaxed);
         let Some(plan) = PLAN.get() else { return };
-        let Some((act, one_in)) = plan.acts.get(&point).copied() else { return };
-        if !is_drawn(plan.seed ^ u64::from(std::process::id()), point, count, one_in) {
-            return;
-        }
-        match act {
-            Act::Kill => {
+        let seed = plan.seed ^ u64::from(std::process::id());
+        match plan.act_at(point, seed, count, &DRAWN[point as usize]) {
+            None => {}
+            Some(Act::Kill) => {
                 // Nothing is flushed, nobody is told, no core file is written.
                 eprintln!("chaos: killed at {}", point.name());
                 let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 unreachable!("a process may kill itself: {killed:?}");
             }
-            Act::Sleep(time) => std::thread::sleep(time),
+            Some(Act::Sleep(time)) => std::thread::sleep(time),
         }
     }
 
@@ -343,14 +363,29 @@ mod armed {
 
         #[test]
         fn a_plan_says_what_happens_where_and_how_often() {
-            let plan = parse("seed=7; log.write.after=kill@1/10;apply.before=sleep:20@1/3;sabotage=no-fsync").unwrap();
-            assert_eq!(plan.acts[&Point::LogWriteAfter], (Act::Kill, 10));
-            assert_eq!(plan.acts[&Point::ApplyBefore], (Act::Sleep(Duration::from_millis(20)), 3));
+            let plan =
+                parse("seed=7; log.write.after=kill@1/10;apply.before=sleep:20@1/3*4;sabotage=no-fsync").unwrap();
+            let always = Chance { one_in: 10, times_max: u64::MAX };
+            assert_eq!(plan.acts[&Point::LogWriteAfter], (Act::Kill, always));
+            let sleep = Act::Sleep(Duration::from_millis(20));
+            assert_eq!(plan.acts[&Point::ApplyBefore], (sleep, Chance { one_in: 3, times_max: 4 }));
             assert_eq!(plan.sabotages, [Sabotage::NoFsync]);
             let drawn = (0..9_000).filter(|count| is_drawn(7, Point::ApplyBefore, *count, 3)).count();
             assert!((2_700..3_300).contains(&drawn), "{drawn}");
             let again = (0..9_000).filter(|count| is_drawn(7, Point::ApplyBefore, *count, 3)).count();
             assert_eq!(drawn, again, "the same seed, the same draws");
+        }
+
+        #[test]
+        fn an_act_happens_no_more_often_than_it_may() {
+            let happens = |text: &str| {
+                let (plan, drawn) = (parse(text).unwrap(), AtomicU64::new(0));
+                (0..1_000).filter(|count| plan.act_at(Point::Push, 7, *count, &drawn).is_some()).count()
+            };
+            assert_eq!(happens("push=kill@1/1"), 1_000);
+            assert_eq!(happens("push=kill@1/1*3"), 3);
+            assert_eq!(happens("push=kill@1/10*3"), 3);
+            assert_eq!(happens("log.purge=kill@1/1"), 0);
         }
 
         #[test]
@@ -368,6 +403,8 @@ mod armed {
                 ("log.write.after=kill", "no `@`"),
                 ("log.write.after=dance@1/2", "no act"),
                 ("log.write.after=kill@1/0", "no chance"),
+                ("log.write.after=kill@1/2*0", "no chance"),
+                ("log.write.after=kill@1/2*", "no chance"),
                 ("sabotage=no-fsnyc", "no sabotage"),
                 ("seed=x", "no seed"),
                 ("limit.patience=1", "no limit"),

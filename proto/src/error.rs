@@ -96,7 +96,7 @@ codes! {
     FrameTooLarge = 10, "FRAME_TOO_LARGE", Never, DidNotHappen, 3;
     /// The namespace has used up its numbers of this generation.
     GenerationExhausted = 31, "GENERATION_EXHAUSTED", Never, DidNotHappen, 0;
-    /// No Hello in time.
+    /// No Hello in time, or no verdict on its token.
     HelloTimeout = 11, "HELLO_TIMEOUT", Elsewhere, DidNotHappen, 13;
     /// A defect or a broken disk on our side.
     Internal = 12, "INTERNAL", Later, Unknown, 1;

@@ -30,6 +30,12 @@ pub const FRAME_BYTES_MAX: u32 = 256 << 10;
 pub const FRAME_HEADER_BYTES: u32 = 4 << 10;
 /// Longest token.
 pub const TOKEN_BYTES_MAX: u32 = 8 << 10;
+/// A token may be used this many seconds before its `nbf`: the issuer's clock may be ahead of ours.
+pub const TOKEN_EARLY_S_MAX: u64 = 60;
+/// Most keys that tokens are verified with.
+pub const TOKEN_KEYS_MAX: u32 = 64;
+/// Longest file or answer with such keys.
+pub const TOKEN_KEYS_BYTES_MAX: u32 = 256 << 10;
 /// Longest message between our own processes.
 pub const INTERNAL_FRAME_BYTES_MAX: u32 = 16 << 20;
 /// Most bytes of one Raft entry.
@@ -156,6 +162,8 @@ pub const STORE_TIMEOUT_MS: u64 = 3_000;
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// QUIC idle timeout.
 pub const IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Time from the first byte of a WebSocket's message to its last.
+pub const SOCKET_MESSAGE_TIMEOUT_MS: u64 = 120_000;
 /// A gateway's watch that is silent for this long is treated as if every epoch had changed.
 pub const WATCH_SILENCE_MS: u64 = 3_000;
 
@@ -166,6 +174,7 @@ const _: () = assert!(MESSAGE_BYTES_MAX + FRAME_HEADER_BYTES <= ENTRY_BYTES_MAX)
 const _: () = assert!(ENTRY_BYTES_MAX + FRAME_HEADER_BYTES <= INTERNAL_FRAME_BYTES_MAX); // one entry always fits a frame
 const _: () = assert!(APPEND_BYTES_MAX + ENTRY_BYTES_MAX <= INTERNAL_FRAME_BYTES_MAX); // an append may overshoot by one entry
 const _: () = assert!(2 * STORE_TIMEOUT_MS < REQUEST_TIMEOUT_MS); // one lost answer of a store costs no request
+const _: () = assert!(SOCKET_MESSAGE_TIMEOUT_MS > IDLE_TIMEOUT_MS); // bytes keep a message alive longer than silence would
 const _: () = assert!(LEASE_HOLD_MS + CLOCK_DRIFT_MS_MAX < LEASE_GRANT_MS); // the holder stops first
 const _: () = assert!(3 * LEASE_RENEW_MS < LEASE_HOLD_MS); // two lost renewals cost nothing
 const _: () = assert!(RAFT_HEARTBEAT_MS * 3 <= RAFT_ELECTION_MS_MIN); // two lost heartbeats cost nothing

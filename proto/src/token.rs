@@ -1,6 +1,19 @@
 //! Token: the signed claims by which a device enters. Verified by the gateway and again by logic.
+//!
+//! Each key has one algorithm, and a token is verified by the key that it names: what a token says of its algorithm
+//! only ever gets it refused. Reading files and asking an issuer for its keys is the shell's ([`Verifier::replace`],
+//! [`Verifier::refreshed_by`]).
+//!
+//! # Reading order
+//! [`Verifier::check`] → [`KeySet`].
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+mod keys;
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
 use crate::chaos::{self, Sabotage};
@@ -8,6 +21,8 @@ use crate::error::{ErrorCode, Refusal};
 use crate::ids::{TenantId, UserId};
 use crate::limits;
 use crate::logic::Scopes;
+
+pub use keys::{KeyInfo, KeySet, KeySetError};
 
 /// Audience of every token of ours.
 pub const AUDIENCE: &str = "seriatim";
@@ -54,50 +69,220 @@ impl Verified {
     }
 }
 
-/// Verifies tokens signed with Ed25519; the algorithm is pinned.
+/// Why a token is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Over [`limits::TOKEN_BYTES_MAX`].
+    #[error("the token is too long")]
+    TooLong,
+    /// Not three parts of base64, or no JSON in them.
+    #[error("the token is no JWT")]
+    Malformed,
+    /// `none`, and whatever else is never taken.
+    #[error("the token's algorithm is none that is taken here")]
+    Algorithm,
+    /// A key that was rotated away, or is not known yet.
+    #[error("the token's key is not known here")]
+    UnknownKey,
+    /// No `kid`, and several keys that it might be.
+    #[error("the token does not say which key it is signed with")]
+    NoKeyNamed,
+    /// Another algorithm than its key is for.
+    #[error("the token's algorithm is not that of its key")]
+    OtherAlgorithm,
+    /// Signed by somebody else, or changed since.
+    #[error("the token's signature is not its key's")]
+    Signature,
+    /// `exp` is past.
+    #[error("the token's time is over")]
+    Expired,
+    /// `nbf` is to come.
+    #[error("the token's time has not come yet")]
+    Early,
+    /// `aud` is not [`AUDIENCE`].
+    #[error("the token is for another audience")]
+    Audience,
+    /// A claim is missing.
+    #[error("the token has no claim `{0}`")]
+    Missing(&'static str),
+    /// A claim is of another type than it should be.
+    #[error("a claim of the token is of another type than it should be")]
+    Claims,
+    /// `sub` is no user name.
+    #[error("the token names no valid user")]
+    User,
+}
+
+impl TokenError {
+    /// A word for metrics and programs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::NoKeyNamed => "no_key_named",
+            Self::OtherAlgorithm => "other_algorithm",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::Early => "early",
+            Self::Audience => "audience",
+            Self::Missing(_) => "missing_claim",
+            Self::Claims => "claims",
+            Self::User => "user",
+        }
+    }
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        let code = match error {
+            TokenError::Expired => ErrorCode::AuthExpired,
+            _ => ErrorCode::AuthFailed,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+/// What reads the keys anew, for a token whose key is not known.
+pub type Refresh = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Verifies tokens. Cheap to clone; all clones have the same keys, and new ones are used at once.
 #[derive(Clone)]
 pub struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    keys: RwLock<Arc<KeySet>>,
+    refresh: OnceLock<Refresh>,
 }
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Verifier")
+        f.debug_tuple("Verifier").field(&self.keys()).finish()
     }
 }
 
 impl Verifier {
-    /// Takes the public key as PEM.
-    pub fn from_public_pem(pem: &[u8]) -> Result<Self, Refusal> {
-        let key = DecodingKey::from_ed_pem(pem)
-            .map_err(|error| Refusal::new(ErrorCode::AuthFailed, format!("read the token key: {error}")))?;
-        let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.set_audience(&[AUDIENCE]);
-        validation.validate_aud = !chaos::sabotaged(Sabotage::AudienceUnchecked);
-        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
-        validation.leeway = 0;
-        Ok(Self { key, validation })
+    /// With these keys.
+    pub fn new(keys: KeySet) -> Self {
+        let keys = RwLock::new(Arc::new(keys));
+        Self { shared: Arc::new(Shared { keys, refresh: OnceLock::new() }) }
     }
 
-    /// Checks signature, algorithm, audience, end and names. The error never holds the token.
-    pub fn verify(&self, token: &str) -> Result<Verified, Refusal> {
-        let failed = |text: &str| Refusal::new(ErrorCode::AuthFailed, text);
-        if token.len() > limits::TOKEN_BYTES_MAX as usize {
-            return Err(failed("the token is too long"));
-        }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| match error.kind() {
-                jsonwebtoken::errors::ErrorKind::ExpiredSignature => {
-                    Refusal::new(ErrorCode::AuthExpired, "the token's time is over")
-                }
-                _ => failed("the token is not valid"),
-            })?
-            .claims;
-        let user = UserId::new(&claims.sub).map_err(|_| failed("the token names no valid user"))?;
-        let scopes = claims.scopes.as_deref().map_or(Scopes::DEVICE, Scopes::from_names);
-        Ok(Verified { tenant: TenantId(claims.tenant), user, expires_at_s: claims.exp, scopes })
+    /// Takes the public key as PEM.
+    pub fn from_public_pem(pem: &[u8]) -> Result<Self, KeySetError> {
+        KeySet::from_public_pem(pem).map(Self::new)
     }
+
+    /// Verifies with other keys from now on.
+    pub fn replace(&self, keys: KeySet) {
+        *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Says who reads the keys anew. The first one who says so stays.
+    pub fn refreshed_by(&self, refresh: Refresh) {
+        let _ = self.shared.refresh.set(refresh);
+    }
+
+    /// The keys of now.
+    pub fn keys(&self) -> Arc<KeySet> {
+        self.shared.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends when the keys were read anew, or could not be; `None`: nobody reads them anew.
+    pub fn refresh(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        self.shared.refresh.get().map(|refresh| refresh())
+    }
+
+    /// Checks signature, algorithm, audience, time and names. The error never holds the token.
+    pub fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+        Ok(self.check(token)?)
+    }
+
+    /// As [`Verifier::verify`], with the reason in detail.
+    pub fn check(&self, token: &str) -> Result<Verified, TokenError> {
+        if token.len() > limits::TOKEN_BYTES_MAX as usize {
+            return Err(TokenError::TooLong);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
+            // A header that is JSON, but not one of ours: an algorithm that the library does not know, or none at all.
+            ErrorKind::Json(error) if error.is_data() => TokenError::Algorithm,
+            _ => TokenError::Malformed,
+        })?;
+        // What a token calls critical must be understood, and nothing of the kind is.
+        if header.crit.is_some() {
+            return Err(TokenError::Malformed);
+        }
+        let keys = self.keys();
+        let (key, validation) = keys.key_for(&header)?;
+        let claims = jsonwebtoken::decode::<ReadClaims>(token, key, validation).map_err(|error| of_library(&error))?;
+        claims.claims.verified()
+    }
+}
+
+fn of_library(error: &jsonwebtoken::errors::Error) -> TokenError {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::InvalidAudience => TokenError::Audience,
+        ErrorKind::InvalidSignature => TokenError::Signature,
+        ErrorKind::InvalidAlgorithm => TokenError::OtherAlgorithm,
+        ErrorKind::MissingRequiredClaim(claim) => {
+            TokenError::Missing(["exp", "aud", "sub"].into_iter().find(|name| name == claim).unwrap_or("claim"))
+        }
+        ErrorKind::Json(error) if error.is_data() => TokenError::Claims,
+        ErrorKind::InvalidClaimFormat(_) => TokenError::Claims,
+        ErrorKind::InvalidToken | ErrorKind::Base64(_) | ErrorKind::Utf8(_) | ErrorKind::Json(_) => {
+            TokenError::Malformed
+        }
+        // A key or signature that the library cannot use.
+        _ => TokenError::Signature,
+    }
+}
+
+/// The claims as they come: more may be in a token, and some may be missing.
+#[derive(Deserialize)]
+struct ReadClaims {
+    sub: Option<String>,
+    tenant: Option<u32>,
+    exp: Option<u64>,
+    nbf: Option<u64>,
+    scopes: Option<Vec<String>>,
+}
+
+impl ReadClaims {
+    fn verified(self) -> Result<Verified, TokenError> {
+        let expires_at_s = self.exp.ok_or(TokenError::Missing("exp"))?;
+        let earliest = jsonwebtoken::get_current_timestamp() + limits::TOKEN_EARLY_S_MAX;
+        if self.nbf.is_some_and(|begins_at_s| begins_at_s > earliest) {
+            return Err(TokenError::Early);
+        }
+        let sub = self.sub.ok_or(TokenError::Missing("sub"))?;
+        let user = UserId::new(&sub).map_err(|_| TokenError::User)?;
+        let tenant = TenantId(self.tenant.ok_or(TokenError::Missing("tenant"))?);
+        let scopes = self.scopes.as_deref().map_or(Scopes::DEVICE, Scopes::from_names);
+        Ok(Verified { tenant, user, expires_at_s, scopes })
+    }
+}
+
+/// What a token says of itself: nobody has checked it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unverified {
+    /// as its header says
+    pub algorithm: String,
+    /// the key that it names
+    pub kid: Option<String>,
+    /// whatever they are
+    pub claims: serde_json::Value,
+}
+
+/// Reads a token without checking it, for tools that show it; `None`: it is no JWT, or of an algorithm that no library
+/// should know.
+pub fn unverified(token: &str) -> Option<Unverified> {
+    let header = jsonwebtoken::decode_header(token).ok()?;
+    let claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+    Some(Unverified { algorithm: format!("{:?}", header.alg), kid: header.kid, claims })
 }
 
 /// Signs tokens; only development tools hold a signing key of ours.

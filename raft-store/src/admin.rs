@@ -77,6 +77,7 @@ async fn handle(host: &Arc<Host>, request: AdminRequest) -> AdminResponse {
                 Err(_) => Err(Refusal::new(ErrorCode::Internal, "cluster init ended early")),
             }
         }
+        AdminRequest::Transfer { group, to } => transfer(host, group, to).await.map(|()| AdminResponse::Transferring),
     };
     answered.unwrap_or_else(AdminResponse::Refused)
 }
@@ -112,6 +113,30 @@ async fn adopt(
         IdentityError::Other { .. } => Refusal::new(ErrorCode::WrongCluster, error.to_string()),
         error => Refusal::new(ErrorCode::Internal, error.to_string()),
     })
+}
+
+/// Asks another store to lead a group that this one leads.
+async fn transfer(host: &Host, group: GroupId, to: StoreId) -> Result<(), Refusal> {
+    let refuse = |code, what: String| Err(Refusal::new(code, what));
+    let Some(replica) = host.replicas().into_iter().find(|replica| replica.group == group) else {
+        return refuse(ErrorCode::NotFound, format!("this store has no replica of group {group}"));
+    };
+    if replica.leadership().is_none() {
+        return refuse(ErrorCode::NotLeader, format!("this store does not lead group {group}"));
+    }
+    if !replica.stores().contains(&to) {
+        return refuse(ErrorCode::NotFound, format!("store {to} has no voter of group {group}"));
+    }
+    // The one that leads already.
+    if replica.store == to {
+        return Ok(());
+    }
+    if !replica.follows_closely(to) {
+        let what = format!("store {to} does not answer, or is too far behind in group {group}");
+        return refuse(ErrorCode::Unavailable, what);
+    }
+    replica.transfer_to(to).await;
+    Ok(())
 }
 
 async fn init_cluster(host: &Arc<Host>, addresses: &[String], groups: u32) -> Result<ClusterId, Refusal> {

@@ -42,7 +42,7 @@ pub(crate) struct Replica {
     pub(crate) state: Arc<StateDb>,
     pub(crate) metrics: StoreMetrics,
     pub(crate) fatal: FatalSignal,
-    store: StoreId,
+    pub(crate) store: StoreId,
     handle: GroupHandle,
     node_budget: Budget,
     budget: Budget,

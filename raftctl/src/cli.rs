@@ -91,6 +91,9 @@ pub(crate) enum Group {
     /// what tenants and their users may ask of each logic node
     #[command(subcommand, visible_alias = "tenants")]
     Tenant(Tenant),
+    /// tokens, and the keys that verify them
+    #[command(subcommand)]
+    Auth(Auth),
     /// messages: what became of them, and what their authors and readers say about them
     #[command(subcommand)]
     Msg(Msg),
@@ -145,6 +148,17 @@ pub(crate) enum Raft {
     CancelMove {
         /// of which group
         group: u32,
+    },
+    /// give the leadership of a group to another of its stores; after a calm while it goes back to where it belongs
+    Transfer {
+        /// which group
+        group: u32,
+        /// id of the store that should lead it
+        #[arg(long)]
+        to: u64,
+        /// only say what would happen
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -278,6 +292,34 @@ pub(crate) enum Tenant {
 
 fn limit(text: &str) -> Result<(Limit, Option<u32>), String> {
     Limit::parse(text)
+}
+
+/// `raftctl auth`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Auth {
+    /// what a token (--token-file) says, and whether these keys take it; exits 5 with the reason if they do not
+    Inspect {
+        /// file of a JWKS, or of a public key as PEM; of the playground unless given
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+    },
+    /// the keys of a file, and which of them cannot be used and why
+    Keys {
+        /// file of a JWKS, or of a public key as PEM; of the playground unless given
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+    },
+    /// print a token that a development key (--dev-key) signs
+    Mint {
+        /// whose
+        user: String,
+        /// what it allows: device, sequence; a device unless given
+        #[arg(long, value_delimiter = ',')]
+        scopes: Vec<String>,
+        /// how long it is good, such as 600s
+        #[arg(long = "for", value_name = "TIME", default_value = "3600s", value_parser = duration)]
+        life: Duration,
+    },
 }
 
 /// `raftctl msg`

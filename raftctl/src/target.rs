@@ -27,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) output: Format,
     gateway: Option<String>,
     ca: Option<PathBuf>,
+    /// key of the playground that verifies its tokens
+    pub(crate) token_public_key: Option<PathBuf>,
     token_file: Option<PathBuf>,
     signing_key: Option<PathBuf>,
 }
@@ -57,6 +59,7 @@ impl Target {
             output: globals.output,
             gateway: globals.gateway.clone().or_else(|| addresses(PlaygroundRole::Gateway).into_iter().next()),
             ca: globals.ca.clone().or_else(|| found.map(|found| PathBuf::from(&found.ca_certificate))),
+            token_public_key: found.map(|found| PathBuf::from(&found.token_public_key)),
             token_file: globals.token_file.clone(),
             signing_key: globals.dev_key.clone().or_else(|| found.map(|found| PathBuf::from(&found.token_private_key))),
         })
@@ -83,27 +86,43 @@ impl Target {
 
     /// A token for `user`: minted with a signing key, else the one that was given.
     pub(crate) fn token(&self, user: Option<&UserId>, scopes: Scopes) -> Result<String, Failure> {
-        if let Some(path) = &self.token_file {
-            let bytes = if path == Path::new("-") {
-                std::io::read_to_string(std::io::stdin())
-                    .map(String::into_bytes)
-                    .map_err(|error| Failure::usage(format!("failed to read the token from stdin: {error}")))?
-            } else {
-                read(path, "the token")?
-            };
-            let text = String::from_utf8(bytes).map_err(|_| Failure::usage("the token is not text"))?;
-            return Ok(text.trim().to_owned());
+        if self.token_file.is_some() {
+            return self.given_token();
         }
-        let path = self.signing_key.as_deref().ok_or_else(|| {
-            Failure::usage("no token: neither --token-file nor --dev-key is given")
-                .hint("--token-file FILE, or --dev-key of a development cluster")
-        })?;
+        if self.signing_key.is_none() {
+            return Err(Failure::usage("no token: neither --token-file nor --dev-key is given")
+                .hint("--token-file FILE, or --dev-key of a development cluster"));
+        }
         let user = user.ok_or_else(|| Failure::usage("whose message is it? --as USER is missing"))?;
+        self.mint(user, scopes, Duration::from_secs(TOKEN_SECONDS))
+    }
+
+    /// The token that was given.
+    pub(crate) fn given_token(&self) -> Result<String, Failure> {
+        let path = self.token_file.as_deref().ok_or_else(|| {
+            Failure::usage("which token? --token-file is missing").hint("--token-file FILE, or - for stdin")
+        })?;
+        let bytes = if path == Path::new("-") {
+            std::io::read_to_string(std::io::stdin())
+                .map(String::into_bytes)
+                .map_err(|error| Failure::usage(format!("failed to read the token from stdin: {error}")))?
+        } else {
+            read(path, "the token")?
+        };
+        let text = String::from_utf8(bytes).map_err(|_| Failure::usage("the token is not text"))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// A token that the development key signs.
+    pub(crate) fn mint(&self, user: &UserId, scopes: Scopes, life: Duration) -> Result<String, Failure> {
+        let path = self.signing_key.as_deref().ok_or_else(|| {
+            Failure::usage("no key to sign with: --dev-key is missing").hint("--dev-key of a development cluster")
+        })?;
         let minter = Minter::from_private_pem(&read(path, "the signing key")?)
             .map_err(|refusal| Failure::refused("failed to use the signing key", &refusal))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         minter
-            .mint_for(self.tenant, user, now + TOKEN_SECONDS, scopes)
+            .mint_for(self.tenant, user, now.saturating_add(life.as_secs()), scopes)
             .map_err(|refusal| Failure::refused("failed to mint a token", &refusal))
     }
 }

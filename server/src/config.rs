@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use seriatim_gateway::dev_ca::ensure_dev_ca;
@@ -15,6 +16,8 @@ use seriatim_logic::LogicConfig;
 use seriatim_proto::limits;
 use seriatim_proto::meta::Limit;
 use seriatim_store::StoreConfig;
+
+use crate::token_keys::{self, KeysFrom};
 
 /// What every role has.
 #[derive(Debug, Clone, clap::Args)]
@@ -76,9 +79,19 @@ pub(crate) struct LogicOptions {
     /// host:port of stores, comma-separated; one that answers is enough
     #[arg(long, value_delimiter = ',')]
     stores: Vec<String>,
-    /// PEM file of the public key that tokens are signed with
-    #[arg(long)]
+    /// keys that tokens are signed with: a file (JWKS, or one Ed25519 public key as PEM) or an https address of a JWKS;
+    /// read anew by itself
+    #[arg(long, value_name = "FILE|URL")]
+    token_keys: Option<String>,
+    /// PEM file of the CA that signed that address's certificate; unless given, those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    token_keys_ca: Option<PathBuf>,
+    /// PEM file of the public key that tokens are signed with; read anew when it changes
+    #[arg(long, value_name = "FILE")]
     token_public_key: Option<PathBuf>,
+    /// development only: file of a secret of 32 bytes or more; tokens signed with it (HS256) are taken too
+    #[arg(long, value_name = "FILE")]
+    development_hs256_secret: Option<PathBuf>,
     /// what tenants and users may ask of this node, such as user-writes-per-s=100; `raftctl tenant show` names all
     #[arg(long = "limit", value_name = "NAME=PER_SECOND")]
     limit: Vec<String>,
@@ -114,15 +127,25 @@ pub(crate) struct GatewayOptions {
     #[arg(long, value_name = "short|chain")]
     webtransport_certificate: Option<WebTransportCertificate>,
     /// origin of web pages that may connect, such as `https://chat.example`, repeated; * for all; without any, pages of
-    /// this gateway's host
+    /// the hosts that this gateway's certificate names
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allow_origin: Vec<String>,
     /// connections of one address at the same time: an IPv4 address, or a /64 of IPv6
     #[arg(long)]
     address_connections: Option<u32>,
-    /// PEM file of the public key that tokens are signed with
-    #[arg(long)]
+    /// keys that tokens are signed with: a file (JWKS, or one Ed25519 public key as PEM) or an https address of a JWKS;
+    /// read anew by itself
+    #[arg(long, value_name = "FILE|URL")]
+    token_keys: Option<String>,
+    /// PEM file of the CA that signed that address's certificate; unless given, those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    token_keys_ca: Option<PathBuf>,
+    /// PEM file of the public key that tokens are signed with; read anew when it changes
+    #[arg(long, value_name = "FILE")]
     token_public_key: Option<PathBuf>,
+    /// development only: file of a secret of 32 bytes or more; tokens signed with it (HS256) are taken too
+    #[arg(long, value_name = "FILE")]
+    development_hs256_secret: Option<PathBuf>,
     /// development only: no TLS between our own processes
     #[arg(long)]
     insecure_plaintext: bool,
@@ -146,23 +169,30 @@ impl StoreOptions {
 }
 
 impl LogicOptions {
-    /// Flags over file over defaults.
-    pub(crate) fn checked(self) -> anyhow::Result<LogicConfig> {
+    /// Flags over file over defaults. Reads the keys of tokens, and keeps them fresh from then on.
+    pub(crate) async fn checked(self, registry: &mut Registry) -> anyhow::Result<LogicConfig> {
         let file: LogicOptions = read_file(self.common.config.as_deref())?;
+        let keys = KeysFrom {
+            keys: self.token_keys.or(file.token_keys),
+            ca: self.token_keys_ca.or(file.token_keys_ca),
+            public_key: self.token_public_key.or(file.token_public_key),
+            hs256_secret: self.development_hs256_secret.or(file.development_hs256_secret),
+        };
+        let insecure_plaintext = plaintext(self.insecure_plaintext || file.insecure_plaintext)?;
         Ok(LogicConfig {
             listen: wanted("listen", self.listen.or(file.listen))?,
             advertise: self.advertise.or(file.advertise),
             stores: wanted_list("stores", self.stores, file.stores)?,
-            token_public_key_pem: read_pem("token-public-key", self.token_public_key.or(file.token_public_key))?,
             limits: rates(file.limit.iter().chain(&self.limit))?,
-            insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
+            insecure_plaintext,
+            verifier: token_keys::start(&keys, registry).await?,
         })
     }
 }
 
 impl GatewayOptions {
-    /// Flags over file over defaults.
-    pub(crate) fn checked(self) -> anyhow::Result<GatewayConfig> {
+    /// Flags over file over defaults. Reads the keys of tokens, and keeps them fresh from then on.
+    pub(crate) async fn checked(self, registry: &mut Registry) -> anyhow::Result<GatewayConfig> {
         let file: GatewayOptions = read_file(self.common.config.as_deref())?;
         // Nothing is made for a start that is refused.
         let insecure_plaintext = plaintext(self.insecure_plaintext || file.insecure_plaintext)?;
@@ -170,7 +200,12 @@ impl GatewayOptions {
         let logic = wanted_list("logic", self.logic, file.logic)?;
         let mut chain = self.certificate_chain.or(file.certificate_chain);
         let mut key = self.private_key.or(file.private_key);
-        let mut token_key = self.token_public_key.or(file.token_public_key);
+        let mut keys = KeysFrom {
+            keys: self.token_keys.or(file.token_keys),
+            ca: self.token_keys_ca.or(file.token_keys_ca),
+            public_key: self.token_public_key.or(file.token_public_key),
+            hs256_secret: self.development_hs256_secret.or(file.development_hs256_secret),
+        };
         if let Some(folder) = self.development_ca.or(file.development_ca) {
             anyhow::ensure!(
                 chain.is_none() && key.is_none(),
@@ -179,7 +214,9 @@ impl GatewayOptions {
             );
             let files = ensure_dev_ca(&folder).context("make the development CA")?;
             tracing::warn!(ca = %files.ca.display(), token_key = %files.token_key.display(), "a CA for development only");
-            token_key = token_key.or(Some(files.token_public));
+            if keys.keys.is_none() && keys.public_key.is_none() {
+                keys.public_key = Some(files.token_public);
+            }
             (chain, key) = (Some(files.gateway), Some(files.gateway_key));
         }
         Ok(GatewayConfig {
@@ -195,7 +232,7 @@ impl GatewayOptions {
                 .address_connections
                 .or(file.address_connections)
                 .unwrap_or(ADDRESS_CONNECTIONS_MAX),
-            token_public_key_pem: read_pem("token-public-key", token_key)?,
+            verifier: token_keys::start(&keys, registry).await?,
             insecure_plaintext,
         })
     }
@@ -227,11 +264,6 @@ fn wanted<T>(name: &str, value: Option<T>) -> anyhow::Result<T> {
 fn wanted_list(name: &str, flags: Vec<String>, file: Vec<String>) -> anyhow::Result<Vec<String>> {
     let list = if flags.is_empty() { file } else { flags };
     wanted(name, (!list.is_empty()).then_some(list))
-}
-
-fn read_pem(name: &str, path: Option<PathBuf>) -> anyhow::Result<Vec<u8>> {
-    let path = wanted(name, path)?;
-    std::fs::read(&path).with_context(|| format!("read --{name} {}", path.display()))
 }
 
 fn plaintext(allowed: bool) -> anyhow::Result<bool> {

@@ -13,6 +13,7 @@ mod ops;
 mod playground;
 mod role;
 mod stop;
+mod token_keys;
 
 use std::process::ExitCode;
 

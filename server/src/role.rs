@@ -24,7 +24,9 @@ pub(crate) async fn run_store(options: StoreOptions) -> anyhow::Result<()> {
 pub(crate) async fn run_logic(options: LogicOptions) -> anyhow::Result<()> {
     let common = options.common.clone();
     let mut registry = Registry::with_prefix("seriatim");
-    let server = LogicServer::start(options.checked()?, &mut registry).await.context("start the logic node")?;
+    let server = LogicServer::start(options.checked(&mut registry).await?, &mut registry)
+        .await
+        .context("start the logic node")?;
     ready("logic", server.address(), &common, registry).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a logic node")
 }
@@ -33,7 +35,9 @@ pub(crate) async fn run_logic(options: LogicOptions) -> anyhow::Result<()> {
 pub(crate) async fn run_gateway(options: GatewayOptions) -> anyhow::Result<()> {
     let common = options.common.clone();
     let mut registry = Registry::with_prefix("seriatim");
-    let server = GatewayServer::start(options.checked()?, &mut registry).await.context("start the gateway")?;
+    let server = GatewayServer::start(options.checked(&mut registry).await?, &mut registry)
+        .await
+        .context("start the gateway")?;
     ready("gateway", server.address(), &common, registry).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a gateway")
 }

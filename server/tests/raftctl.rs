@@ -6,6 +6,8 @@ mod common;
 
 use common::Cluster;
 use serde_json::Value;
+use seriatim_proto::ids::{TenantId, UserId};
+use seriatim_proto::token::Minter;
 
 /// Exit code, what is on stdout, stderr.
 struct Said {
@@ -70,6 +72,68 @@ fn a_command_line_that_is_none_is_an_error_like_any_other() {
     assert!(exit == Some(2) && out.is_empty() && error.starts_with("error: unrecognized subcommand"), "{error}");
     let (exit, out, _) = common::run(&raftctl, &["-o", "json", "user", "--help"]);
     assert!(exit == Some(0) && out.contains("Usage"), "{out}");
+}
+
+#[test]
+fn a_token_is_inspected_and_says_why_it_is_refused() {
+    // Nothing of it needs a cluster.
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    std::fs::write(path("key"), key.serialize_pem()).unwrap();
+    std::fs::write(path("public"), key.public_key_pem()).unwrap();
+    let run = |arguments: &[&str]| {
+        let all = [&["-o", "json", "--endpoints", "127.0.0.1:1"], arguments].concat();
+        let (exit, out, error) = common::run(&common::sibling("raftctl"), &all);
+        let json = serde_json::from_str(&out).unwrap_or_else(|_| Value::from(out.trim()));
+        Said { exit, json, error }
+    };
+    let mint = |more: &[&str]| run(&[&["--dev-key", &path("key"), "auth", "mint", "alice"], more].concat());
+    let good = mint(&["--scopes", "device,sequence"]);
+    assert_eq!(good.exit, Some(0), "{}", good.error);
+    std::fs::write(path("token"), good.json.as_str().unwrap()).unwrap();
+    let inspect =
+        |token: &str, keys: &str| run(&["--token-file", &path(token), "auth", "inspect", "--keys", &path(keys)]);
+    let said = inspect("token", "public");
+    let item = &said.json["items"][0];
+    assert_eq!((said.exit, &item["accepted"], &item["claims"]["sub"]), (Some(0), &true.into(), &"alice".into()));
+    assert_eq!(item["claims"]["scopes"], serde_json::json!(["device", "sequence"]));
+
+    // Against other keys, when it is over, and when it is none.
+    std::fs::write(
+        path("jwks"),
+        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"x","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+            {"kty":"oct","k":"c2VjcmV0","kid":"y"}]}"#,
+    )
+    .unwrap();
+    let minter = Minter::from_private_pem(key.serialize_pem().as_bytes()).unwrap();
+    std::fs::write(path("over"), minter.mint(TenantId(1), &UserId::new("alice").unwrap(), 1_000).unwrap()).unwrap();
+    std::fs::write(path("none"), "hello").unwrap();
+    for (token, keys, reason) in
+        [("token", "jwks", "signature"), ("over", "public", "expired"), ("none", "public", "malformed")]
+    {
+        let said = inspect(token, keys);
+        let item = &said.json["items"][0];
+        assert_eq!((said.exit, &item["accepted"], &item["reason"]), (Some(5), &false.into(), &reason.into()));
+        let text = item["message"].as_str().unwrap();
+        assert!(text.starts_with("refused: "), "{text}");
+    }
+
+    let keys = run(&["auth", "keys", "--keys", &path("jwks")]);
+    let used: Vec<_> = keys.json["items"].as_array().unwrap().iter().map(|key| key["used"] == true).collect();
+    assert_eq!((keys.exit, used), (Some(0), vec![true, false]));
+    assert!(keys.json["items"][1]["reason"].as_str().unwrap().contains("secret"));
+    for (arguments, said) in [
+        (&["auth", "keys"][..], "--keys FILE is missing"),
+        (&["auth", "keys", "--keys", &path("none")], "neither a JWKS"),
+        (&["auth", "inspect", "--keys", &path("public")], "--token-file is missing"),
+        (&["auth", "mint", "alice"], "--dev-key is missing"),
+    ] {
+        let failed = run(arguments);
+        assert!(failed.exit == Some(2) && sentence(&failed).contains(said), "{arguments:?}: {}", failed.error);
+    }
+    let failed = mint(&["--scopes", "everything"]);
+    assert!(failed.exit == Some(2) && sentence(&failed).contains("everything"), "{}", failed.error);
 }
 
 #[test]
@@ -175,6 +239,18 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     assert_eq!(raftctl(&cluster, &["raft", "move", "1", "--from", "1", "--to", "2"]).exit, Some(4));
     assert_eq!(raftctl(&cluster, &["raft", "move", "0", "--from", "1"]).exit, Some(2));
     assert_eq!(raftctl(&cluster, &["raft", "cancel-move", "1"]).exit, Some(0));
+    assert_eq!(raftctl(&cluster, &["raft", "transfer", "1", "--to", "9"]).exit, Some(4));
+    assert_eq!(raftctl(&cluster, &["raft", "transfer", "9", "--to", "1"]).exit, Some(3));
+
+    // Each of its stores in turn is made the leader of a group, whoever led it before.
+    for store in ["1", "2", "3"] {
+        let moved = raftctl(&cluster, &["raft", "transfer", "1", "--to", store]);
+        assert_eq!(moved.exit, Some(0), "{}", moved.error);
+        assert_eq!(moved.json["items"][0]["leader"], store);
+        let plan = raftctl(&cluster, &["raft", "transfer", "1", "--to", "1", "--dry-run"]);
+        assert_eq!((plan.exit, &plan.json["items"][0]["leader"]), (Some(0), &store.into()), "{}", plan.error);
+    }
+    send("under other leaders").await;
 
     let joined = raftctl(&cluster, &["node", "join", fourth.address()]);
     assert_eq!(joined.exit, Some(0), "{}", joined.error);
@@ -195,7 +271,7 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     send("after").await;
     assert_eq!(alice.connections(), 1);
     let bob = cluster.device("bob", "phone").await;
-    common::wait_until_async("bob has all three", async || bob.sync(None, 0).await.unwrap().entries.len() == 3).await;
+    common::wait_until_async("bob has all four", async || bob.sync(None, 0).await.unwrap().entries.len() == 4).await;
     assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
     common::wait_until("the cluster is healthy", || is_healthy(&cluster));
 }

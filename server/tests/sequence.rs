@@ -20,6 +20,7 @@ use seriatim_proto::ids::CounterName;
 use seriatim_proto::limits;
 use seriatim_proto::meta::Limit;
 use seriatim_proto::playground::PlaygroundRole;
+use seriatim_proto::token::Verifier;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -329,7 +330,7 @@ async fn what_may_not_be_asked_is_refused_with_its_code() {
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: None,
         stores: cluster.nodes(PlaygroundRole::Store),
-        token_public_key_pem: std::fs::read(&cluster.about.token_public_key).unwrap(),
+        verifier: Verifier::from_public_pem(&std::fs::read(&cluster.about.token_public_key).unwrap()).unwrap(),
         limits: [(Limit::SequenceRequests, 3)].into(),
         insecure_plaintext: true,
     };

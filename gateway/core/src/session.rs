@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! AwaitHello ─ Hello ─▶ Authenticating ─ verdict ─▶ Open ─ drain ─▶ Open, draining ─▶ Closed
-//!     │ HELLO_TIMEOUT        │ refused                │ token ends, a rule broken       ▲
+//!     │ HELLO_TIMEOUT        │ refused, HELLO_TIMEOUT │ token ends, a rule broken       ▲
 //!     └──────────────────────┴────────────────────────┴────────────────────────────────┘
 //! ```
 //!
@@ -51,7 +51,7 @@ pub struct SessionLimits {
     pub answer_bytes_max: usize,
     /// pushed bytes waiting to be written, at which the push stops
     pub push_bytes_max: usize,
-    /// time for Hello
+    /// time for Hello, and then for the verdict on its token
     pub hello_timeout: Duration,
 }
 
@@ -135,7 +135,7 @@ impl fmt::Debug for SessionEvent {
 #[derive(Debug)]
 enum State {
     AwaitHello { deadline: Instant },
-    Authenticating { minor: u32, request_id: u64 },
+    Authenticating { minor: u32, request_id: u64, deadline: Instant },
     Open { user: UserId, expires_at: Instant, scopes: Scopes },
     Closed,
 }
@@ -267,7 +267,7 @@ impl Session {
 
     /// The verdict on the token.
     pub fn handle_verdict(&mut self, now: Instant, verdict: Result<Admission, Refusal>) {
-        let State::Authenticating { minor, request_id } = self.state else { return };
+        let State::Authenticating { minor, request_id, .. } = self.state else { return };
         match verdict {
             Ok(admission) if admission.expires_at <= now => self.close_expired(),
             Ok(admission) => {
@@ -275,6 +275,9 @@ impl Session {
                 self.state =
                     State::Open { user: admission.user, expires_at: admission.expires_at, scopes: admission.scopes };
                 self.say(StreamId::CONTROL, request_id, welcome);
+                if let Some(at) = self.drain_at {
+                    self.say_go_away(at.saturating_duration_since(now));
+                }
                 self.read_all(now);
             }
             Err(refusal) => self.close(refusal),
@@ -327,9 +330,9 @@ impl Session {
             return;
         }
         self.drain_at = Some(now + drain);
+        // Who is not in yet is told behind Welcome.
         if matches!(self.state, State::Open { .. }) {
-            let drain_ms = u32::try_from(drain.as_millis()).unwrap_or(u32::MAX);
-            self.say(StreamId::CONTROL, 0, Said::GoAway(v1::GoAway { drain_ms }));
+            self.say_go_away(drain);
         }
     }
 
@@ -346,6 +349,9 @@ impl Session {
         match &self.state {
             State::AwaitHello { deadline } if *deadline <= now => {
                 self.close(Refusal::new(ErrorCode::HelloTimeout, "no Hello in time"));
+            }
+            State::Authenticating { deadline, .. } if *deadline <= now => {
+                self.close(Refusal::new(ErrorCode::HelloTimeout, "no verdict on the token in time"));
             }
             State::Open { expires_at, .. } if *expires_at <= now => self.close_expired(),
             State::AwaitHello { .. } | State::Authenticating { .. } | State::Open { .. } | State::Closed => {
@@ -392,9 +398,8 @@ impl Session {
     /// When [`Session::handle_timeout`] must be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = match self.state {
-            State::AwaitHello { deadline } => Some(deadline),
+            State::AwaitHello { deadline } | State::Authenticating { deadline, .. } => Some(deadline),
             State::Open { expires_at, .. } => Some(expires_at),
-            State::Authenticating { .. } => None,
             State::Closed => return None,
         };
         let inbox = self.inbox.as_ref().and_then(Inbox::poll_timeout);
@@ -464,7 +469,7 @@ impl Session {
         };
         if matches!(self.state, State::AwaitHello { .. }) {
             return match body {
-                Asked::Hello(hello) => self.handle_hello(frame.request_id, hello),
+                Asked::Hello(hello) => self.handle_hello(now, frame.request_id, hello),
                 _ => self.close_wrong_stream("the first frame must be Hello"),
             };
         }
@@ -536,7 +541,7 @@ impl Session {
         true
     }
 
-    fn handle_hello(&mut self, request_id: u64, hello: v1::Hello) {
+    fn handle_hello(&mut self, now: Instant, request_id: u64, hello: v1::Hello) {
         let Some(minor) = highest_common([hello.min_minor, hello.max_minor], [wire::MINOR_MIN, wire::MINOR_MAX]) else {
             let text = format!("minor versions {} to {} are spoken here", wire::MINOR_MIN, wire::MINOR_MAX);
             return self.close(Refusal::new(ErrorCode::Unsupported, text));
@@ -546,7 +551,8 @@ impl Session {
         }
         match DeviceId::new(&hello.device) {
             Ok(device) => {
-                self.state = State::Authenticating { minor, request_id };
+                let deadline = now + self.limits.hello_timeout;
+                self.state = State::Authenticating { minor, request_id, deadline };
                 self.events.push_back(SessionEvent::Authenticate { token: hello.token, device });
             }
             Err(error) => self.close(Refusal::new(ErrorCode::Malformed, format!("the device: {error}"))),
@@ -762,6 +768,11 @@ impl Session {
         self.events.clear();
         let reason = format!("{}: {}", refusal.code, refusal.message);
         self.events.push_back(SessionEvent::Close { code: refusal.code.close_code(), reason });
+    }
+
+    fn say_go_away(&mut self, drain: Duration) {
+        let drain_ms = u32::try_from(drain.as_millis()).unwrap_or(u32::MAX);
+        self.say(StreamId::CONTROL, 0, Said::GoAway(v1::GoAway { drain_ms }));
     }
 
     fn close_wrong_stream(&mut self, text: &str) {

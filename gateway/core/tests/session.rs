@@ -695,6 +695,38 @@ fn a_drain_says_goaway_and_closes_later() {
 }
 
 #[test]
+fn who_comes_in_during_a_drain_hears_goaway_behind_welcome() {
+    let mut device = Device::fresh();
+    device.session.handle_drain(device.now, Duration::from_millis(300));
+    device.say(CONTROL, 9, hello());
+    device.now += Duration::from_millis(100);
+    device.session.poll_event();
+    device.session.handle_verdict(device.now, Ok(device.admission()));
+    let heard = device.hear(CONTROL);
+    assert!(
+        matches!(&heard[..], [(9, Said::Welcome(_)), (0, Said::GoAway(v1::GoAway { drain_ms: 200 }))]),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn a_token_without_a_verdict_is_not_waited_for_for_ever() {
+    let mut device = Device::fresh();
+    let begun = device.now;
+    device.now += Duration::from_secs(7);
+    device.say(CONTROL, 9, hello());
+    device.session.poll_event();
+    let at = device.session.poll_timeout().expect("a deadline");
+    assert_eq!(at, begun + Duration::from_secs(7) + SessionLimits::default().hello_timeout);
+    device.session.handle_timeout(at - Duration::from_millis(1));
+    assert!(!device.session.is_closed());
+    device.session.handle_timeout(at);
+    assert_eq!(device.closed_with(), 13);
+    device.session.handle_verdict(at, Ok(device.admission()));
+    assert!(device.session.is_closed(), "too late");
+}
+
+#[test]
 fn a_closed_session_does_nothing_more() {
     let mut device = Device::open();
     device.session.handle_stream_reset(CONTROL);

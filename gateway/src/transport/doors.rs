@@ -22,7 +22,9 @@ use crate::short_certificate::ShortCertificates;
 use crate::transport::bind::Sockets;
 use crate::transport::gate::Gate;
 use crate::transport::https::Https;
-use crate::transport::{https, quic, webtransport};
+use crate::transport::rules::Rules;
+use crate::transport::tasks::Tasks;
+use crate::transport::{descriptors, https, quic, webtransport};
 
 /// Period of looking at the certificate's files.
 const CERTIFICATE_PERIOD: Duration = Duration::from_secs(5);
@@ -34,6 +36,7 @@ pub(crate) struct Doors {
     udp: JoinHandle<()>,
     tcp: JoinHandle<()>,
     certificates: JoinHandle<()>,
+    tasks: Tasks,
 }
 
 impl Doors {
@@ -57,23 +60,27 @@ impl Doors {
         let endpoint = quic::open(udp, udp_tls).map_err(bind("UDP"))?;
         let address = endpoint.local_addr().map_err(bind("UDP"))?;
         let tcp = TcpListener::from_std(tcp).map_err(bind("TCP"))?;
-        let gate = Gate::new(desk.hub.clone(), config.address_connections_max);
-        let origins = Arc::new(config.origins.clone());
+        let tcp_connections_max = descriptors::tcp_connections_max();
+        let gate = Gate::new(desk.hub.clone(), config.address_connections_max, tcp_connections_max);
+        let rules = Rules { origins: Arc::new(config.origins.clone()), certificates: certificates.clone() };
+        let tasks = Tasks::default();
         let https = Https {
             tls: TlsAcceptor::from(Arc::new(tcp_tls)),
-            origins: origins.clone(),
+            rules: rules.clone(),
             port: address.port(),
             short: short.clone(),
             gate: gate.clone(),
+            tasks: tasks.clone(),
             desk: desk.clone(),
         };
         let refresh = refresh(certificates, short, desk.hub.metrics.clone());
         Ok(Self {
             address,
-            udp: tokio::spawn(quic::accept(endpoint.clone(), gate, origins, desk)),
+            udp: tokio::spawn(quic::accept(endpoint.clone(), gate, rules, tasks.clone(), desk)),
             tcp: tokio::spawn(https::accept(tcp, https)),
             certificates: tokio::spawn(refresh),
             endpoint,
+            tasks,
         })
     }
 
@@ -97,9 +104,11 @@ impl Doors {
         self.tcp.abort();
     }
 
-    /// Closes the sockets: what is still connected is told that the gateway goes down.
+    /// Closes the sockets: what is still connected over UDP is told that the gateway goes down, and nothing stays
+    /// connected over TCP.
     pub(crate) async fn close(self) {
         quic::close(&self.endpoint).await;
+        self.tasks.end().await;
         for task in [self.udp, self.tcp, self.certificates] {
             task.abort();
         }

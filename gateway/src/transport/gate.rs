@@ -2,6 +2,7 @@
 //!
 //! An address is an IPv4 address, or the first 64 bits of an IPv6 one: whoever has one of those has them all. Behind
 //! one address there may be a whole company, so the bound is high; it keeps one stranger from taking all the room.
+//! Who comes over TCP takes a descriptor of the process besides, and of those there are fewer.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use seriatim_proto::limits;
 
 use crate::hub::Hub;
-use crate::metrics::Why;
+use crate::metrics::{Transport, Why};
 
 /// Handshakes under way above which new ones are refused.
 pub(crate) const HANDSHAKES_MAX: usize = 4_096;
@@ -26,12 +27,14 @@ const HANDSHAKES_RETRY: usize = 512;
 pub(crate) struct Gate {
     hub: Arc<Hub>,
     address_connections_max: u32,
+    tcp_connections_max: usize,
     shared: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
     handshakes: AtomicUsize,
+    tcp_connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, OfAddress>>,
 }
 
@@ -44,8 +47,9 @@ struct OfAddress {
 }
 
 impl Gate {
-    pub(crate) fn new(hub: Arc<Hub>, address_connections_max: u32) -> Self {
-        Self { hub, address_connections_max, shared: Arc::default() }
+    pub(crate) fn new(hub: Arc<Hub>, address_connections_max: u32, tcp_connections_max: usize) -> Self {
+        hub.metrics.tcp_connections_max.set(i64::try_from(tcp_connections_max).unwrap_or(i64::MAX));
+        Self { hub, address_connections_max, tcp_connections_max, shared: Arc::default() }
     }
 
     /// Must this address be proved before it may come in? From half of its share on: what was sent under somebody's
@@ -57,8 +61,12 @@ impl Gate {
             || of_address.handshakes >= HANDSHAKES_ADDRESS_MAX / 2
     }
 
-    /// Lets one in, from its first byte to its end.
-    pub(crate) fn enter(&self, address: IpAddr) -> Result<Pass, Why> {
+    /// Lets one in, from its first byte to its end. `transport` is what is known of it by its socket alone.
+    pub(crate) fn enter(&self, transport: Transport, address: IpAddr) -> Result<Pass, Why> {
+        let tcp = transport == Transport::WebSocket;
+        if tcp && self.shared.tcp_connections.load(Ordering::Relaxed) >= self.tcp_connections_max {
+            return Err(Why::Descriptors);
+        }
         let handshakes = self.shared.handshakes.load(Ordering::Relaxed);
         if self.hub.connections() >= limits::GATEWAY_SESSIONS_MAX as usize || handshakes >= HANDSHAKES_MAX {
             return Err(Why::Full);
@@ -73,7 +81,8 @@ impl Gate {
         of_address.handshakes += 1;
         drop(addresses);
         self.shared.handshakes.fetch_add(1, Ordering::Relaxed);
-        Ok(Pass { shared: self.shared.clone(), address, shaking_hands: true })
+        self.shared.tcp_connections.fetch_add(usize::from(tcp), Ordering::Relaxed);
+        Ok(Pass { shared: self.shared.clone(), address, tcp, shaking_hands: true })
     }
 }
 
@@ -81,6 +90,7 @@ impl Gate {
 pub(crate) struct Pass {
     shared: Arc<Shared>,
     address: IpAddr,
+    tcp: bool,
     shaking_hands: bool,
 }
 
@@ -99,6 +109,7 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         self.greeted();
+        self.shared.tcp_connections.fetch_sub(usize::from(self.tcp), Ordering::Relaxed);
         let mut addresses = self.shared.addresses.lock();
         if let Some(of_address) = addresses.get_mut(&self.address) {
             of_address.connections -= 1;
@@ -123,7 +134,24 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn gate(max: u32) -> Gate {
-        Gate::new(Arc::new(Hub::new(Metrics::new(&mut Default::default()))), max)
+        Gate::new(Arc::new(Hub::new(Metrics::new(&mut Default::default()))), max, usize::MAX)
+    }
+
+    fn enter(gate: &Gate, address: IpAddr) -> Result<Pass, Why> {
+        gate.enter(Transport::Quic, address)
+    }
+
+    #[test]
+    fn tcp_leaves_descriptors_to_the_rest_and_quic_needs_none() {
+        let mut gate = gate(u32::MAX);
+        gate.tcp_connections_max = 2;
+        let enter = |transport| gate.enter(transport, address("192.0.2.1"));
+        let first = enter(Transport::WebSocket).unwrap();
+        let _second = enter(Transport::WebSocket).unwrap();
+        assert!(matches!(enter(Transport::WebSocket), Err(Why::Descriptors)));
+        let _quic = enter(Transport::Quic).unwrap();
+        drop(first);
+        enter(Transport::WebSocket).unwrap();
     }
 
     fn address(text: &str) -> IpAddr {
@@ -133,13 +161,13 @@ mod tests {
     #[test]
     fn an_address_has_its_share_and_no_more_until_one_leaves() {
         let gate = gate(2);
-        let first = gate.enter(address("192.0.2.1")).unwrap();
-        let _second = gate.enter(address("::ffff:192.0.2.1")).unwrap();
-        assert!(matches!(gate.enter(address("192.0.2.1")), Err(Why::Address)));
+        let first = enter(&gate, address("192.0.2.1")).unwrap();
+        let _second = enter(&gate, address("::ffff:192.0.2.1")).unwrap();
+        assert!(matches!(enter(&gate, address("192.0.2.1")), Err(Why::Address)));
         assert!(gate.wants_proof(address("192.0.2.1")) && !gate.wants_proof(address("192.0.2.2")));
-        gate.enter(address("192.0.2.2")).unwrap();
+        enter(&gate, address("192.0.2.2")).unwrap();
         drop(first);
-        gate.enter(address("192.0.2.1")).unwrap();
+        enter(&gate, address("192.0.2.1")).unwrap();
         assert_eq!(gate.shared.addresses.lock().len(), 1, "who is gone is forgotten");
     }
 
@@ -147,28 +175,28 @@ mod tests {
     fn one_address_does_not_take_all_handshakes() {
         let gate = gate(u32::MAX);
         let mut passes: Vec<_> =
-            (0..HANDSHAKES_ADDRESS_MAX).map(|_| gate.enter(address("192.0.2.1")).unwrap()).collect();
-        assert!(matches!(gate.enter(address("192.0.2.1")), Err(Why::Address)));
-        assert!(gate.enter(address("192.0.2.2")).is_ok());
+            (0..HANDSHAKES_ADDRESS_MAX).map(|_| enter(&gate, address("192.0.2.1")).unwrap()).collect();
+        assert!(matches!(enter(&gate, address("192.0.2.1")), Err(Why::Address)));
+        assert!(enter(&gate, address("192.0.2.2")).is_ok());
         passes[0].greeted();
-        gate.enter(address("192.0.2.1")).unwrap();
+        enter(&gate, address("192.0.2.1")).unwrap();
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_address() {
         let gate = gate(1);
-        let _pass = gate.enter(address("2001:db8:1:2::1")).unwrap();
-        assert!(gate.enter(address("2001:db8:1:2:ffff::9")).is_err());
-        assert!(gate.enter(address("2001:db8:1:3::1")).is_ok());
+        let _pass = enter(&gate, address("2001:db8:1:2::1")).unwrap();
+        assert!(enter(&gate, address("2001:db8:1:2:ffff::9")).is_err());
+        assert!(enter(&gate, address("2001:db8:1:3::1")).is_ok());
     }
 
     #[test]
     fn handshakes_are_counted_until_they_are_done() {
         let gate = gate(u32::MAX);
         let mut passes: Vec<_> = (0..HANDSHAKES_MAX as u32)
-            .map(|number| gate.enter(IpAddr::V4(std::net::Ipv4Addr::from_bits(number))).unwrap())
+            .map(|number| enter(&gate, IpAddr::V4(std::net::Ipv4Addr::from_bits(number))).unwrap())
             .collect();
-        assert!(matches!(gate.enter(address("192.0.2.1")), Err(Why::Full)));
+        assert!(matches!(enter(&gate, address("192.0.2.1")), Err(Why::Full)));
         assert!(gate.wants_proof(address("192.0.2.1")));
         passes[0].greeted();
         passes[0].greeted();

@@ -31,7 +31,8 @@ use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::short_certificate::ShortCertificates;
 use crate::transport::gate::{Gate, Pass};
-use crate::transport::rules::{self, Offered, Origins};
+use crate::transport::rules::{Offered, Rules};
+use crate::transport::tasks::Tasks;
 use crate::transport::websocket::WebSocketCarrier;
 
 /// Bytes of a request's head.
@@ -45,11 +46,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(crate) struct Https {
     pub(crate) tls: TlsAcceptor,
-    pub(crate) origins: Arc<Origins>,
+    pub(crate) rules: Rules,
     pub(crate) port: u16,
     /// What browsers must know for WebTransport; none if they know the CA.
     pub(crate) short: Option<Arc<ShortCertificates>>,
     pub(crate) gate: Gate,
+    pub(crate) tasks: Tasks,
     pub(crate) desk: Desk,
 }
 
@@ -64,10 +66,10 @@ pub(crate) async fn accept(listener: TcpListener, https: Https) {
                 continue;
             }
         };
-        match https.gate.enter(remote.ip()) {
+        match https.gate.enter(Transport::WebSocket, remote.ip()) {
             Ok(pass) => {
                 let span = info_span!("connection", %remote);
-                tokio::spawn(serve(stream, remote, pass, https.clone()).instrument(span));
+                https.tasks.spawn(serve(stream, remote, pass, https.clone()).instrument(span));
             }
             Err(why) => https.desk.hub.metrics.refused(Transport::WebSocket, why),
         }
@@ -163,7 +165,7 @@ fn websocket(request: &Request<Incoming>, https: &Https) -> Result<Response<Full
     let protocols = protocols.flat_map(|list| list.split(',').map(str::trim));
     // An origin that is no text is nobody's.
     let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
-    let offered = rules::check(&https.origins, request.uri().path(), origin, text(HOST), protocols)?;
+    let offered = https.rules.check(request.uri().path(), origin, text(HOST), protocols)?;
     if request.method() != Method::GET {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }

@@ -10,12 +10,14 @@
 //! All of them stand behind one gate and on one port number.
 
 mod bind;
+mod descriptors;
 mod doors;
 mod gate;
 mod https;
 mod quic;
 mod rules;
 mod streams;
+mod tasks;
 mod websocket;
 mod webtransport;
 
@@ -65,6 +67,6 @@ pub(crate) trait Carrier: Send + 'static {
     /// Ends the connection with a close code of docs/protocol.md.
     fn close(&mut self, code: u32, reason: &str);
 
-    /// Ready when the device has taken in the close, or is gone.
+    /// Ready when the device has taken in the close, its own has its answer, or it is gone.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }

@@ -19,13 +19,20 @@ use tracing::{Instrument, debug, info_span};
 use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::transport::gate::{Gate, HANDSHAKES_MAX, Pass};
-use crate::transport::rules::Origins;
+use crate::transport::rules::Rules;
 use crate::transport::streams::StreamCarrier;
+use crate::transport::tasks::Tasks;
 use crate::transport::webtransport::{self, RefusedError, WebSession};
 
-/// Streams that a device may have open: the control stream, its lanes, and calls; and the one of a browser's request.
-const BIDI_STREAMS_MAX: u32 = lane::LANES_MAX as u32 + 1;
-/// HTTP/3 wants datagrams to be possible. Nothing is done with them: what does not fit is dropped.
+/// Streams that a device may have open: the control stream, its lanes, and calls.
+const BIDI_STREAMS_MAX: u32 = lane::LANES_MAX as u32;
+/// A browser's request is a stream besides. QUIC announces no single one more, but an eighth: the carrier takes as many
+/// of a browser's streams at the same time as of any device's, the others wait.
+const WEB_BIDI_STREAMS_MAX: u32 = BIDI_STREAMS_MAX * 5 / 4;
+/// What is allowed before TLS has said who comes: HTTP/3 wants these three at once. A native device opens none.
+const UNI_STREAMS_FIRST: u32 = 3;
+/// HTTP/3 wants datagrams to be possible, which is said before TLS has said who comes. Nothing is done with them: what
+/// does not fit is dropped.
 const DATAGRAM_BYTES: usize = 4 << 10;
 /// Bytes that a device may send on one stream before they are read: a whole frame and more.
 const STREAM_RECEIVE_BYTES: u32 = 512 << 10;
@@ -34,6 +41,7 @@ const RECEIVE_BYTES: u32 = 1 << 20;
 /// Bytes that wait in QUIC for a device's acknowledgement.
 const SEND_BYTES: u64 = 1 << 20;
 
+const _: () = assert!(UNI_STREAMS_FIRST <= webtransport::UNI_STREAMS_MAX);
 const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX && RECEIVE_BYTES >= STREAM_RECEIVE_BYTES);
 
 /// Opens the endpoint on a bound socket.
@@ -51,7 +59,7 @@ fn transport_config() -> TransportConfig {
     let idle = Duration::from_millis(limits::IDLE_TIMEOUT_MS);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(webtransport::UNI_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_FIRST))
         .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
         .max_idle_timeout(Some(idle.try_into().expect("half a minute fits QUIC's idle timeout")))
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_BYTES))
@@ -61,7 +69,7 @@ fn transport_config() -> TransportConfig {
 }
 
 /// Accepts connections until the endpoint is closed.
-pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>, desk: Desk) {
+pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, rules: Rules, tasks: Tasks, desk: Desk) {
     while let Some(incoming) = endpoint.accept().await {
         let address = incoming.remote_address().ip();
         if gate.wants_proof(address) && !incoming.remote_address_validated() && incoming.may_retry() {
@@ -69,10 +77,10 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>
             let _ = incoming.retry();
             continue;
         }
-        match gate.enter(address) {
+        match gate.enter(Transport::Quic, address) {
             Ok(pass) => {
                 let span = info_span!("connection", remote = %incoming.remote_address());
-                tokio::spawn(serve(incoming, pass, origins.clone(), desk.clone()).instrument(span));
+                tasks.spawn(serve(incoming, pass, rules.clone(), desk.clone()).instrument(span));
             }
             Err(why) => {
                 desk.hub.metrics.refused(Transport::Quic, why);
@@ -82,12 +90,12 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, origins: Arc<Origins>
     }
 }
 
-async fn serve(incoming: Incoming, mut pass: Pass, origins: Arc<Origins>, desk: Desk) {
+async fn serve(incoming: Incoming, mut pass: Pass, rules: Rules, desk: Desk) {
     let metrics = desk.hub.metrics.clone();
     let begun = Instant::now();
     let deadline = Duration::from_millis(limits::HELLO_TIMEOUT_MS);
     let mut transport = Transport::Quic;
-    let (connection, web) = match tokio::time::timeout(deadline, greet(incoming, &origins, &mut transport)).await {
+    let (connection, web) = match tokio::time::timeout(deadline, greet(incoming, &rules, &mut transport)).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => {
             metrics.refused(transport, if error.is_request() { Why::Request } else { Why::Handshake });
@@ -109,7 +117,7 @@ async fn serve(incoming: Incoming, mut pass: Pass, origins: Arc<Origins>, desk: 
 /// The handshake, and for a browser the session on top of it.
 async fn greet(
     incoming: Incoming,
-    origins: &Origins,
+    rules: &Rules,
     transport: &mut Transport,
 ) -> Result<(Connection, Option<WebSession>), RefusedError> {
     let connection = incoming.accept()?.await?;
@@ -117,7 +125,9 @@ async fn greet(
         return Ok((connection, None));
     }
     *transport = Transport::WebTransport;
-    let web = WebSession::accept(&connection, origins).await?;
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(WEB_BIDI_STREAMS_MAX));
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(webtransport::UNI_STREAMS_MAX));
+    let web = WebSession::accept(&connection, rules).await?;
     Ok((connection, Some(web)))
 }
 

@@ -11,6 +11,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use seriatim_gateway_core::{Session, StreamId, Transmit};
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::wire::lane;
 
 use crate::metrics::Traffic;
 use crate::transport::webtransport::{self, Preamble, WebEnd, WebSession};
@@ -19,6 +21,7 @@ use crate::transport::{Came, Carrier};
 /// Bytes read from a stream at once.
 const READ_BYTES: usize = 8 << 10;
 
+type Stray = BoxFuture<'static, Result<RecvStream, ConnectionError>>;
 type Accepting = BoxFuture<'static, Result<(SendStream, RecvStream), ConnectionError>>;
 
 /// A QUIC connection.
@@ -28,6 +31,8 @@ pub(crate) struct StreamCarrier {
     accepting: Accepting,
     /// Set if the streams belong to a WebTransport session.
     web: Option<Box<WebSession>>,
+    /// A unidirectional stream of a native device, which may open none.
+    stray: Option<Stray>,
     /// A stream that has not said its session yet.
     opening: Option<Opening>,
     close_code: VarInt,
@@ -61,6 +66,7 @@ impl StreamCarrier {
         Self {
             closed: Box::pin(async move { drop(for_closed.closed().await) }),
             accepting: accept(&connection),
+            stray: web.is_none().then(|| stray(&connection)),
             connection,
             web: web.map(Box::new),
             opening: None,
@@ -72,13 +78,15 @@ impl StreamCarrier {
         }
     }
 
-    /// Streams are accepted only when they may be read: what waits costs the device, not us.
+    /// Streams are accepted only when they may be read, and so many at the same time: what waits costs the device, not us.
     fn accept_streams(&mut self, cx: &mut Context<'_>, session: &Session) -> Came {
         let mut came = Came::Nothing;
-        while session.wants_data(StreamId::Bidi(self.bidi_next)) {
+        let mut open = self.writers.keys().filter(|id| matches!(id, StreamId::Bidi(_))).count();
+        while open < lane::LANES_MAX && session.wants_data(StreamId::Bidi(self.bidi_next)) {
             match self.poll_stream(cx) {
                 Poll::Ready(Ok((send, recv))) => {
                     self.take_stream(send, recv);
+                    open += 1;
                     came = Came::Something;
                 }
                 Poll::Ready(Err(_)) => return Came::Over,
@@ -223,6 +231,11 @@ impl Carrier for StreamCarrier {
         if self.closed.poll_unpin(cx).is_ready() || self.poll_web(cx) {
             return Came::Over;
         }
+        if let Some(Poll::Ready(Ok(_))) = self.stray.as_mut().map(|stray| stray.poll_unpin(cx)) {
+            self.stray = None;
+            session.handle_refusal(Refusal::new(ErrorCode::WrongStream, "a unidirectional stream of the device"));
+            return Came::Something;
+        }
         let accepted = self.accept_streams(cx, session);
         match self.read_streams(cx, now, session) {
             true if accepted != Came::Over => Came::Something,
@@ -287,6 +300,11 @@ fn joined(first: &[u8], second: &[u8]) -> Bytes {
     bytes.extend_from_slice(first);
     bytes.extend_from_slice(second);
     bytes.freeze()
+}
+
+fn stray(connection: &Connection) -> Stray {
+    let connection = connection.clone();
+    Box::pin(async move { connection.accept_uni().await })
 }
 
 fn accept(connection: &Connection) -> Accepting {

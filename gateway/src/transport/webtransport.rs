@@ -26,7 +26,7 @@ use web_transport_proto::{
     SettingsError, StreamUni, VarInt, error_to_http3,
 };
 
-use crate::transport::rules::{self, Offered, Origins};
+use crate::transport::rules::{Offered, Rules};
 
 /// HTTP/3 in ALPN.
 pub(crate) const ALPN: &[u8] = b"h3";
@@ -107,15 +107,15 @@ pub(crate) enum WebEnd {
 
 impl WebSession {
     /// Takes the browser's request and answers it.
-    pub(crate) async fn accept(connection: &Connection, origins: &Origins) -> Result<Self, RefusedError> {
-        let accepted = Self::shake_hands(connection, origins).await;
+    pub(crate) async fn accept(connection: &Connection, rules: &Rules) -> Result<Self, RefusedError> {
+        let accepted = Self::shake_hands(connection, rules).await;
         if let Err(error) = &accepted {
             connection.close(error.h3_code().into(), b"");
         }
         accepted
     }
 
-    async fn shake_hands(connection: &Connection, origins: &Origins) -> Result<Self, RefusedError> {
+    async fn shake_hands(connection: &Connection, rules: &Rules) -> Result<Self, RefusedError> {
         let mut settings = Settings::default();
         settings.enable_webtransport(1);
         settings.insert(Setting(VarInt::from_u32(WT_MAX_SESSIONS)), VarInt::from_u32(1));
@@ -123,7 +123,7 @@ impl WebSession {
         settings.write(&mut ours).await?;
         let (controls, connect) = futures_util::future::try_join(
             Box::pin(read_settings(connection)),
-            Box::pin(read_request(connection, origins)),
+            Box::pin(read_request(connection, rules)),
         )
         .await?;
         let (send, recv) = connect;
@@ -315,7 +315,7 @@ fn read_kind(kind: &Preamble) -> u64 {
 }
 
 /// The browser's request, answered.
-async fn read_request(connection: &Connection, origins: &Origins) -> Result<(SendStream, RecvStream), RefusedError> {
+async fn read_request(connection: &Connection, rules: &Rules) -> Result<(SendStream, RecvStream), RefusedError> {
     let (mut send, mut recv) = connection.accept_bi().await?;
     let request = match ConnectRequest::read(&mut recv).await {
         Ok(request) => request,
@@ -326,7 +326,7 @@ async fn read_request(connection: &Connection, origins: &Origins) -> Result<(Sen
     };
     let origin = request.headers.get(http::header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
     let protocols = request.protocols.iter().map(String::as_str);
-    let offered = rules::check(origins, request.url.path(), origin, Some(request.url.authority()), protocols);
+    let offered = rules.check(request.url.path(), origin, Some(request.url.authority()), protocols);
     let response = match offered {
         // A browser that cannot say a protocol says it with the path.
         Ok(Offered::Nothing) => ConnectResponse::OK,

@@ -529,7 +529,8 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let files = ensure_dev_ca(dir.path()).unwrap();
         let token_public_key_pem = std::fs::read(&files.token_public).unwrap();
-        let (cluster, logic) = Cluster::start(Verifier::from_public_pem(&token_public_key_pem).unwrap()).await;
+        let verifier = Verifier::from_public_pem(&token_public_key_pem).unwrap();
+        let (cluster, logic) = Cluster::start(verifier.clone()).await;
         let mut config = GatewayConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             logic,
@@ -537,7 +538,7 @@ impl Site {
             webtransport: Default::default(),
             origins: Origins::default(),
             address_connections_max: seriatim_gateway::ADDRESS_CONNECTIONS_MAX,
-            token_public_key_pem,
+            verifier,
             insecure_plaintext: true,
         };
         change(&mut config);

@@ -118,6 +118,9 @@ struct Shape {
     /// stores
     #[arg(long, default_value_t = 5)]
     stores: u32,
+    /// stores that the cluster is made of; the others join it, and take their share of the replicas
+    #[arg(long, default_value_t = 3)]
+    founders: u32,
     /// logic nodes
     #[arg(long, default_value_t = 3)]
     logic: u32,
@@ -200,6 +203,7 @@ impl Shape {
             keys: self.keys,
             users: self.users,
             stores: self.stores,
+            founders: self.founders,
             logic: self.logic,
             gateways: self.gateways,
             groups: self.groups,

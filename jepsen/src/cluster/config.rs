@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub struct ClusterConfig {
     /// how many stores
     pub stores: u32,
+    /// how many stores the cluster is made of, all if there are not so many; the others join at once
+    pub founders: u32,
     /// how many logic nodes
     pub logic: u32,
     /// how many gateways
@@ -37,6 +39,7 @@ impl Default for ClusterConfig {
     fn default() -> Self {
         Self {
             stores: 5,
+            founders: 3,
             logic: 3,
             gateways: 2,
             groups: seriatim_proto::limits::GROUPS_DEFAULT,

@@ -39,28 +39,27 @@ impl Cluster {
     /// Runs `raftctl -o json` against all stores; an error unless it exits 0 or 10 (unhealthy, which has data too).
     pub async fn raftctl(&self, args: &[&str]) -> anyhow::Result<Value> {
         let answer = self.raftctl_answer(args).await?;
-        ensure!(
-            answer.exit == 0 || answer.exit == UNHEALTHY,
-            "run raftctl {}: exit code {}: {}",
-            args.join(" "),
-            answer.exit,
-            answer.stderr.trim()
-        );
+        done(&args.join(" "), &answer)?;
         Ok(answer.json)
     }
 
     /// Runs `raftctl -o json` against all stores, whatever it exits with.
     pub async fn raftctl_answer(&self, args: &[&str]) -> anyhow::Result<RaftctlAnswer> {
-        let addresses = |role: Role| -> String {
-            let listed = self.nodes().iter().filter(|node| node.role == role).map(|node| node.address.to_string());
-            listed.collect::<Vec<_>>().join(",")
-        };
+        self.raftctl_at(&self.store_addresses(), args).await
+    }
+
+    fn store_addresses(&self) -> Vec<String> {
+        let stores = self.nodes().iter().filter(|node| node.role == Role::Store);
+        stores.map(|node| node.address.to_string()).collect()
+    }
+
+    async fn raftctl_at(&self, stores: &[String], args: &[&str]) -> anyhow::Result<RaftctlAnswer> {
         let keys = &self.inner.keys;
         let first_gateway = self.gateways().first().map(|(_, address)| address.to_string());
         let mut words: Vec<String> = args.iter().map(|word| (*word).to_owned()).collect();
         let mut flag = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         flag("output", "json".to_owned());
-        flag("endpoints", addresses(Role::Store));
+        flag("endpoints", stores.join(","));
         flag("gateway", first_gateway.unwrap_or_default());
         flag("ca", keys.ca.display().to_string());
         flag("dev-key", keys.token_key.display().to_string());
@@ -87,7 +86,7 @@ impl Cluster {
     }
 
     /// Names of stores by the ids that the cluster gave them. These never change, so they are asked for once.
-    async fn stores_by_id(&self) -> BTreeMap<u64, String> {
+    pub(super) async fn stores_by_id(&self) -> BTreeMap<u64, String> {
         if let Some(known) = self.inner.stores_by_id.get() {
             return known.clone();
         }
@@ -100,10 +99,18 @@ impl Cluster {
         found
     }
 
-    /// Makes the cluster of the running stores.
+    /// Makes the cluster of the first stores, and has the others join: they take their share while clients work.
     pub(crate) async fn initialise(&self) -> anyhow::Result<()> {
-        let groups = self.config().groups.to_string();
-        self.raftctl(&["cluster", "init", "--groups", &groups, "--timeout", "30s"]).await.map(|_| ())
+        let (groups, stores) = (self.config().groups.to_string(), self.store_addresses());
+        let founders = stores.len().min(self.config().founders.max(1) as usize);
+        let (founders, joiners) = stores.split_at(founders);
+        let mut orders = vec![vec!["cluster", "init", "--groups", &groups]];
+        orders.extend(joiners.iter().map(|store| vec!["node", "join", store]));
+        for order in orders {
+            let answer = self.raftctl_at(founders, &[order.as_slice(), &["--timeout", "30s"]].concat()).await?;
+            done(&order.join(" "), &answer)?;
+        }
+        Ok(())
     }
 
     /// Does every group have a leader that answers, and every store a cluster?
@@ -114,12 +121,19 @@ impl Cluster {
     }
 }
 
-fn items(json: &Value) -> impl Iterator<Item = &Value> {
+/// It did what it was told, or answered that something is not well.
+pub(super) fn done(what: &str, answer: &RaftctlAnswer) -> anyhow::Result<()> {
+    let done = answer.exit == 0 || answer.exit == UNHEALTHY;
+    ensure!(done, "run raftctl {what}: exit code {}: {}", answer.exit, answer.stderr.trim());
+    Ok(())
+}
+
+pub(super) fn items(json: &Value) -> impl Iterator<Item = &Value> {
     json.get("items").and_then(Value::as_array).into_iter().flatten()
 }
 
 /// Numbers of 64 bits are strings in raftctl's JSON.
-fn number(item: &Value, name: &str) -> Option<u64> {
+pub(super) fn number(item: &Value, name: &str) -> Option<u64> {
     let value = item.get(name)?;
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }

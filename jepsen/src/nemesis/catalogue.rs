@@ -9,6 +9,7 @@ use super::disk::{Disk, Illness, PowerCut};
 use super::kill::Kill;
 use super::lease::ZombieHolder;
 use super::link::{Flap, Rate};
+use super::membership::{Change, Membership};
 use super::packet::{Mishap, Packet};
 use super::partition::Partition;
 use super::pause::Pause;
@@ -20,6 +21,9 @@ use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, NetworkKind, Role, clocks
 /// The kind that may break I2 of counters, and nothing else.
 pub(crate) const BOOT_BEYOND: &str = "boot-beyond";
 
+/// Voters of a group that nobody asked for more.
+const VOTERS: usize = 3;
+
 /// What a cluster must have for a kind to be possible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Needs {
@@ -27,8 +31,12 @@ pub enum Needs {
     Nothing,
     /// a network of its own for each node
     Namespaces,
+    /// namespaces, and clients that are devices at the gateways
+    Devices,
     /// so many stores and namespaces
     Stores(usize),
+    /// a store more than groups have voters
+    Joiners,
     /// the nodes on a switch of our own
     Switch,
     /// stores on a disk of their own that can be filled: [`DiskKind::Tmpfs`]
@@ -68,6 +76,13 @@ impl std::fmt::Debug for Kind {
 impl PartialEq for Kind {
     fn eq(&self, other: &Kind) -> bool {
         self.name == other.name
+    }
+}
+
+impl Kind {
+    /// Does it only hurt what passes between gateways and devices?
+    pub(crate) fn hurts_devices_only(&self) -> bool {
+        self.needs == Needs::Devices
     }
 }
 
@@ -132,7 +147,7 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => Partition::boxed(Shape::Bridge);
         "partition-one-way" Needs::Namespaces, WHILE, "one store hears the others, or is heard, but not both"
             => Partition::boxed(Shape::OneWay);
-        "cut-clients" Needs::Namespaces, WHILE, "a gateway from its clients" => Partition::boxed(Shape::Clients);
+        "cut-clients" Needs::Devices, WHILE, "a gateway from its clients" => Partition::boxed(Shape::Clients);
         "cut-gateway" Needs::Namespaces, WHILE, "a gateway from all logic nodes"
             => Partition::boxed(Shape::GatewayFromLogic);
         "cut-logic" Needs::Namespaces, WHILE, "a logic node from all stores: its leases end"
@@ -143,7 +158,7 @@ static SURVIVABLE: &[Kind] = kinds! { true
     "packet" {
         "loss" Needs::Namespaces, WHILE, "5 to 30 % of the packets between all nodes are lost"
             => Partition::loss(Shape::Everything);
-        "loss-clients" Needs::Namespaces, WHILE, "5 to 30 % of the packets of all clients are lost"
+        "loss-clients" Needs::Devices, WHILE, "5 to 30 % of the packets of all clients are lost"
             => Partition::loss(Shape::AllClients);
         "rate" Needs::Namespaces, WHILE, "what one node is sent trickles at some hundred kbit/s"
             => Box::new(Rate::default());
@@ -197,6 +212,16 @@ static SURVIVABLE: &[Kind] = kinds! { true
             => PowerCut::boxed(Target::Leader);
         "power-cut-all" Needs::BadDisk, Hold::ms(0, 500), "the same of all stores at once, restarted at once"
             => PowerCut::boxed(Target::AllStores);
+    }
+    "membership" {
+        "move-replica" Needs::Joiners, WHILE, "a replica moves to a store that has none of its group"
+            => Membership::boxed(Change::Move);
+        "move-back" Needs::Joiners, WHILE, "the same, turned back on the way"
+            => Membership::boxed(Change::MoveBack);
+        "drain-store" Needs::Joiners, WHILE, "a store gives all its replicas away, and takes some again"
+            => Membership::boxed(Change::Drain);
+        "transfer-leader" Needs::Nothing, Hold::ms(0, 0), "another store of a group is made its leader"
+            => Membership::boxed(Change::Transfer);
     }
     "restart" {
         "restart-store" Needs::Nothing, Hold::ms(0, 0), "a store stops in order and starts"
@@ -276,9 +301,11 @@ fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
         .then(|| "the nodes share the loopback: no fault of the network can be made".to_owned());
     match needs {
         Needs::Nothing => None,
-        Needs::Namespaces => no_namespaces,
+        Needs::Namespaces | Needs::Devices => no_namespaces,
         Needs::Stores(wanted) if stores < wanted => Some(format!("it needs {wanted} stores, and there are {stores}")),
         Needs::Stores(_) => no_namespaces,
+        Needs::Joiners => (stores <= VOTERS.max(config.founders as usize))
+            .then(|| format!("all {stores} stores have a replica of each group: none can move")),
         Needs::Switch => (cluster.network() != NetworkKind::Switch)
             .then(|| "the nodes are not on a switch of our own (--network switch)".to_owned()),
         Needs::SmallDisk => (!matches!(config.disk, DiskKind::Tmpfs { .. }))

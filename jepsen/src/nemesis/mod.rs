@@ -23,6 +23,7 @@ mod fill;
 mod kill;
 mod lease;
 mod link;
+mod membership;
 mod packet;
 mod partition;
 mod pause;

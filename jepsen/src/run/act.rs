@@ -18,6 +18,8 @@ use crate::workload::{Clock, Site, Workload};
 
 /// How long each step of the end may take once everything is healed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long replicas may go on moving: they do it one at a time.
+const MOVES_PATIENCE: Duration = Duration::from_secs(120);
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -81,6 +83,9 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     revive(cluster).await;
     if let Err(error) = cluster.wait_until_serving(PATIENCE).await {
         acted.findings.push(format!("L1: after everything was healed the cluster does not serve: {error:#}"));
+    }
+    if let Err(error) = cluster.wait_until_nothing_moves(MOVES_PATIENCE).await {
+        acted.findings.push(format!("L1: after everything was healed replicas do not come to rest: {error:#}"));
     }
     acted.phase("heal", began);
 

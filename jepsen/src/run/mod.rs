@@ -29,7 +29,7 @@ use folder::RunFolder;
 
 use crate::check::{self, CheckOptions, Evidence, Findings, Outcome, Rule, Verdict};
 use crate::cluster::{Cluster, ClusterConfig, clocks_can_be_bent};
-use crate::nemesis::Catalogue;
+use crate::nemesis::{Catalogue, Kind};
 use crate::report;
 
 pub use again::check_again;
@@ -135,6 +135,7 @@ async fn play(
 fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder) -> ClusterConfig {
     ClusterConfig {
         stores: options.stores,
+        founders: options.founders,
         logic: options.logic,
         gateways: options.gateways,
         groups: options.groups,
@@ -157,10 +158,12 @@ fn note_cluster(folder: &mut RunFolder, cluster: &Cluster, plan: &Plan) -> anyho
     folder.note("network", json!(cluster.network().to_string()));
     let (possible, impossible) = Catalogue::possible(&plan.kinds, cluster);
     folder.note(again::FAULTS, json!(possible.iter().map(|kind| kind.name).collect::<Vec<_>>()));
-    for (kind, why) in &impossible {
+    let unmet = |kind: &&'static Kind| (kind.name, "no client of this workload is a device at a gateway".to_owned());
+    let left_out: Vec<_> = plan.left_out.iter().map(unmet).chain(impossible).collect();
+    for (kind, why) in &left_out {
         eprintln!("left out: {kind}: {why}");
     }
-    let left_out = impossible.iter().map(|(kind, why)| (kind.to_string(), json!(why.to_string())));
+    let left_out = left_out.iter().map(|(kind, why)| (kind.to_string(), json!(why.to_string())));
     folder.note("left_out", Value::Object(left_out.collect()));
     folder.save()
 }

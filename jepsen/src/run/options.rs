@@ -36,6 +36,9 @@ pub struct RunOptions {
     pub users: u32,
     /// stores
     pub stores: u32,
+    /// stores that the cluster is made of; the others join it, and take their share of the replicas
+    #[serde(default = "all")]
+    pub founders: u32,
     /// logic nodes
     pub logic: u32,
     /// gateways
@@ -63,6 +66,7 @@ impl Default for RunOptions {
             keys: workload.keys,
             users: workload.users,
             stores: 5,
+            founders: 3,
             logic: 3,
             gateways: 2,
             groups: seriatim_proto::limits::GROUPS_DEFAULT,
@@ -74,6 +78,11 @@ impl Default for RunOptions {
 }
 
 /// What runs were made with before there was a choice.
+fn all() -> u32 {
+    NODES_MAX
+}
+
+/// The same.
 fn product() -> String {
     Build::Product.name().to_owned()
 }
@@ -85,12 +94,19 @@ pub struct Plan {
     pub workload: WorkloadOptions,
     /// what hurts
     pub kinds: Vec<&'static Kind>,
+    /// what would not meet this workload
+    pub left_out: Vec<&'static Kind>,
     /// how nodes reach each other
     pub network: NetworkMode,
     /// what the stores' data lies on
     pub disk: DiskKind,
     /// which build of the product
     pub build: Build,
+}
+
+/// Pretenders talk to the stores: nothing of theirs passes through a gateway, and no packet would meet such a fault.
+fn kind_is_met(kind: &Kind, workload: WorkloadKind) -> bool {
+    workload != WorkloadKind::Lease || !kind.hurts_devices_only()
 }
 
 impl RunOptions {
@@ -101,10 +117,12 @@ impl RunOptions {
         let workload = WorkloadOptions { kind, seed, rate, keys, users };
         workload.check()?;
         let names: Vec<&str> = self.nemesis.iter().map(String::as_str).collect();
-        let kinds = Catalogue::select(&names)?;
+        let selected = Catalogue::select(&names)?;
+        let (kinds, left_out) = selected.into_iter().partition(|kind| kind_is_met(kind, workload.kind));
         let ranges = [
             ("--time", self.time_s, 1, TIME_S_MAX),
             ("--stores", self.stores.into(), STORES_MIN.into(), NODES_MAX.into()),
+            ("--founders", self.founders.into(), STORES_MIN.into(), NODES_MAX.into()),
             ("--logic", self.logic.into(), 1, NODES_MAX.into()),
             ("--gateways", self.gateways.into(), 1, NODES_MAX.into()),
             ("--groups", self.groups.into(), 1, seriatim_proto::limits::GROUPS_MAX.into()),
@@ -123,7 +141,7 @@ impl RunOptions {
                 ));
             }
         }
-        Ok(Plan { workload, kinds, network: network(&self.network)?, disk: disk(&self.disk)?, build })
+        Ok(Plan { workload, kinds, left_out, network: network(&self.network)?, disk: disk(&self.disk)?, build })
     }
 
     /// How long clients work.
@@ -195,6 +213,7 @@ mod tests {
             (RunOptions { nemesis: vec!["earthquake".to_owned()], ..good.clone() }, "earthquake"),
             (RunOptions { time_s: 0, ..good.clone() }, "--time"),
             (RunOptions { stores: 2, ..good.clone() }, "--stores"),
+            (RunOptions { founders: 2, ..good.clone() }, "--founders"),
             (RunOptions { gateways: 0, ..good.clone() }, "--gateways"),
             (RunOptions { groups: 0, ..good.clone() }, "--groups"),
             (RunOptions { rate: 0, ..good.clone() }, "--rate"),
@@ -208,6 +227,23 @@ mod tests {
         }
         let empty = tempfile::tempdir().unwrap();
         assert!(good.plan(empty.path()).unwrap_err().contains("seriatim"));
+    }
+
+    #[test]
+    fn faults_that_a_workload_cannot_meet_are_left_out() {
+        let bin = tempfile::tempdir().unwrap();
+        for program in ["seriatim", "raftctl"] {
+            std::fs::write(bin.path().join(program), "").unwrap();
+        }
+        let plan = |workload: &str| {
+            let nemesis = ["loss-clients", "cut-clients", "kill"].map(str::to_owned).to_vec();
+            let options = RunOptions { workload: workload.to_owned(), nemesis, ..RunOptions::default() };
+            let plan = options.plan(bin.path()).unwrap();
+            (plan.kinds.len(), plan.left_out.iter().map(|kind| kind.name).collect::<Vec<_>>())
+        };
+        let (mixed, left_out) = plan("mix");
+        assert_eq!(left_out, Vec::<&str>::new());
+        assert_eq!(plan("lease"), (mixed - 2, vec!["loss-clients", "cut-clients"]));
     }
 
     #[test]

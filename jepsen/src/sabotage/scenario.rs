@@ -80,11 +80,12 @@ impl Scenario {
             },
             // A logic node falls asleep with commands of its slots ready to be sent. When it wakes up, others hold
             // the slots and have reserved numbers in them. Counters, because nothing but their fence stops a
-            // reservation that is late; many, so that each is in the buffers of some holder only.
+            // reservation that is late; many, so that each is in the buffers of some holder only. Each sleeps so many
+            // times only: what clients must have done at the end is not done in between.
             Sabotage::FenceAtDoorOnly => Scenario {
                 keys: 48,
                 rate: 300,
-                chaos: "commands.send=sleep:3500@1/20",
+                chaos: "commands.send=sleep:3500@1/20*6",
                 ..of("holders fall asleep with commands ready to be sent", Seq, Hurt::HoldersAsleep { times: 3 })
             },
             Sabotage::SegmentNotFenced => Scenario {

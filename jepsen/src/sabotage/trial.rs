@@ -18,9 +18,9 @@ use crate::run::verify::verify;
 use crate::workload::{Clock, Site, Workload};
 
 /// How long each step of the end may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time of all that is done to the cluster.
-const HURT_PATIENCE: Duration = Duration::from_secs(100);
+const HURT_PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at what nodes say.
 const LOOK: Duration = Duration::from_millis(500);
 /// Fewer acked operations than this prove nothing.

@@ -123,6 +123,21 @@ mod tests {
         assert!(out.is_empty());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_message_is_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..512)) {
+            let mut rest = Bytes::from(bytes.clone());
+            let mut read = Vec::new();
+            while let Ok(Some((frame, header))) = crate::wire::split_frame(&mut rest) {
+                read.extend_from_slice(&frame);
+                if Place::of(frame.slice(header..)).is_err() {
+                    break;
+                }
+            }
+            proptest::prop_assert!(bytes.starts_with(&read));
+        }
+    }
+
     #[test]
     fn the_largest_frame_fits_a_message_on_any_place() {
         let place = Place { lane: u64::MAX, end: true, inbox: u64::MAX };

@@ -1,6 +1,7 @@
 //! Commands: one file per noun; here only the match.
 
 mod amend;
+mod auth;
 mod cluster;
 mod doubt;
 mod moves;
@@ -12,13 +13,14 @@ mod send;
 mod seq;
 mod tail;
 mod tenant;
+mod transfer;
 mod user;
 mod verify;
 
 use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, StoreId};
 
-use crate::cli::{Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User};
+use crate::cli::{Auth, Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -47,6 +49,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             moves::begin(&target()?, GroupId(group), (from.map(StoreId), to.map(StoreId)), dry_run).await
         }
         Group::Raft(Raft::CancelMove { group }) => moves::cancel(&target()?, GroupId(group)).await,
+        Group::Raft(Raft::Transfer { group, to, dry_run }) => {
+            transfer::transfer(&target()?, GroupId(group), StoreId(to), dry_run).await
+        }
         Group::Node(Node::Ls) => node::ls(&target()?).await,
         Group::Node(Node::Join { address }) => node::join(&target()?, &address).await,
         Group::Node(Node::Drain { store, wait }) => node::drain(&target()?, StoreId(store), wait).await,
@@ -64,6 +69,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Tenant(Tenant::Show { id }) => tenant::show(&target()?, id).await,
         Group::Tenant(Tenant::Set { id, limits, dry_run }) => tenant::set(&target()?, id, limits, dry_run).await,
         Group::Tenant(Tenant::Reset { id, dry_run }) => tenant::reset(&target()?, id, dry_run).await,
+        Group::Auth(Auth::Inspect { keys }) => auth::inspect(&target()?, keys.as_deref()),
+        Group::Auth(Auth::Keys { keys }) => auth::keys(&target()?, keys.as_deref()),
+        Group::Auth(Auth::Mint { user, scopes, life }) => auth::mint(&target()?, &user, &scopes, life),
         Group::Msg(Msg::Status(of)) => msg::status(&target()?, &of).await,
         Group::Msg(Msg::Cancel(of)) => msg::cancel(&target()?, &of).await,
         Group::Msg(Msg::Show(of)) => amend::show(&target()?, &of).await,

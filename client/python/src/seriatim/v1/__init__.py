@@ -1,0 +1,1 @@
+"""The frames of seriatim-1, generated from client.proto by ``client/python/generate``."""
