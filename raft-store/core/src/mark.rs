@@ -15,6 +15,7 @@
 
 use seriatim_proto::command::{EntryRef, Kind, Listed, Mark, MarkOutcome, MarkWrite, Outcome, ReadUpto, Reject};
 use seriatim_proto::ids::{ConversationId, MessageId, SlotId, TenantId, UserId};
+use seriatim_proto::store::InboxEntry;
 use seriatim_proto::{chain, limits};
 
 use crate::apply::{Held, No};
@@ -51,7 +52,9 @@ fn set_mark(view: &mut impl View, held: Held, write: &MarkWrite) -> Result<MarkO
     let (kind, seq) = match mark {
         Mark::Read { upto } => {
             let found = view.inbox_entry_row(held.slot, *tenant, user, *upto)?;
-            let Some(entry) = found.filter(|entry| entry.conversation == *conversation) else {
+            // An entry of a mark says where the conversation was read, not how far it had come.
+            let is_of_it = |entry: &InboxEntry| entry.conversation == *conversation && !entry.entry.kind.is_mark();
+            let Some(entry) = found.filter(is_of_it) else {
                 return Ok(MarkOutcome::NotFound);
             };
             let read = ReadUpto { inbox_seq: *upto, seq: entry.entry.seq, messages: entry.messages };

@@ -81,6 +81,25 @@ fn a_read_mark_only_rises_and_is_an_entry_of_the_readers_own_inbox() {
 }
 
 #[test]
+fn an_entry_of_a_mark_is_nothing_to_read_up_to() {
+    let (mut world, alice, own, _) = two_talks();
+    let (at_4, _) = listed(&mut world, &alice, &own, read(4));
+    // Written behind everything, about the conversation's first entry: so it said less than the mark that holds.
+    let (_, muted) = listed(&mut world, &alice, &own, Mark::Mute { on: true });
+    let (_, at_6) = listed(&mut world, &alice, &own, read(6));
+    for mark in [muted.unwrap(), at_6.unwrap()] {
+        assert_eq!(set(&mut world, write(&alice, &own, Mark::Read { upto: mark })), MarkOutcome::NotFound);
+    }
+    let (list, _) = list(&world, &alice);
+    let now = list.into_iter().find(|listed| listed.conversation == own).unwrap();
+    assert!(
+        now.read.unwrap().seq > at_4.read.unwrap().seq,
+        "the place in the conversation rose with the one in the inbox"
+    );
+    assert_eq!((now.read.unwrap().seq, now.unread()), (seq(3), 0));
+}
+
+#[test]
 fn what_is_not_read_is_a_subtraction_for_each_conversation_and_for_all() {
     let (mut world, alice, own, group) = two_talks();
     assert_eq!(unread(&world, &alice), (vec![3, 2], 5));
@@ -189,7 +208,8 @@ proptest! {
                 let entry = appended.entry.unwrap();
                 world.deliver(delivery(&talks[talk], &alice, appended.prev_seq, &[entry]));
             } else if let Some(upto) = Seq::new(upto) {
-                let is_there = world.inbox(&alice).1.iter().any(|e| e.seq == upto && e.conversation == talks[talk]);
+                let is_entry = |e: &InboxEntry| e.conversation == talks[talk] && !e.entry.kind.is_mark();
+                let is_there = world.inbox(&alice).1.iter().any(|e| e.seq == upto && is_entry(e));
                 let outcome = set(&mut world, write(&alice, &talks[talk], Mark::Read { upto }));
                 prop_assert_eq!(matches!(outcome, MarkOutcome::Set { .. }), is_there);
                 if is_there {
@@ -204,6 +224,8 @@ proptest! {
             for one in &list {
                 let talk = talks.iter().position(|talk| *talk == one.conversation).unwrap();
                 prop_assert_eq!(one.unread(), behind(talk));
+                let marked = inbox.iter().find(|e| e.seq.get() == marks[talk]).map(|e| e.entry.seq);
+                prop_assert_eq!(one.read.map(|read| read.seq), marked);
             }
             prop_assert_eq!(all, behind(0) + behind(1));
         }
