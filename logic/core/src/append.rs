@@ -182,7 +182,7 @@ impl SlotHolder {
         }
         conversation.committed(clock.now_ms, &name, &entry, &append.content);
         if let Kind::Recall { target } = entry.kind {
-            self.recent_bytes -= conversation.recent.erase(target);
+            self.recent_bytes -= conversation.recall(target);
         }
         if let Some(own) = conversation.targets.get_mut(&self.slot) {
             let all = own

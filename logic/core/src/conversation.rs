@@ -10,7 +10,7 @@ use seriatim_proto::command::{Content, DeliveryRecord, EntryRef, Kind};
 use seriatim_proto::hash;
 use seriatim_proto::ids::{ConversationId, Epoch, MessageId, Seq, SlotId, TenantId, UserId};
 use seriatim_proto::limits;
-use seriatim_proto::store::ConversationState;
+use seriatim_proto::store::{ConversationState, StoredMessage};
 
 use crate::allocator::Allocator;
 
@@ -36,6 +36,10 @@ pub(crate) struct Conversation {
     /// members by the slot of their inbox, and how far each slot has what they are owed
     pub(crate) targets: BTreeMap<SlotId, Target>,
     pub(crate) recent: Recent,
+    /// reads of what is no longer in memory that are under way
+    pub(crate) backlog_reads: u32,
+    /// messages that were recalled meanwhile: such a read may be older, and bring their bodies
+    pub(crate) recalled: BTreeSet<Seq>,
     /// sends that have no `n` yet
     pub(crate) waiting: VecDeque<u64>,
     /// sends without a reply, for retries that join them
@@ -172,6 +176,8 @@ impl Conversation {
             allocator: Allocator::cold(epoch),
             targets: BTreeMap::new(),
             recent: Recent::default(),
+            backlog_reads: 0,
+            recalled: BTreeSet::new(),
             waiting: VecDeque::new(),
             joins: BTreeMap::new(),
             in_flight: 0,
@@ -179,6 +185,35 @@ impl Conversation {
             pending: false,
             appended_at_ms: 0,
         }
+    }
+
+    /// A message was recalled: its body and those of its edits go from memory, and from what is being read; says how many
+    /// bytes went.
+    pub(crate) fn recall(&mut self, message: Seq) -> usize {
+        if self.backlog_reads > 0 {
+            self.recalled.insert(message);
+        }
+        self.recent.erase(message)
+    }
+
+    /// Entries of a backlog that was read, without what was recalled before or meanwhile.
+    pub(crate) fn backlog_read(&mut self, messages: Vec<StoredMessage>) -> Vec<RecentEntry> {
+        let entry = |message: StoredMessage| {
+            let about = match message.entry.kind {
+                Kind::Edit { target } => target,
+                _ => message.entry.seq,
+            };
+            match message.erased || self.recalled.contains(&about) {
+                true => RecentEntry { entry: message.entry, body: None },
+                false => RecentEntry::new(message.entry, message.salt, message.body),
+            }
+        };
+        let entries = messages.into_iter().map(entry).collect();
+        self.backlog_reads = self.backlog_reads.saturating_sub(1);
+        if self.backlog_reads == 0 {
+            self.recalled.clear();
+        }
+        entries
     }
 
     /// Takes what the store knows; `None`: it does not exist.

@@ -86,6 +86,7 @@ impl SlotHolder {
             }
             if target.cursor < conversation.recent.after {
                 target.busy = true;
+                conversation.backlog_reads += 1;
                 reads.push(*slot);
                 continue;
             }
@@ -135,17 +136,11 @@ impl SlotHolder {
         messages: Vec<StoredMessage>,
     ) {
         let Some(conversation) = self.conversations.get_mut(&name) else { return };
+        let mut entries = conversation.backlog_read(messages);
         let (last, Some(target)) = (conversation.last, conversation.targets.get_mut(&slot)) else { return };
         target.busy = false;
         // Entries whose outcome is still on its way to us may bring members that we do not know yet.
-        let entries: Vec<RecentEntry> = messages
-            .into_iter()
-            .filter(|message| Some(message.entry.seq) <= last)
-            .map(|message| match message.erased {
-                true => RecentEntry { entry: message.entry, body: None },
-                false => RecentEntry::new(message.entry, message.salt, message.body),
-            })
-            .collect();
+        entries.retain(|recent| Some(recent.entry.seq) <= last);
         let Some(last) = last else { return };
         if entries.is_empty() {
             self.effects.push_back(Effect::Alarm("entries that were committed are not in the log"));

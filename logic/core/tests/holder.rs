@@ -10,6 +10,7 @@ use seriatim_proto::hash;
 use seriatim_proto::ids::*;
 use seriatim_proto::limits;
 use seriatim_proto::logic::{CallError, Reply, SendState};
+use seriatim_proto::store::Read;
 use world::*;
 
 fn direct(a: &str, b: &str) -> ConversationId {
@@ -857,6 +858,59 @@ fn read_marks_of_one_conversation_gather_and_all_are_answered() {
     );
     assert!(matches!(world.replies[&request], Err(CallError::NotHolder { .. })));
     assert_eq!(world.inbox("bob").len(), 8);
+}
+
+#[test]
+fn a_recall_beside_a_read_of_the_backlog_takes_the_body_that_was_read() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let home = hash::conversation_slot(TENANT, &conversation);
+    let (near, far) = if home == slot_of("alice") { ("alice", "bob") } else { ("bob", "alice") };
+    world.claim(home);
+    let first = world.send(send(near, &conversation, 1, message("a secret")));
+    world.run(100);
+    let target = world.committed(first).unwrap();
+    let amend = |act| Content::Amend { target, act };
+    let edit = Act::Edit { salt: "s".into(), body: "another secret".into(), within_s: u32::MAX };
+    world.send(send(near, &conversation, 2, amend(edit)));
+    world.run(100);
+    // The next holder has nothing in memory: it reads, and the answer takes its time.
+    world.crash_all();
+    world.run(100);
+    world.claim(home);
+    let is_backlog = |wire: &Wire| matches!(wire, Wire::Read { read: Read::Messages { .. }, .. });
+    let mut read = None;
+    for _ in 0..100 {
+        for wire in std::mem::take(&mut world.wires) {
+            match wire {
+                Wire::Read { id, read: what, .. } if read.is_none() && matches!(what, Read::Messages { .. }) => {
+                    read = Some((id, world.read(&what)));
+                }
+                wire => world.step(wire, Fate::Arrives),
+            }
+        }
+        world.advance(100);
+    }
+    let (id, outcome) = read.expect("the backlog is read");
+    assert!(!world.wires.iter().any(is_backlog), "one read at a time");
+    let recall = world.send(send(near, &conversation, 3, amend(Act::Recall { within_s: u32::MAX })));
+    world.run(100);
+    assert!(world.committed(recall).is_some());
+    world.handle(home, Event::ReadDone { id, outcome: Some(outcome) });
+    world.claim(slot_of(far));
+    let mut bodies = Vec::new();
+    for _ in 0..60 {
+        for wire in std::mem::take(&mut world.wires) {
+            if let Wire::Deliver { deliveries, .. } = &wire {
+                bodies.extend(deliveries.bodies.iter().map(|body| body.body.clone()));
+            }
+            world.step(wire, Fate::Arrives);
+        }
+        world.advance(100);
+    }
+    let kinds: Vec<_> = world.inbox(far).iter().map(|entry| entry.entry.kind).collect();
+    assert_eq!(kinds, [Kind::Message, Kind::Edit { target }, Kind::Recall { target }]);
+    assert!(bodies.iter().all(bytes::Bytes::is_empty), "{bodies:?}");
 }
 
 #[test]
