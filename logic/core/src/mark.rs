@@ -1,12 +1,14 @@
 //! Mark: what users of this slot say about conversations to their own devices, on its way into the store.
 //!
-//! Of one conversation and user one mark is under way at a time, and one a second: what comes meanwhile gathers, and of
-//! read marks only the highest counts. So a device that marks each entry as it scrolls costs a write a second.
+//! Of one conversation and user one mark is under way at a time, and one a second is written: what comes meanwhile
+//! gathers, of each kind one; of read marks the highest counts, of the others the last. So a device that marks each entry
+//! as it scrolls costs a write a second, and one that changes its mind all the time holds nobody else up.
 //!
 //! # Invariants
 //! I11: apply never lets a read mark fall; a request is answered only once a mark at least as high is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use seriatim_proto::command::{HolderOp, Mark, MarkOutcome, MarkWrite, Place};
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -47,28 +49,34 @@ pub(crate) struct Marks {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Waiting {
-    /// in the order of arrival; of neighbours that are both read marks, one
+    /// in the order of arrival, of each kind one
     marks: Vec<(Mark, Vec<Asked>)>,
     writing: bool,
+    /// when a mark of it was last sent to be written, unless it turned out to change nothing
     wrote_at_ms: Option<u64>,
 }
 
 impl Waiting {
     fn add(&mut self, mark: Mark, request: RequestId) {
-        if let (Some((Mark::Read { upto }, requests)), Mark::Read { upto: other }) = (self.marks.last_mut(), mark) {
-            *upto = other.max(*upto);
-            requests.push((request, mark));
-        } else {
+        let same = |(other, _): &&mut (Mark, Vec<Asked>)| mem::discriminant(other) == mem::discriminant(&mark);
+        let Some((gathered, requests)) = self.marks.iter_mut().find(same) else {
             self.marks.push((mark, vec![(request, mark)]));
-        }
+            return;
+        };
+        *gathered = match (*gathered, mark) {
+            (Mark::Read { upto }, Mark::Read { upto: other }) => Mark::Read { upto: upto.max(other) },
+            // What was said before it would have lasted no time.
+            (_, last) => last,
+        };
+        requests.push((request, mark));
     }
 
-    /// A gathered read mark named no entry: those who asked for another one are tried without it. The others hear so.
+    /// The mark was refused. A read mark named no entry: those who asked for another one are tried without it. The
+    /// others hear so.
     fn without(&mut self, refused: Mark, requests: Vec<Asked>) -> Vec<RequestId> {
-        let (wrong, right): (Vec<Asked>, Vec<Asked>) = requests.into_iter().partition(|(_, mark)| *mark == refused);
-        if let Some(highest) = right.iter().map(|(_, mark)| *mark).max() {
-            self.marks.insert(0, (highest, right));
-        }
+        let is_wrong = |mark: Mark| mark == refused || !matches!(mark, Mark::Read { .. });
+        let (wrong, right): (Vec<Asked>, Vec<Asked>) = requests.into_iter().partition(|(_, mark)| is_wrong(*mark));
+        right.into_iter().for_each(|(request, mark)| self.add(mark, request));
         wrong.into_iter().map(|(request, _)| request).collect()
     }
 }
@@ -201,6 +209,7 @@ impl SlotHolder {
         let mut closed = false;
         for (write, (key, asked)) in marks.into_iter().zip(keys) {
             let outcome = outcomes.as_mut().and_then(Iterator::next);
+            let wrote = !matches!(outcome, Some(MarkOutcome::Set { written: None, .. } | MarkOutcome::NotFound));
             closed |= self.close_mark_place(&write, outcome.as_ref());
             let waiting = self.marks.by.entry(key.clone()).or_default();
             let requests = match outcome {
@@ -229,6 +238,8 @@ impl SlotHolder {
             self.reply(&requests, &result);
             let Some(waiting) = self.marks.by.get_mut(&key) else { continue };
             waiting.writing = false;
+            // What wrote nothing costs those behind it no time.
+            waiting.wrote_at_ms = waiting.wrote_at_ms.filter(|_| wrote);
             let due_ms = waiting.wrote_at_ms.map_or(0, |at| at + MARK_MS);
             if !waiting.marks.is_empty() {
                 self.mark_at(clock, due_ms, key);

@@ -861,6 +861,38 @@ fn read_marks_of_one_conversation_gather_and_all_are_answered() {
 }
 
 #[test]
+fn whoever_changes_his_mind_all_the_time_holds_nobody_up() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 1, message("hi")));
+    world.run(2_000);
+    let upto = world.inbox("bob")[0].seq;
+    let mut asked = Vec::new();
+    for on in [true, false].into_iter().cycle().take(101) {
+        asked.push(mark(&mut world, "bob", &conversation, Mark::Mute { on }));
+        asked.push(mark(&mut world, "bob", &conversation, Mark::Archive { on: !on }));
+    }
+    let read = mark(&mut world, "bob", &conversation, Mark::Read { upto });
+    world.run(4_000);
+    for request in asked {
+        assert!(matches!(world.replies[&request], Ok(Reply::Marked(_))), "{:?}", world.replies[&request]);
+    }
+    let Ok(Reply::Marked(now)) = &world.replies[&read] else { panic!("{:?}", world.replies[&read]) };
+    assert_eq!((now.muted, now.unread()), (true, 0));
+    assert!(mark_commands(&world) <= 4, "{}", mark_commands(&world));
+    // What names nothing is refused without a second for each.
+    let nothing: Vec<_> = (1_000..1_050u64)
+        .map(|upto| mark(&mut world, "bob", &conversation, Mark::Read { upto: Seq::new(upto).unwrap() }))
+        .collect();
+    world.run(4_000);
+    for request in nothing {
+        let refused = &world.replies[&request];
+        assert!(matches!(refused, Err(CallError::Refused(no)) if no.code == ErrorCode::NotFound), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_recall_beside_a_read_of_the_backlog_takes_the_body_that_was_read() {
     let mut world = World::new();
     let conversation = direct("alice", "bob");
