@@ -414,10 +414,18 @@ mod tests {
         }
 
         fn send(&mut self, number: u8) -> Answer {
+            let message_id = Bytes::copy_from_slice(&id(number).0);
+            self.add(number, Asked::Send(v1::Send { message_id, ..Default::default() }))
+        }
+
+        fn amend(&mut self, number: u8) -> Answer {
+            let message_id = Bytes::copy_from_slice(&id(number).0);
+            self.add(number, Asked::Amend(v1::Amend { message_id, ..Default::default() }))
+        }
+
+        fn add(&mut self, number: u8, body: Asked) -> Answer {
             let conversation = Conversation::peer("bob").unwrap();
             let message_id = id(number);
-            let body =
-                Asked::Send(v1::Send { message_id: Bytes::copy_from_slice(&message_id.0), ..Default::default() });
             let (answer, receiver) = oneshot::channel();
             let permit = self.permits.clone().try_acquire_owned().unwrap();
             let deadline = self.now + Duration::from_secs(10);
@@ -429,9 +437,9 @@ mod tests {
         /// Sends whatever is ready: request ids and whom they follow.
         fn flush(&mut self) -> Vec<(u64, Option<u8>)> {
             let ready: Vec<_> = self.requests.ready().collect();
-            let follows = |requests: &Requests, id| match requests.frame(id) {
-                Some((_, v1::ClientFrame { body: Some(Asked::Send(send)), .. })) => send.follows.first().copied(),
-                _ => None,
+            let follows = |requests: &Requests, id| {
+                let (_, frame) = requests.frame(id)?;
+                follows_of(frame.body.as_ref())?.first().copied()
             };
             let sent = ready.iter().map(|id| (*id, follows(&self.requests, *id))).collect();
             ready.into_iter().for_each(|id| self.requests.sent(id));
@@ -467,6 +475,29 @@ mod tests {
         assert!(
             matches!(second.try_recv().unwrap(), Err(RequestError::Rejected(refusal)) if refusal.code == ErrorCode::OutOfOrder)
         );
+    }
+
+    #[test]
+    fn amendments_have_their_place_among_the_sends() {
+        let mut desk = Desk::new();
+        let (_first, mut second, _third) = (desk.send(1), desk.amend(2), desk.send(3));
+        assert_eq!(desk.flush(), [(1, None), (2, Some(1)), (3, Some(2))]);
+        desk.say(3, refusal(ErrorCode::OutOfOrder));
+        desk.say(2, refusal(ErrorCode::TooLate));
+        assert!(matches!(second.try_recv().unwrap(), Err(RequestError::Rejected(_))));
+        assert_eq!(desk.flush(), [(3, Some(1))], "it follows whom the rejected one followed");
+        desk.say(3, refusal(ErrorCode::MessageTooLarge));
+        let mut fourth = desk.amend(4);
+        assert_eq!(desk.flush(), [(4, Some(1))], "and so does a new one");
+        desk.requests.handle_lost();
+        desk.flush();
+        desk.say(1, committed(1));
+        let _fifth = desk.send(5);
+        assert_eq!(desk.flush(), [(5, Some(4))]);
+        desk.say(5, refusal(ErrorCode::OutOfOrder));
+        desk.say(4, refusal(ErrorCode::Recalled));
+        assert!(matches!(fourth.try_recv().unwrap(), Err(RequestError::Unknown(_))), "its first attempt may have been");
+        assert_eq!(desk.flush(), [(5, Some(4))], "what is behind an unknown one stays behind it");
     }
 
     #[test]
