@@ -70,7 +70,7 @@ impl Address {
             }
             _ => bail!("an address must begin with https://"),
         };
-        let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let port = uri.port_u16().unwrap_or_else(|| if tls.is_some() { 443 } else { 80 });
         Ok(Self { uri, host, port, tls })
     }
 }
