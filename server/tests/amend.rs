@@ -284,6 +284,7 @@ async fn what_is_read_muted_and_archived_is_the_same_on_every_device() {
     let eve = cluster.device("eve", "phone").await;
     assert_eq!(eve.mark_read(&group, second).await.unwrap_err().refusal().code, ErrorCode::NotFound);
     assert_eq!(eve.list(None, 0).await.unwrap().unread, 0);
+    wait_until_async("alice's inbox has it all", async || alice.list(None, 0).await.unwrap().unread >= 8).await;
     let of_alice = alice.list(None, 0).await.unwrap();
     assert_eq!(of_alice.unread, 8, "her own messages, and nobody told her what bob has read");
 

@@ -79,6 +79,7 @@ async def test_c082_nobody_is_given_what_was_recalled(cluster: Cluster) -> None:
         states = [here, erased, erased, here, here]
         bodies = [b"kept", b"", b"", b"kept, and edited", b""]
         await entries_of(dan, 5)
+        await entries_of(cat, 5)
         for entries in (
             (await cat.history("a-dan")).entries,
             (await dan.history("a-cat")).entries,
