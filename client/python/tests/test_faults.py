@@ -15,7 +15,7 @@ from seriatim import Client, Entry, FileCursorStore
 
 
 async def send_while(client: Client, to: str, goes_on: asyncio.Event) -> list[bytes]:
-    """Sends until the event is cleared; the bodies. However fast the machine is, messages are under way all the time."""
+    """Sends until the event is cleared; the bodies. Messages are under way all the time, on a fast machine too."""
     bodies: list[bytes] = []
     tickets = []
     while goes_on.is_set():
@@ -46,6 +46,7 @@ async def test_c060_c061_c062_a_gateway_killed_in_mid_stream(fragile: Cluster) -
         # A client notices a dead gateway by its silence, and would find the same one again if it were back before.
         await until(lambda: ann.connections >= 2 and phone.connections >= 2)
         entries += await take(inboxes[0], 100)
+        # The laptop may not have noticed yet.
         await asyncio.to_thread(restart, fragile, "gateway-1")
         await until(lambda: laptop.connections >= 2)
         await asyncio.to_thread(fragile.kill, "gateway-2")
