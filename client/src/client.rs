@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationKey, CounterName, MessageId, Seq, UserId};
+use seriatim_proto::ids::{ConversationKey, CounterName, Emoji, MessageId, Seq, UserId};
 use seriatim_proto::limits;
+use seriatim_proto::logic::Amendment;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, v1};
@@ -17,7 +18,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::builder::ClientBuilder;
-use crate::entry::{Committed, Conversation, HistoryPage, Identity, Numbers, SendStatus, StatusPage, SyncPage};
+use crate::entry::{
+    Committed, Conversation, HistoryPage, Identity, ListPage, Listed, Numbers, SendStatus, StatusPage, SyncPage,
+};
 use crate::error::{EntryError, RequestError};
 use crate::inbox::{InboxQueue, Subscription};
 use crate::requests::{NewRequest, SendPlace, Way};
@@ -84,6 +87,42 @@ impl SendRequest {
     }
 }
 
+/// An amendment to send: an entry about an earlier message. The same value may be sent again after an unknown outcome.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AmendRequest {
+    /// idempotency key, UUIDv7; [`Client::query_send`] and [`Client::cancel_send`] know it too
+    pub message_id: MessageId,
+    /// where the message is
+    pub conversation: Conversation,
+    /// its `conversation_seq`
+    pub target: Seq,
+    /// what about it
+    pub amendment: Amendment,
+    /// as in [`SendRequest::follows`]
+    pub follows: Option<MessageId>,
+    /// as in [`SendRequest::known`]
+    pub known: Option<Seq>,
+}
+
+impl fmt::Debug for AmendRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AmendRequest({} of {} in {:?})", self.message_id, self.target, self.conversation)
+    }
+}
+
+impl AmendRequest {
+    /// A new amendment with an id of its own.
+    pub fn new(conversation: Conversation, target: Seq, amendment: Amendment) -> Self {
+        Self { message_id: new_message_id(), conversation, target, amendment, follows: None, known: None }
+    }
+    /// Another body for the message, with a salt of its own.
+    pub fn edit(conversation: Conversation, target: Seq, body: impl Into<Bytes>) -> Self {
+        let salt: [u8; 16] = rand::random();
+        let salt = Bytes::copy_from_slice(&salt);
+        Self::new(conversation, target, Amendment::Edit { salt, body: body.into() })
+    }
+}
+
 fn new_message_id() -> MessageId {
     MessageId(Uuid::now_v7().into_bytes())
 }
@@ -146,10 +185,7 @@ impl Client {
     /// conversation take their places in this order. Waits while too many requests are open.
     pub async fn submit(&self, request: SendRequest) -> Result<Ticket, RequestError> {
         let SendRequest { message_id, to, salt, body, follows, known } = request;
-        if body.len() > limits::MESSAGE_BYTES_MAX as usize {
-            let text = format!("a body of {} bytes, at most {} are allowed", body.len(), limits::MESSAGE_BYTES_MAX);
-            return Err(RequestError::Rejected(Refusal::new(ErrorCode::MessageTooLarge, text)));
-        }
+        check_length(&body)?;
         let send = v1::Send {
             message_id: id_bytes(&message_id),
             conversation: Some(to.to_wire()),
@@ -161,6 +197,112 @@ impl Client {
         let place = SendPlace { conversation: to, message_id };
         let answer = self.ask(Way::Lane, Asked::Send(send), Some(place.clone())).await?;
         Ok(Ticket { answer, shared: self.handle.shared.clone(), conversation: place.conversation })
+    }
+
+    /// Puts an amendment on its way, in the order of the messages and amendments submitted to the conversation.
+    ///
+    /// # Errors
+    /// What the ticket says: `NOT_FOUND` if the target is no message that this user was given, `NOT_AUTHOR` if another
+    /// one wrote what is to be edited or recalled, `RECALLED`, `TOO_LATE` beyond the tenant's time for it, and
+    /// `AMENDMENTS_TOO_MANY`.
+    pub async fn submit_amendment(&self, request: AmendRequest) -> Result<Ticket, RequestError> {
+        let AmendRequest { message_id, conversation, target, amendment, follows, known } = request;
+        let act = match amendment {
+            Amendment::Edit { salt, body } => {
+                check_length(&body)?;
+                v1::amend::Act::Edit(v1::Edit { salt, body })
+            }
+            Amendment::Recall => v1::amend::Act::Recall(v1::Recall {}),
+            Amendment::React { emoji, set } => {
+                v1::amend::Act::React(v1::React { emoji: emoji.as_str().to_owned(), unset: !set })
+            }
+            Amendment::Pin { set } => v1::amend::Act::Pin(v1::Pin { unset: !set }),
+        };
+        let amend = v1::Amend {
+            message_id: id_bytes(&message_id),
+            conversation: Some(conversation.to_wire()),
+            target: target.get(),
+            known: wire::seq_to_wire(known),
+            follows: follows.as_ref().map_or_else(Bytes::new, id_bytes),
+            act: Some(act),
+        };
+        let place = SendPlace { conversation: conversation.clone(), message_id };
+        let answer = self.ask(Way::Lane, Asked::Amend(amend), Some(place)).await?;
+        Ok(Ticket { answer, shared: self.handle.shared.clone(), conversation })
+    }
+
+    /// Sends an amendment, retrying under its message id.
+    ///
+    /// # Errors
+    /// As [`Self::submit_amendment`].
+    pub async fn amend(&self, request: AmendRequest) -> Result<Committed, RequestError> {
+        let known = request.known.or_else(|| self.handle.shared.known(&request.conversation));
+        self.submit_amendment(AmendRequest { known, ..request }).await?.outcome().await
+    }
+
+    /// Gives a message of this user's own another body. Edits take their place in the conversation: the last one holds.
+    ///
+    /// # Errors
+    /// As [`Self::submit_amendment`].
+    pub async fn edit(
+        &self,
+        conversation: &Conversation,
+        target: Seq,
+        body: impl Into<Bytes>,
+    ) -> Result<Committed, RequestError> {
+        self.amend(AmendRequest::edit(conversation.clone(), target, body)).await
+    }
+
+    /// Recalls a message of this user's own: its body and those of its edits are erased, for everybody and for good.
+    ///
+    /// # Errors
+    /// As [`Self::submit_amendment`].
+    pub async fn recall(&self, conversation: &Conversation, target: Seq) -> Result<Committed, RequestError> {
+        self.amend(AmendRequest::new(conversation.clone(), target, Amendment::Recall)).await
+    }
+
+    /// Sets a reaction of this user to a message. Set again, it changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::submit_amendment`].
+    pub async fn react(
+        &self,
+        conversation: &Conversation,
+        target: Seq,
+        emoji: &Emoji,
+    ) -> Result<Committed, RequestError> {
+        let amendment = Amendment::React { emoji: emoji.clone(), set: true };
+        self.amend(AmendRequest::new(conversation.clone(), target, amendment)).await
+    }
+
+    /// Takes a reaction of this user back. Taken back again, it changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::submit_amendment`].
+    pub async fn unreact(
+        &self,
+        conversation: &Conversation,
+        target: Seq,
+        emoji: &Emoji,
+    ) -> Result<Committed, RequestError> {
+        let amendment = Amendment::React { emoji: emoji.clone(), set: false };
+        self.amend(AmendRequest::new(conversation.clone(), target, amendment)).await
+    }
+
+    /// Pins a message for all members.
+    ///
+    /// # Errors
+    /// As [`Self::submit_amendment`].
+    pub async fn pin(&self, conversation: &Conversation, target: Seq) -> Result<Committed, RequestError> {
+        self.amend(AmendRequest::new(conversation.clone(), target, Amendment::Pin { set: true })).await
+    }
+
+    /// Unpins a message, whoever pinned it.
+    ///
+    /// # Errors
+    /// As [`Self::submit_amendment`].
+    pub async fn unpin(&self, conversation: &Conversation, target: Seq) -> Result<Committed, RequestError> {
+        self.amend(AmendRequest::new(conversation.clone(), target, Amendment::Pin { set: false })).await
     }
 
     /// Creates a group of this user and `members`.
@@ -198,6 +340,49 @@ impl Client {
             known: 0,
         };
         committed(wait(self.ask(Way::Lane, Asked::ChangeMembers(change), None).await?).await?)
+    }
+
+    /// Says that everything of a conversation up to this entry of the inbox is read, for all devices of the user. A
+    /// mark only rises: a lower one changes nothing. Messages of one's own count as unread until they are marked, too.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if the entry is none of this conversation.
+    pub async fn mark_read(&self, conversation: &Conversation, upto: Seq) -> Result<Listed, RequestError> {
+        self.mark(conversation, v1::mark::What::ReadUpto(upto.get())).await
+    }
+
+    /// Says for all devices of the user whether he wants to be disturbed by a conversation.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if the user has no such conversation.
+    pub async fn mute(&self, conversation: &Conversation, on: bool) -> Result<Listed, RequestError> {
+        self.mark(conversation, v1::mark::What::Muted(on)).await
+    }
+
+    /// Says for all devices of the user whether he wants to see a conversation.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if the user has no such conversation.
+    pub async fn archive(&self, conversation: &Conversation, on: bool) -> Result<Listed, RequestError> {
+        self.mark(conversation, v1::mark::What::Archived(on)).await
+    }
+
+    async fn mark(&self, conversation: &Conversation, what: v1::mark::What) -> Result<Listed, RequestError> {
+        let mark = v1::Mark { conversation: Some(conversation.to_wire()), what: Some(what) };
+        match wait(self.ask(Way::Lane, Asked::Mark(mark), None).await?).await? {
+            Said::Marked(v1::Marked { now: Some(listed) }) => Listed::from_wire(listed).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A page of the user's conversations behind `after`, `None` from the first one, with what is not read of each and
+    /// of all; `limit` 0 takes the server's.
+    pub async fn list(&self, after: Option<&Conversation>, limit: u32) -> Result<ListPage, RequestError> {
+        let list = v1::List { after: after.map(Conversation::to_wire), limit };
+        match wait(self.ask(Way::Call, Asked::List(list), None).await?).await? {
+            Said::ListPage(page) => ListPage::from_wire(page).map_err(|error| broken(&error)),
+            _ => Err(unexpected()),
+        }
     }
 
     /// What became of a send.
@@ -331,6 +516,14 @@ impl Client {
             Ok(receiver)
         }
     }
+}
+
+fn check_length(body: &Bytes) -> Result<(), RequestError> {
+    if body.len() <= limits::MESSAGE_BYTES_MAX as usize {
+        return Ok(());
+    }
+    let text = format!("a body of {} bytes, at most {} are allowed", body.len(), limits::MESSAGE_BYTES_MAX);
+    Err(RequestError::Rejected(Refusal::new(ErrorCode::MessageTooLarge, text)))
 }
 
 async fn wait(answer: oneshot::Receiver<Result<Said, RequestError>>) -> Result<Said, RequestError> {

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use seriatim_proto::command::EntryRef;
 use seriatim_proto::ids::{
-    BodyHash, Chain, ConversationId, ConversationKey, DeviceId, Generation, MessageId, NameError, Seq, TenantId, UserId,
+    BodyHash, Chain, ConversationId, ConversationKey, DeviceId, Emoji, Generation, MessageId, NameError, Seq, TenantId,
+    UserId,
 };
 use seriatim_proto::wire::{self, v1};
 
@@ -111,7 +112,7 @@ pub enum EntryBody {
     Here {
         /// of the hash
         salt: Bytes,
-        /// opaque; empty for changes of members
+        /// opaque; empty but for messages and edits
         body: Bytes,
     },
     /// erased
@@ -162,6 +163,10 @@ pub struct Entry {
     pub added: Vec<UserId>,
     /// who left
     pub removed: Vec<UserId>,
+    /// of a reaction: which
+    pub emoji: Option<Emoji>,
+    /// a reaction or a pin was taken back
+    pub unset: bool,
     /// the inbox's chain up to and with it; only in a [`SyncPage`]
     pub chain: Option<Chain>,
 }
@@ -178,21 +183,36 @@ impl Entry {
             at_ms: self.at_ms,
         }
     }
-    /// Does the body match its hash? `true` where there is none to check.
+    /// Does the body match its hash? Of reactions and pins, what they say. `true` where there is none to check.
     pub fn body_matches(&self) -> bool {
+        let is_hash = |salt: &[u8], body: &[u8]| seriatim_proto::chain::body_hash(salt, body) == self.body_hash;
+        let set = u8::from(!self.unset);
         match &self.body {
-            EntryBody::Here { salt, body } if self.kind == Kind::Message => {
-                seriatim_proto::chain::body_hash(salt, body) == self.body_hash
-            }
-            EntryBody::Here { .. } | EntryBody::Erased | EntryBody::Trimmed | EntryBody::Unavailable => true,
+            EntryBody::Here { salt, body } => match (self.kind, &self.emoji) {
+                (Kind::Create | Kind::Members, _) => true,
+                (Kind::Message | Kind::Edit { .. } | Kind::Recall { .. }, _)
+                | (Kind::Read | Kind::Mute { .. } | Kind::Archive { .. }, _) => is_hash(salt, body),
+                (Kind::Reaction { .. }, Some(emoji)) => is_hash(&[], &[&[set], emoji.as_str().as_bytes()].concat()),
+                (Kind::Reaction { .. }, None) => false,
+                (Kind::Pin { .. }, _) => is_hash(&[], &[set]),
+            },
+            EntryBody::Erased | EntryBody::Trimmed | EntryBody::Unavailable => true,
         }
     }
 
     pub(crate) fn from_wire(entry: v1::Entry) -> Result<Self, EntryError> {
+        let target = || seq(entry.target).map_err(|_| EntryError("target"));
         let kind = match entry.kind() {
             v1::entry::Kind::Message => Kind::Message,
             v1::entry::Kind::Create => Kind::Create,
             v1::entry::Kind::Members => Kind::Members,
+            v1::entry::Kind::Edit => Kind::Edit { target: target()? },
+            v1::entry::Kind::Recall => Kind::Recall { target: target()? },
+            v1::entry::Kind::Reaction => Kind::Reaction { target: target()? },
+            v1::entry::Kind::Pin => Kind::Pin { target: target()? },
+            v1::entry::Kind::Read => Kind::Read,
+            v1::entry::Kind::Mute => Kind::Mute { on: !entry.unset },
+            v1::entry::Kind::Archive => Kind::Archive { on: !entry.unset },
             v1::entry::Kind::Unspecified => return Err(EntryError("kind")),
         };
         let body = match entry.body_state() {
@@ -220,6 +240,11 @@ impl Entry {
             body,
             added: users(&entry.added)?,
             removed: users(&entry.removed)?,
+            emoji: match entry.emoji.as_str() {
+                "" => None,
+                emoji => Some(Emoji::new(emoji).map_err(|_| EntryError("emoji"))?),
+            },
+            unset: entry.unset,
             chain,
         })
     }
@@ -255,6 +280,60 @@ impl SyncPage {
             tail: seq(page.tail)?,
             chain: chain(&page.chain)?,
         })
+    }
+}
+
+/// A conversation in the user's list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// which
+    pub conversation: Conversation,
+    /// everything up to this place of the conversation is in the inbox
+    pub last: Seq,
+    /// the newest entry that it brought into the inbox
+    pub inbox_seq: Option<Seq>,
+    /// messages of it in the inbox
+    pub messages: u64,
+    /// how many of them are not read
+    pub unread: u64,
+    /// the read mark: the entry's place in the inbox and in the conversation
+    pub read: Option<(Seq, Seq)>,
+    /// the user does not want to be disturbed by it
+    pub muted: bool,
+    /// the user does not want to see it
+    pub archived: bool,
+}
+
+impl Listed {
+    pub(crate) fn from_wire(listed: v1::Listed) -> Result<Self, EntryError> {
+        Ok(Self {
+            conversation: Conversation::from_wire(listed.conversation.as_ref())?,
+            last: seq(listed.last)?,
+            inbox_seq: optional_seq(listed.inbox_seq)?,
+            messages: listed.messages,
+            unread: listed.unread,
+            read: optional_seq(listed.read_upto)?.zip(optional_seq(listed.read_seq)?),
+            muted: listed.muted,
+            archived: listed.archived,
+        })
+    }
+}
+
+/// A page of the user's conversations.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListPage {
+    /// in the order of their names
+    pub list: Vec<Listed>,
+    /// there is more behind the last one
+    pub more: bool,
+    /// messages that are not read, of all conversations
+    pub unread: u64,
+}
+
+impl ListPage {
+    pub(crate) fn from_wire(page: v1::ListPage) -> Result<Self, EntryError> {
+        let list = page.list.into_iter().map(Listed::from_wire).collect::<Result<_, _>>()?;
+        Ok(Self { list, more: page.more, unread: page.unread })
     }
 }
 

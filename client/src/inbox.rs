@@ -305,6 +305,8 @@ mod tests {
             body: EntryBody::Here { salt: Bytes::new(), body: Bytes::new() },
             added: vec![],
             removed: vec![],
+            emoji: None,
+            unset: false,
             chain: None,
         }
     }

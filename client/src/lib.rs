@@ -58,11 +58,13 @@ mod verify;
 mod wire;
 
 pub use builder::{ClientBuilder, Transport};
-pub use client::{Client, SendRequest, Ticket};
+pub use client::{AmendRequest, Client, SendRequest, Ticket};
 pub use endpoint::{Endpoint, SetupError};
 pub use entry::{
-    Committed, Conversation, Entry, EntryBody, HistoryPage, Identity, Kind, Numbers, SendStatus, StatusPage, SyncPage,
+    Committed, Conversation, Entry, EntryBody, HistoryPage, Identity, Kind, ListPage, Listed, Numbers, SendStatus,
+    StatusPage, SyncPage,
 };
 pub use error::{ConnectError, EntryError, RequestError, SubscriptionError};
 pub use inbox::Subscription;
+pub use seriatim_proto::logic::Amendment;
 pub use verify::{ChainError, verify_page};

@@ -100,8 +100,32 @@ pub(crate) struct Requests {
 fn writes(frame: &v1::ClientFrame) -> bool {
     matches!(
         &frame.body,
-        Some(Asked::Send(_) | Asked::CancelSend(_) | Asked::CreateGroup(_) | Asked::ChangeMembers(_) | Asked::Next(_))
+        Some(
+            Asked::Send(_)
+                | Asked::Amend(_)
+                | Asked::CancelSend(_)
+                | Asked::CreateGroup(_)
+                | Asked::ChangeMembers(_)
+                | Asked::Next(_)
+        )
     )
+}
+
+/// Whom a request follows, if it is one that can.
+fn follows_of(body: Option<&Asked>) -> Option<&Bytes> {
+    match body {
+        Some(Asked::Send(send)) => Some(&send.follows),
+        Some(Asked::Amend(amend)) => Some(&amend.follows),
+        _ => None,
+    }
+}
+
+fn follows_mut(body: Option<&mut Asked>) -> Option<&mut Bytes> {
+    match body {
+        Some(Asked::Send(send)) => Some(&mut send.follows),
+        Some(Asked::Amend(amend)) => Some(&mut amend.follows),
+        _ => None,
+    }
 }
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -111,10 +135,10 @@ impl Requests {
     /// Takes a request from a handle.
     pub(crate) fn add(&mut self, new: NewRequest) {
         let NewRequest { way, mut body, place, deadline, answer, permit } = new;
-        if let (Asked::Send(send), Some(place)) = (&mut body, &place) {
+        if let (Some(follows), Some(place)) = (follows_mut(Some(&mut body)), &place) {
             let last = self.last_sends.insert(place.conversation.clone(), place.message_id);
-            if let Some(last) = last.filter(|last| send.follows.is_empty() && *last != place.message_id) {
-                send.follows = Bytes::copy_from_slice(&last.0);
+            if let Some(last) = last.filter(|last| follows.is_empty() && *last != place.message_id) {
+                *follows = Bytes::copy_from_slice(&last.0);
             }
         }
         self.insert(way, body, place, deadline, AnswerTo::Handle { answer, _permit: permit });
@@ -258,24 +282,21 @@ impl Requests {
 
     /// Is the send that this one follows still open here?
     fn follows_open(&self, id: u64) -> bool {
-        let Some(Asked::Send(send)) = self.requests.get(&id).and_then(|request| request.frame.body.as_ref()) else {
-            return false;
-        };
-        self.requests
-            .values()
-            .any(|other| other.place.as_ref().is_some_and(|place| place.message_id.0 == send.follows[..]))
+        let body = self.requests.get(&id).and_then(|request| request.frame.body.as_ref());
+        let Some(follows) = follows_of(body) else { return false };
+        self.requests.values().any(|other| other.place.as_ref().is_some_and(|place| place.message_id.0 == follows[..]))
     }
 
     fn follows(&self, id: u64, message_id: &MessageId) -> bool {
         let body = self.requests.get(&id).and_then(|request| request.frame.body.as_ref());
-        matches!(body, Some(Asked::Send(send)) if send.follows[..] == message_id.0)
+        follows_of(body).is_some_and(|follows| follows[..] == message_id.0)
     }
 
     /// The send that this one follows, if it is under way here.
     fn open_before(&self, frame: &v1::ClientFrame) -> Option<MessageId> {
-        let Some(Asked::Send(send)) = &frame.body else { return None };
+        let follows = follows_of(frame.body.as_ref())?;
         let mut open = self.requests.values().filter_map(|request| request.place.as_ref());
-        open.find(|place| place.message_id.0 == send.follows[..]).map(|place| place.message_id)
+        open.find(|place| place.message_id.0 == follows[..]).map(|place| place.message_id)
     }
 
     fn park(&mut self, id: u64) {
@@ -340,12 +361,12 @@ impl Requests {
             }
         }
         let freed: Vec<_> = self.parked.iter().copied().filter(|id| self.follows(*id, &place.message_id)).collect();
-        if rejected && let Some(Asked::Send(gone)) = &frame.body {
+        if rejected && let Some(before) = follows_of(frame.body.as_ref()) {
             for request in self.requests.values_mut() {
-                if let Some(Asked::Send(send)) = &mut request.frame.body
-                    && send.follows == gone.message_id
+                if let Some(follows) = follows_mut(request.frame.body.as_mut())
+                    && follows[..] == place.message_id.0
                 {
-                    send.follows = gone.follows.clone();
+                    follows.clone_from(before);
                 }
             }
         }
@@ -393,10 +414,18 @@ mod tests {
         }
 
         fn send(&mut self, number: u8) -> Answer {
+            let message_id = Bytes::copy_from_slice(&id(number).0);
+            self.add(number, Asked::Send(v1::Send { message_id, ..Default::default() }))
+        }
+
+        fn amend(&mut self, number: u8) -> Answer {
+            let message_id = Bytes::copy_from_slice(&id(number).0);
+            self.add(number, Asked::Amend(v1::Amend { message_id, ..Default::default() }))
+        }
+
+        fn add(&mut self, number: u8, body: Asked) -> Answer {
             let conversation = Conversation::peer("bob").unwrap();
             let message_id = id(number);
-            let body =
-                Asked::Send(v1::Send { message_id: Bytes::copy_from_slice(&message_id.0), ..Default::default() });
             let (answer, receiver) = oneshot::channel();
             let permit = self.permits.clone().try_acquire_owned().unwrap();
             let deadline = self.now + Duration::from_secs(10);
@@ -408,9 +437,9 @@ mod tests {
         /// Sends whatever is ready: request ids and whom they follow.
         fn flush(&mut self) -> Vec<(u64, Option<u8>)> {
             let ready: Vec<_> = self.requests.ready().collect();
-            let follows = |requests: &Requests, id| match requests.frame(id) {
-                Some((_, v1::ClientFrame { body: Some(Asked::Send(send)), .. })) => send.follows.first().copied(),
-                _ => None,
+            let follows = |requests: &Requests, id| {
+                let (_, frame) = requests.frame(id)?;
+                follows_of(frame.body.as_ref())?.first().copied()
             };
             let sent = ready.iter().map(|id| (*id, follows(&self.requests, *id))).collect();
             ready.into_iter().for_each(|id| self.requests.sent(id));
@@ -446,6 +475,29 @@ mod tests {
         assert!(
             matches!(second.try_recv().unwrap(), Err(RequestError::Rejected(refusal)) if refusal.code == ErrorCode::OutOfOrder)
         );
+    }
+
+    #[test]
+    fn amendments_have_their_place_among_the_sends() {
+        let mut desk = Desk::new();
+        let (_first, mut second, _third) = (desk.send(1), desk.amend(2), desk.send(3));
+        assert_eq!(desk.flush(), [(1, None), (2, Some(1)), (3, Some(2))]);
+        desk.say(3, refusal(ErrorCode::OutOfOrder));
+        desk.say(2, refusal(ErrorCode::TooLate));
+        assert!(matches!(second.try_recv().unwrap(), Err(RequestError::Rejected(_))));
+        assert_eq!(desk.flush(), [(3, Some(1))], "it follows whom the rejected one followed");
+        desk.say(3, refusal(ErrorCode::MessageTooLarge));
+        let mut fourth = desk.amend(4);
+        assert_eq!(desk.flush(), [(4, Some(1))], "and so does a new one");
+        desk.requests.handle_lost();
+        desk.flush();
+        desk.say(1, committed(1));
+        let _fifth = desk.send(5);
+        assert_eq!(desk.flush(), [(5, Some(4))]);
+        desk.say(5, refusal(ErrorCode::OutOfOrder));
+        desk.say(4, refusal(ErrorCode::Recalled));
+        assert!(matches!(fourth.try_recv().unwrap(), Err(RequestError::Unknown(_))), "its first attempt may have been");
+        assert_eq!(desk.flush(), [(5, Some(4))], "what is behind an unknown one stays behind it");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Input: checks of what comes from outside, before it is hashed, numbered or written.
 
+use seriatim_proto::command::Mark;
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationId, CounterName, DeviceId, Seq, UserId};
+use seriatim_proto::ids::{ConversationId, CounterName, DeviceId, Emoji, Seq, UserId};
 use seriatim_proto::limits;
-use seriatim_proto::logic::Call;
+use seriatim_proto::logic::{Amendment, Call};
 
 type Checked = Result<(), Refusal>;
 
@@ -50,17 +51,34 @@ fn users(list: &[UserId]) -> Checked {
     list.iter().try_for_each(user)
 }
 
+/// A device's own body and its salt.
+fn own_body(salt: &[u8], body: &[u8]) -> Checked {
+    if body.len() > limits::MESSAGE_BYTES_MAX as usize {
+        let text = format!("a body of {} bytes is longer than {}", body.len(), limits::MESSAGE_BYTES_MAX);
+        return Err(Refusal::new(ErrorCode::MessageTooLarge, text));
+    }
+    if salt.len() > limits::SALT_BYTES_MAX as usize { Err(malformed("the salt is too long")) } else { Ok(()) }
+}
+
 /// A call.
 pub(crate) fn call(call: &Call) -> Checked {
     match call {
         Call::Send { conversation: id, known, salt, body, .. } => {
             conversation(id)?;
             known.map_or(Ok(()), seq)?;
-            if body.len() > limits::MESSAGE_BYTES_MAX as usize {
-                let text = format!("a body of {} bytes is longer than {}", body.len(), limits::MESSAGE_BYTES_MAX);
-                return Err(Refusal::new(ErrorCode::MessageTooLarge, text));
+            own_body(salt, body)
+        }
+        Call::Amend { conversation: id, known, target, amendment, .. } => {
+            conversation(id)?;
+            known.map_or(Ok(()), seq)?;
+            seq(*target)?;
+            match amendment {
+                Amendment::Edit { salt, body } => own_body(salt, body),
+                Amendment::React { emoji, .. } => {
+                    Emoji::new(emoji.as_str()).map(drop).map_err(|error| malformed(&format!("the emoji: {error}")))
+                }
+                Amendment::Recall | Amendment::Pin { .. } => Ok(()),
             }
-            if salt.len() > limits::SALT_BYTES_MAX as usize { Err(malformed("the salt is too long")) } else { Ok(()) }
         }
         Call::CreateGroup { conversation: id, members, .. } => {
             conversation(id)?;
@@ -80,6 +98,14 @@ pub(crate) fn call(call: &Call) -> Checked {
             conversation(id)?;
             known.map_or(Ok(()), seq)
         }
+        Call::Mark { conversation: id, mark } => {
+            conversation(id)?;
+            match mark {
+                Mark::Read { upto } => seq(*upto),
+                Mark::Mute { .. } | Mark::Archive { .. } => Ok(()),
+            }
+        }
+        Call::List { after, .. } => after.as_ref().map_or(Ok(()), conversation),
         Call::Ack { cursor } => seq(*cursor),
         Call::Sync { from, .. } => from.map_or(Ok(()), seq),
         Call::History { conversation: id, from, .. } => {

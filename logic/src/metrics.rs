@@ -110,6 +110,9 @@ metrics! {
     Counter reads "Reads sent to stores";
     Counter syncs "Sync pages served";
     Counter cancels "Requests to settle a message id that came to this node's holders";
+    Counter amendments "Edits, recalls, reactions and pins that sessions asked this node for";
+    Counter marks "Read marks, mutes and archives that came to this node's holders";
+    Counter bodies_erased "Bodies in sync pages that were erased";
     Counter sequence_requests "Requests of the sequence service that came to this node's holders";
     Counter sequence_numbers "Numbers given out by the sequence service";
     Counter streams_dropped "Gateway streams ended because they did not keep up";

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::{Chain, ConversationId, GroupId, MessageId, Namespace, Seq, SlotId, TenantId, UserId};
@@ -24,6 +25,7 @@ pub(crate) async fn answer(stores: &Arc<StoreClient>, who: &Identity, call: Call
         Call::Sync { from, limit } => sync(stores, who, from, limit).await,
         Call::History { conversation, from, limit } => history(stores, who, conversation, from, limit).await,
         Call::Status => status(stores, who).await,
+        Call::List { after, limit } => list(stores, who, after, limit).await,
         Call::QuerySend { conversation, message_id, known } => {
             query(stores, who, conversation, message_id, known).await
         }
@@ -31,6 +33,8 @@ pub(crate) async fn answer(stores: &Arc<StoreClient>, who: &Identity, call: Call
         | Call::CancelSend { .. }
         | Call::CreateGroup { .. }
         | Call::ChangeMembers { .. }
+        | Call::Amend { .. }
+        | Call::Mark { .. }
         | Call::Ack { .. }
         | Call::Next { .. }
         | Call::Current { .. } => Err(Refusal::new(ErrorCode::Internal, "a holder's call came to the reader")),
@@ -115,7 +119,7 @@ async fn with_bodies(
     bytes: &mut usize,
 ) -> Vec<SyncEntry> {
     let mut wanted: BTreeMap<GroupId, BTreeMap<ConversationId, Vec<Seq>>> = BTreeMap::new();
-    for entry in &entries {
+    for entry in entries.iter().filter(|entry| !entry.entry.kind.is_mark()) {
         if let Some(group) = stores.topology.group_of(hash::conversation_slot(tenant, &entry.conversation)) {
             wanted.entry(group).or_default().entry(entry.conversation.clone()).or_default().push(entry.entry.seq);
         }
@@ -148,7 +152,13 @@ async fn with_bodies(
     let mut page = Vec::with_capacity(entries.len());
     for entry in entries {
         let body = match bodies.remove(&(entry.conversation.clone(), entry.entry.seq)) {
+            Some(message) if message.erased => {
+                stores.metrics.bodies_erased.inc();
+                Body::Erased
+            }
             Some(message) => Body::Here { salt: message.salt, body: message.body },
+            // A mark comes from no conversation, and says what it says in its header.
+            None if entry.entry.kind.is_mark() => Body::Here { salt: Bytes::new(), body: Bytes::new() },
             None => Body::Unavailable,
         };
         *bytes += ENTRY_BYTES + if let Body::Here { body, .. } = &body { body.len() } else { 0 };
@@ -217,6 +227,24 @@ async fn status(stores: &Arc<StoreClient>, who: &Identity) -> Result<Reply, Refu
         Ok([ReadOutcome::Namespace(inbox), ReadOutcome::Cursors(devices)]) => Ok(Reply::Status { inbox, devices }),
         _ => Err(odd()),
     }
+}
+
+/// The user's conversations, and how much of them is not read: read at one moment.
+async fn list(
+    stores: &Arc<StoreClient>,
+    who: &Identity,
+    after: Option<ConversationId>,
+    limit: u32,
+) -> Result<Reply, Refusal> {
+    let limit = if limit == 0 { limits::LIST_ROWS_MAX } else { limit.min(limits::LIST_ROWS_MAX) };
+    let (tenant, user) = (who.tenant, who.user.clone());
+    let read = Read::List { tenant, user, after, limit: limit + 1 };
+    let slot = hash::inbox_slot(who.tenant, &who.user);
+    let ReadOutcome::List { state, read, mut list } = read_one(stores, slot, read).await? else { return Err(odd()) };
+    let more = list.len() > limit as usize;
+    list.truncate(limit as usize);
+    let messages = state.map_or(0, |state| state.ordinal);
+    Ok(Reply::List { list, more, unread: messages.saturating_sub(read) })
 }
 
 async fn query(

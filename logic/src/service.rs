@@ -12,15 +12,16 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use seriatim_logic_core::{Ask, Cancel, Quotas, Send};
 use seriatim_proto::codec;
-use seriatim_proto::command::Content;
+use seriatim_proto::command::{Act, Content};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::Logic;
 use seriatim_proto::grpc::peer_server::Peer;
 use seriatim_proto::ids::{ClusterId, CounterName, DeviceId, TenantId, UserId};
 use seriatim_proto::logic::{
-    Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
+    Amendment, Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
 };
+use seriatim_proto::meta::Limit;
 use seriatim_proto::token::{TokenError, Verified, Verifier};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -55,6 +56,17 @@ pub(crate) struct Doors {
 impl Doors {
     fn standing(&self) -> Result<Standing, Refusal> {
         (*self.standing.borrow()).ok_or_else(|| Refusal::later(ErrorCode::Unavailable, "the node is starting", 100))
+    }
+
+    /// What a device wants of a message, with the rules of its tenant.
+    fn act(&self, tenant: TenantId, amendment: Amendment) -> Act {
+        let rule = |limit| self.quotas.lock().rate(tenant, limit);
+        match amendment {
+            Amendment::Edit { salt, body } => Act::Edit { salt, body, within_s: rule(Limit::EditWindow) },
+            Amendment::Recall => Act::Recall { within_s: rule(Limit::RecallWindow) },
+            Amendment::React { emoji, set } => Act::React { emoji, set },
+            Amendment::Pin { set } => Act::Pin { set },
+        }
     }
 
     /// Who a token speaks for, or what to wait for first: its key is not known, and may be a new one.
@@ -349,11 +361,24 @@ impl GatewayStream {
                 let content = Content::Members { add, remove };
                 Send { tenant, conversation, sender, message_id, known, follows: None, content }
             }
+            Call::Amend { conversation, message_id, known, follows, target, amendment } => {
+                self.doors.stores.metrics.amendments.inc();
+                let content = Content::Amend { target, act: self.doors.act(tenant, amendment) };
+                Send { tenant, conversation, sender, message_id, known, follows, content }
+            }
+            Call::Mark { conversation, mark } => {
+                self.inputs.push(SessionInput::Mark { id, identity: who, conversation, mark });
+                return Ok(());
+            }
             Call::Ack { cursor } => {
                 self.inputs.push(SessionInput::Ack { id, identity: who, cursor });
                 return Ok(());
             }
-            call @ (Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status) => {
+            call @ (Call::QuerySend { .. }
+            | Call::Sync { .. }
+            | Call::History { .. }
+            | Call::List { .. }
+            | Call::Status) => {
                 self.read(id, who, call);
                 return Ok(());
             }
@@ -430,11 +455,26 @@ fn session_of(request: &GatewayRequest) -> Option<u64> {
 fn ask_of(call: &Call) -> Ask {
     match call {
         Call::Send { body, .. } => Ask::Write { bytes: u32::try_from(body.len()).unwrap_or(u32::MAX) },
-        Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::CancelSend { .. } => Ask::Write { bytes: 0 },
-        Call::Ack { .. } | Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status => {
-            Ask::Read
+        Call::Amend { amendment, .. } => Ask::Write { bytes: u32::try_from(body_of(amendment)).unwrap_or(u32::MAX) },
+        Call::CreateGroup { .. } | Call::ChangeMembers { .. } | Call::CancelSend { .. } | Call::Mark { .. } => {
+            Ask::Write { bytes: 0 }
         }
+        Call::Ack { .. }
+        | Call::QuerySend { .. }
+        | Call::Sync { .. }
+        | Call::History { .. }
+        | Call::List { .. }
+        | Call::Status => Ask::Read,
         Call::Next { .. } | Call::Current { .. } => Ask::Sequence,
+    }
+}
+
+/// Bytes of the body that an amendment brings.
+fn body_of(amendment: &Amendment) -> usize {
+    match amendment {
+        Amendment::Edit { body, .. } => body.len(),
+        Amendment::React { emoji, .. } => emoji.as_str().len(),
+        Amendment::Recall | Amendment::Pin { .. } => 0,
     }
 }
 

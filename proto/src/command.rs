@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    BodyHash, ConversationId, DeviceId, Epoch, Fence, Generation, LeaseId, MessageId, Namespace, NodeId, Seq, SlotId,
-    TenantId, UserId,
+    BodyHash, ConversationId, DeviceId, Emoji, Epoch, Fence, Generation, LeaseId, MessageId, Namespace, NodeId, Seq,
+    SlotId, TenantId, UserId,
 };
 use crate::meta::{MetaCommand, MetaOutcome};
 
@@ -109,6 +109,11 @@ pub enum HolderOp {
     },
     /// Settles a message id: unless its message is in the conversation, it never will be.
     CancelSend(CancelSend),
+    /// Sets marks of conversations in users' lists, each with an entry in the user's own inbox if it changed.
+    SetMarks {
+        /// each with an outcome of its own
+        marks: Vec<MarkWrite>,
+    },
 }
 
 /// A reservation: raise the ceiling of `namespace` to `ceiling`.
@@ -174,7 +179,7 @@ pub struct CancelSend {
     pub known: Option<Seq>,
 }
 
-/// What an entry says. Edits, recalls, reactions, pins and pointers come as further variants.
+/// What an entry says. Pointers come as a further variant.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Content {
     /// Opaque bytes.
@@ -196,6 +201,44 @@ pub enum Content {
         /// who leaves
         remove: Vec<UserId>,
     },
+    /// An amendment: an entry about an earlier message of the same conversation.
+    Amend {
+        /// the message's place
+        target: Seq,
+        /// what about it
+        act: Act,
+    },
+}
+
+/// What an amendment does. Rules that depend on the tenant are put in by the holder's node: apply knows no tenants.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Act {
+    /// Another body takes the place of the message's, until the next edit. Its author's only.
+    Edit {
+        /// made by the author's SDK, the same on every attempt
+        salt: Bytes,
+        /// at most `limits::MESSAGE_BYTES_MAX`
+        body: Bytes,
+        /// how old the message may be in seconds, `u32::MAX` for any age; no part of what the author says
+        within_s: u32,
+    },
+    /// The bodies of the message and of its edits are erased. Its author's only.
+    Recall {
+        /// as in `Edit`
+        within_s: u32,
+    },
+    /// A member's reaction is set or unset.
+    React {
+        /// one of several that a member may have on a message
+        emoji: Emoji,
+        /// false: unset
+        set: bool,
+    },
+    /// The message is pinned or unpinned, for all members.
+    Pin {
+        /// false: unpinned
+        set: bool,
+    },
 }
 
 /// The kind of an entry, in logs, inboxes and on the wire. Numbers are stable.
@@ -207,6 +250,85 @@ pub enum Kind {
     Create,
     /// members changed
     Members,
+    /// a message has another body
+    Edit {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+    /// a message was recalled
+    Recall {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+    /// a reaction to a message was set or unset
+    Reaction {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+    /// a message was pinned or unpinned
+    Pin {
+        /// the message's place in the conversation
+        target: Seq,
+    },
+    /// in the reader's own inbox only: he has read the conversation up to the entry's `seq`
+    Read,
+    /// in the user's own inbox only: he muted the conversation, or not any more
+    Mute {
+        /// is it muted?
+        on: bool,
+    },
+    /// in the user's own inbox only: he archived the conversation, or not any more
+    Archive {
+        /// is it archived?
+        on: bool,
+    },
+}
+
+impl Kind {
+    /// In one word, for people and for tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Message => "message",
+            Kind::Create => "create",
+            Kind::Members => "members",
+            Kind::Edit { .. } => "edit",
+            Kind::Recall { .. } => "recall",
+            Kind::Reaction { .. } => "reaction",
+            Kind::Pin { .. } => "pin",
+            Kind::Read => "read",
+            Kind::Mute { .. } => "mute",
+            Kind::Archive { .. } => "archive",
+        }
+    }
+    /// Is it a mark: in the user's own inbox, and in no conversation?
+    pub fn is_mark(self) -> bool {
+        matches!(self, Kind::Read | Kind::Mute { .. } | Kind::Archive { .. })
+    }
+    /// Of an amendment: the place of the message that it is about.
+    pub fn target(self) -> Option<Seq> {
+        match self {
+            Kind::Message | Kind::Create | Kind::Members | Kind::Read | Kind::Mute { .. } | Kind::Archive { .. } => {
+                None
+            }
+            Kind::Edit { target } | Kind::Recall { target } | Kind::Reaction { target } | Kind::Pin { target } => {
+                Some(target)
+            }
+        }
+    }
+    /// Is the stored body one that a device gave, and can check against its hash?
+    pub fn has_own_body(self) -> bool {
+        match self {
+            Kind::Message | Kind::Edit { .. } => true,
+            Kind::Create
+            | Kind::Members
+            | Kind::Recall { .. }
+            | Kind::Reaction { .. }
+            | Kind::Pin { .. }
+            | Kind::Read
+            | Kind::Mute { .. }
+            | Kind::Archive { .. } => false,
+        }
+    }
 }
 
 impl Content {
@@ -216,16 +338,72 @@ impl Content {
             Content::Message { .. } => Kind::Message,
             Content::Create { .. } => Kind::Create,
             Content::Members { .. } => Kind::Members,
-        }
-    }
-    /// `H(salt, body)`; for membership, over the encoded content, so that another content is a conflict.
-    pub fn hash(&self) -> BodyHash {
-        match self {
-            Content::Message { salt, body } => crate::chain::body_hash(salt, body),
-            Content::Create { .. } | Content::Members { .. } => {
-                crate::chain::body_hash(&[], &crate::codec::encode(self))
+            Content::Amend { target, act } => {
+                let target = *target;
+                match act {
+                    Act::Edit { .. } => Kind::Edit { target },
+                    Act::Recall { .. } => Kind::Recall { target },
+                    Act::React { .. } => Kind::Reaction { target },
+                    Act::Pin { .. } => Kind::Pin { target },
+                }
             }
         }
+    }
+    /// Salt and body as they are stored, hashed and delivered: a device's own bytes; for membership the encoded
+    /// content; for reactions and pins a byte, 1 for set and 0 for unset, and the emoji; nothing for a recall.
+    pub fn stored(&self) -> (Bytes, Bytes) {
+        match self {
+            Content::Message { salt, body } => (salt.clone(), body.clone()),
+            Content::Create { .. } | Content::Members { .. } => (Bytes::new(), crate::codec::encode_bytes(self)),
+            Content::Amend { act, .. } => match act {
+                Act::Edit { salt, body, .. } => (salt.clone(), body.clone()),
+                Act::Recall { .. } => (Bytes::new(), Bytes::new()),
+                Act::React { emoji, set } => {
+                    (Bytes::new(), [&[u8::from(*set)], emoji.as_str().as_bytes()].concat().into())
+                }
+                Act::Pin { set } => (Bytes::new(), Bytes::copy_from_slice(&[u8::from(*set)])),
+            },
+        }
+    }
+    /// `H(salt, body)` of what is stored: what entries carry.
+    pub fn hash(&self) -> BodyHash {
+        let (salt, body) = self.stored();
+        crate::chain::body_hash(&salt, &body)
+    }
+    /// What dedupe compares: another content under the same message id is a conflict. Of an amendment the kind and the
+    /// target count too.
+    pub fn identity(&self) -> BodyHash {
+        identity(self.kind(), self.hash())
+    }
+}
+
+/// As [`Content::identity`], of an entry.
+pub fn identity(kind: Kind, body_hash: BodyHash) -> BodyHash {
+    match kind.target() {
+        None => body_hash,
+        Some(_) => crate::chain::body_hash(&[], &crate::codec::encode(&(kind, body_hash))),
+    }
+}
+
+/// What the stored body of a reaction says: the emoji, and whether it was set. `None`: it is none.
+pub fn reaction_of(body: &[u8]) -> Option<(Emoji, bool)> {
+    let (flag, emoji) = body.split_first()?;
+    Some((Emoji::new(std::str::from_utf8(emoji).ok()?).ok()?, flag_of(*flag)?))
+}
+
+/// What the stored body of a pin says: was it set? `None`: it is none.
+pub fn pin_of(body: &[u8]) -> Option<bool> {
+    match body {
+        [flag] => flag_of(*flag),
+        _ => None,
+    }
+}
+
+fn flag_of(byte: u8) -> Option<bool> {
+    match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
     }
 }
 
@@ -308,6 +486,80 @@ pub struct CursorWrite {
     pub cursor: Seq,
 }
 
+/// What a user says about a conversation to his own devices: registers, kept beside his inbox.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub enum Mark {
+    /// He has read everything of the conversation up to this entry of his inbox. Only rises.
+    Read {
+        /// place in the inbox, of an entry of the conversation, which is included
+        upto: Seq,
+    },
+    /// He does not want to be disturbed by it.
+    Mute {
+        /// false: he does
+        on: bool,
+    },
+    /// He does not want to see it.
+    Archive {
+        /// false: he does
+        on: bool,
+    },
+}
+
+/// A mark of a conversation.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct MarkWrite {
+    /// whose
+    pub tenant: TenantId,
+    /// whose
+    pub user: UserId,
+    /// which
+    pub conversation: ConversationId,
+    /// what
+    pub mark: Mark,
+    /// where the entry in the user's inbox goes, if there is one
+    pub place: Place,
+    /// the holder's wall clock in Unix ms
+    pub at_ms: u64,
+}
+
+/// A conversation in a user's list.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub struct Listed {
+    /// which
+    pub conversation: ConversationId,
+    /// everything up to this entry of the conversation is in the inbox
+    pub last: Seq,
+    /// newest inbox entry that the conversation brought
+    pub inbox_seq: Option<Seq>,
+    /// messages of the conversation in this inbox
+    pub messages: u64,
+    /// how far it is read
+    pub read: Option<ReadUpto>,
+    /// he does not want to be disturbed by it
+    pub muted: bool,
+    /// he does not want to see it
+    pub archived: bool,
+}
+
+impl Listed {
+    /// Messages that are not read.
+    pub fn unread(&self) -> u64 {
+        self.messages - self.read.map_or(0, |read| read.messages)
+    }
+}
+
+/// A read mark.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
+pub struct ReadUpto {
+    /// the last entry that was read, in the inbox
+    pub inbox_seq: Seq,
+    /// its place in the conversation
+    pub seq: Seq,
+    /// messages of the conversation in the inbox up to and with it
+    pub messages: u64,
+}
+
 /// The deterministic result of a command.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Outcome {
@@ -340,6 +592,30 @@ pub enum Outcome {
     Rejected(Reject),
     /// `CancelSend`: the message is in the conversation at this seq; `None`: it is cancelled, now or before
     SendSettled(Option<Seq>),
+    /// `SetMarks`: one per mark, in order
+    MarksSet(Vec<MarkOutcome>),
+}
+
+/// What became of a mark.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all outcomes are the large variant; a box would cost each an allocation"
+)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum MarkOutcome {
+    /// It is set, now or before.
+    Set {
+        /// the conversation in the user's list now
+        listed: Listed,
+        /// the entry in his inbox, if anything changed
+        written: Option<(InboxWritten, EntryRef)>,
+        /// segment that an open place asked for
+        segment: Option<Segment>,
+    },
+    /// The user has no such conversation, or no such entry of it.
+    NotFound,
+    /// The seq is not what the inbox can take; a holder's defect, never silent.
+    SeqRefused,
 }
 
 /// Seqs `[lo, hi)` reserved under an epoch.
@@ -491,6 +767,18 @@ pub enum Reject {
     /// The sender cancelled this message id.
     #[error("the message was cancelled")]
     Cancelled,
+    /// The target of an amendment was recalled.
+    #[error("the message was recalled")]
+    Recalled,
+    /// Only the author of a message may do that.
+    #[error("only its author may do that")]
+    NotAuthor,
+    /// The message is older than the tenant's rule allows.
+    #[error("the message is too old for that")]
+    TooLate,
+    /// The message or the conversation has as many of these as it may have.
+    #[error("too many of these")]
+    AmendmentsTooMany,
 }
 
 impl Reject {
@@ -513,6 +801,10 @@ impl Reject {
             Reject::AlreadyExists => ErrorCode::AlreadyExists,
             Reject::MembersTooMany => ErrorCode::MembersTooMany,
             Reject::GenerationExhausted => ErrorCode::GenerationExhausted,
+            Reject::Recalled => ErrorCode::Recalled,
+            Reject::NotAuthor => ErrorCode::NotAuthor,
+            Reject::TooLate => ErrorCode::TooLate,
+            Reject::AmendmentsTooMany => ErrorCode::AmendmentsTooMany,
             Reject::SeqRefused | Reject::Malformed => ErrorCode::Internal,
         }
     }

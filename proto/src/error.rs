@@ -66,6 +66,8 @@ codes! {
     AddressInUse = 34, "ADDRESS_IN_USE", Later, DidNotHappen, 0;
     /// The conversation exists with other content.
     AlreadyExists = 1, "ALREADY_EXISTS", Never, DidNotHappen, 0;
+    /// The message has as many edits or, from this member, reactions as it may have, or the conversation pins.
+    AmendmentsTooMany = 40, "AMENDMENTS_TOO_MANY", Never, DidNotHappen, 0;
     /// The token's time is over.
     AuthExpired = 2, "AUTH_EXPIRED", Never, DidNotHappen, 6;
     /// The token is missing, malformed, badly signed or for somebody else.
@@ -106,6 +108,8 @@ codes! {
     MembersTooMany = 15, "MEMBERS_TOO_MANY", Never, DidNotHappen, 0;
     /// A body over the limit.
     MessageTooLarge = 16, "MESSAGE_TOO_LARGE", Never, DidNotHappen, 0;
+    /// Only the author of a message may edit or recall it.
+    NotAuthor = 38, "NOT_AUTHOR", Never, DidNotHappen, 0;
     /// No such thing, or not yours: the same from outside.
     NotFound = 17, "NOT_FOUND", Never, DidNotHappen, 0;
     /// This node does not hold the slot.
@@ -118,10 +122,14 @@ codes! {
     QuotaExceeded = 32, "QUOTA_EXCEEDED", Later, DidNotHappen, 0;
     /// The store refuses writes: its disk is nearly full.
     ReadOnly = 21, "READ_ONLY", Later, DidNotHappen, 0;
+    /// The message was recalled: nothing can be done with it any more.
+    Recalled = 37, "RECALLED", Never, DidNotHappen, 0;
     /// The node is going down.
     Shutdown = 22, "SHUTDOWN", Elsewhere, Unknown, 9;
     /// No answer in time.
     Timeout = 23, "TIMEOUT", Later, Unknown, 0;
+    /// The message is older than the tenant lets edits or recalls be.
+    TooLate = 39, "TOO_LATE", Never, DidNotHappen, 0;
     /// No quorum, no leader or no holder for now.
     Unavailable = 24, "UNAVAILABLE", Later, Unknown, 0;
     /// A frame or version that this side does not know.

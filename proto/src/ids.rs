@@ -218,6 +218,7 @@ pub enum NameError {
 name!(/** A user: the owner of one inbox. From the verified token, never from a frame. */ UserId, limits::NAME_BYTES_MAX);
 name!(/** One endpoint of a user, with its own cursor. */ DeviceId, limits::NAME_BYTES_MAX);
 name!(/** A bare counter of the sequence service. */ CounterName, limits::NAME_BYTES_MAX);
+name!(/** What a reaction says: an emoji, or a short word. */ Emoji, limits::NAME_BYTES_MAX);
 
 /// A conversation: direct (two users) or a group. Owns one order and a member list.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]

@@ -70,6 +70,19 @@ pub const USER_READS_PER_S: u32 = 2_000;
 /// Most tenants with limits of their own: all are in the directory, which every node has.
 pub const TENANTS_LIMITED_MAX: u32 = 1_024;
 
+/// Age in seconds up to which a message may be edited, unless told otherwise.
+pub const EDIT_WINDOW_S: u32 = 86_400;
+/// Age in seconds up to which a message may be recalled, unless told otherwise.
+pub const RECALL_WINDOW_S: u32 = 86_400;
+/// Most edits of a message: a recall erases them all in one command.
+pub const EDITS_MAX: u32 = 64;
+/// Most reactions of one member to one message.
+pub const REACTIONS_MAX: u32 = 16;
+/// Most pinned messages of a conversation.
+pub const PINS_MAX: u32 = 128;
+/// Most marks of one command.
+pub const MARKS_MAX: u32 = 1_024;
+
 /// Most members of a group conversation.
 pub const MEMBERS_MAX: u32 = 100_000;
 /// Members above which a group switches to pointers.
@@ -89,6 +102,8 @@ pub const DEVICES_MAX: u32 = 64;
 pub const SYNC_ENTRIES_MAX: u32 = 1_000;
 /// Bytes of bodies and headers at which a sync answer is cut; the gateway cuts further where a frame would overflow.
 pub const SYNC_BYTES_MAX: u32 = 128 << 10;
+/// Most conversations of one answer of a user's list.
+pub const LIST_ROWS_MAX: u32 = 500;
 /// Most rows that one read of the store scans.
 pub const READ_ROWS_MAX: u32 = 4_096;
 

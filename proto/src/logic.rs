@@ -6,11 +6,11 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Delivery, DeliveryOutcome};
+use crate::command::{Delivery, DeliveryOutcome, Listed, Mark};
 use crate::error::Refusal;
 use crate::ids::{
-    Chain, ClusterId, ConversationId, CounterName, DeviceId, Generation, MessageId, NodeId, Seq, SlotId, TenantId,
-    UserId,
+    Chain, ClusterId, ConversationId, CounterName, DeviceId, Emoji, Generation, MessageId, NodeId, Seq, SlotId,
+    TenantId, UserId,
 };
 use crate::store::{HolderRow, InboxEntry, NamespaceState};
 
@@ -154,6 +154,61 @@ pub enum Call {
         message_id: MessageId,
         /// of the send
         known: Option<Seq>,
+    },
+    /// At the holder of the conversation's slot → `Reply::Committed`.
+    Amend {
+        /// which
+        conversation: ConversationId,
+        /// idempotency key
+        message_id: MessageId,
+        /// the conversation's tail that the device knew
+        known: Option<Seq>,
+        /// must be settled before
+        follows: Option<MessageId>,
+        /// the message's place
+        target: Seq,
+        /// what about it
+        amendment: Amendment,
+    },
+    /// At the holder of the inbox's slot → `Reply::Marked` once durable.
+    Mark {
+        /// which
+        conversation: ConversationId,
+        /// what
+        mark: Mark,
+    },
+    /// Anywhere → `Reply::List`.
+    List {
+        /// behind this one, `None` from the start
+        after: Option<ConversationId>,
+        /// most conversations
+        limit: u32,
+    },
+}
+
+/// What a device wants of a message. See [`crate::command::Act`].
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
+pub enum Amendment {
+    /// another body
+    Edit {
+        /// the same on every attempt
+        salt: Bytes,
+        /// checked against the limit by both sides
+        body: Bytes,
+    },
+    /// no body any more
+    Recall,
+    /// a reaction
+    React {
+        /// which
+        emoji: Emoji,
+        /// false: unset
+        set: bool,
+    },
+    /// a pin
+    Pin {
+        /// false: unpin
+        set: bool,
     },
 }
 
@@ -311,6 +366,17 @@ pub enum Reply {
     },
     /// `Current`: all numbers answered before it are below, all asked for after it are not
     Current(Seq),
+    /// `Mark`: the conversation in the user's list
+    Marked(Listed),
+    /// `List`
+    List {
+        /// in the order of their names
+        list: Vec<Listed>,
+        /// there is more behind the last one
+        more: bool,
+        /// messages that are not read, of all conversations
+        unread: u64,
+    },
 }
 
 /// What became of a send.
@@ -357,7 +423,7 @@ pub struct SyncEntry {
 /// A body, or why it is not there.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug)]
 pub enum Body {
-    /// message: salt and body. Membership: an empty salt and the encoded `Content`
+    /// as [`crate::command::Content::stored`] has them
     Here {
         /// of the hash
         salt: Bytes,

@@ -140,7 +140,7 @@ pub enum MetaCommand {
 
 macro_rules! limits_of_tenants {
     ($($variant:ident = $name:literal, $default:expr, $help:literal;)*) => {
-        /// What is limited, per second and logic node.
+        /// What is limited: requests, per second and logic node; or the age of what may be changed.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
         pub enum Limit {
             $(#[doc = $help] $variant,)*
@@ -160,7 +160,7 @@ macro_rules! limits_of_tenants {
                 match self { $(Limit::$variant => $help,)* }
             }
 
-            /// For a tenant and a node that are told nothing else.
+            /// For a tenant and a node that are told nothing else; of the windows, seconds.
             pub const fn default_per_s(self) -> u32 {
                 match self { $(Limit::$variant => $default,)* }
             }
@@ -175,6 +175,8 @@ limits_of_tenants! {
     UserWrites = "user-writes-per-s", limits::USER_WRITES_PER_S, "sends, changes of groups and cancels of each user";
     UserReads = "user-reads-per-s", limits::USER_READS_PER_S, "syncs, histories, queries and acks of each user";
     SequenceRequests = "sequence-requests-per-s", limits::SEQUENCE_REQUESTS_PER_S, "requests of the sequence service";
+    EditWindow = "edit-window-s", limits::EDIT_WINDOW_S, "age in seconds up to which a message may be edited; 4294967295 is any age";
+    RecallWindow = "recall-window-s", limits::RECALL_WINDOW_S, "age in seconds up to which a message may be recalled; 4294967295 is any age";
 }
 
 impl Limit {

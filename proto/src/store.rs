@@ -6,11 +6,11 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{DeliveryRecord, EntryRef, Kind, Outcome};
+use crate::command::{DeliveryRecord, EntryRef, Kind, Listed, Outcome};
 use crate::error::Refusal;
 use crate::ids::{
-    Chain, ClusterId, ConversationId, DeviceId, Epoch, GroupId, LeaseId, MessageId, Namespace, NodeId, Seq, SlotId,
-    StoreId, TenantId, UserId,
+    Chain, ClusterId, ConversationId, DeviceId, Emoji, Epoch, GroupId, LeaseId, MessageId, Namespace, NodeId, Seq,
+    SlotId, StoreId, TenantId, UserId,
 };
 use crate::meta::{Directory, ReplicaRecord, StoreToken};
 
@@ -261,6 +261,33 @@ pub enum Read {
         /// whose
         user: UserId,
     },
+    /// What became of a message → `Amendments`.
+    Amendments {
+        /// whose
+        tenant: TenantId,
+        /// which conversation
+        conversation: ConversationId,
+        /// the message's place
+        target: Seq,
+    },
+    /// Pinned messages of a conversation → `Pins`.
+    Pins {
+        /// whose
+        tenant: TenantId,
+        /// which conversation
+        conversation: ConversationId,
+    },
+    /// A user's conversations → `List`.
+    List {
+        /// whose
+        tenant: TenantId,
+        /// whose
+        user: UserId,
+        /// behind this one, `None` from the start
+        after: Option<ConversationId>,
+        /// most rows
+        limit: u32,
+    },
 }
 
 /// The answer to one read.
@@ -297,6 +324,32 @@ pub enum ReadOutcome {
     WrongGroup,
     /// `Dedupe`, of a message id that its sender cancelled
     Cancelled,
+    /// `Amendments`
+    Amendments(Amendments),
+    /// `Pins`: the message and the entry that pinned it
+    Pins(Vec<(Seq, Seq)>),
+    /// `List`
+    List {
+        /// the inbox; `None`: nothing ever arrived
+        state: Option<NamespaceState>,
+        /// messages that are read, of all conversations; the others of the inbox's `ordinal` are not
+        read: u64,
+        /// in the order of their names
+        list: Vec<Listed>,
+    },
+}
+
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct Amendments {
+    /// its edits, rising; the last one holds
+    pub edits: Vec<Seq>,
+    /// the entry that recalled it
+    pub recalled: Option<Seq>,
+    /// reactions that are set: whose, which, and the entry that set it; at most `limits::READ_ROWS_MAX`
+    pub reactions: Vec<(UserId, Emoji, Seq)>,
+    /// the entry that pinned it
+    pub pinned: Option<Seq>,
 }
 
 /// A namespace's row, for readers.
@@ -357,8 +410,10 @@ pub struct StoredMessage {
     pub chain: Chain,
     /// of the body
     pub salt: Bytes,
-    /// message: the body. Membership: the encoded `Content`
+    /// as [`crate::command::Content::stored`] has it
     pub body: Bytes,
+    /// salt and body were erased: the message was recalled
+    pub erased: bool,
 }
 
 /// An entry of an inbox: a reference.
@@ -376,6 +431,8 @@ pub struct InboxEntry {
     pub conversation: ConversationId,
     /// what
     pub entry: EntryRef,
+    /// messages of the conversation in this inbox up to and with it: what a read mark counts
+    pub messages: u64,
 }
 
 impl InboxEntry {

@@ -6,12 +6,12 @@
 use bytes::Bytes;
 use seriatim_proto::codec;
 use seriatim_proto::command::{
-    Append, Appended, CancelSend, Command, Content, CursorOutcome, CursorWrite, DeliveredRecord, Delivery,
-    DeliveryOutcome, DeliveryRecord, EntryRef, HolderOp, InboxWritten, Kind, LocalInbox, LocalOutcome, Outcome, Place,
-    Reject, Segment, SlotRange, Want,
+    Act, Append, Appended, CancelSend, Command, Content, CursorOutcome, CursorWrite, DeliveredRecord, Delivery,
+    DeliveryOutcome, DeliveryRecord, EntryRef, HolderOp, InboxWritten, Kind, Listed, LocalInbox, LocalOutcome, Mark,
+    MarkOutcome, MarkWrite, Outcome, Place, ReadUpto, Reject, Segment, SlotRange, Want,
 };
 use seriatim_proto::ids::{
-    BodyHash, ConversationId, ConversationKey, DeviceId, Epoch, Fence, Generation, LeaseId, LogIndex, MessageId,
+    BodyHash, ConversationId, ConversationKey, DeviceId, Emoji, Epoch, Fence, Generation, LeaseId, LogIndex, MessageId,
     Namespace, NodeId, Seq, SlotId, TenantId, UserId,
 };
 
@@ -75,6 +75,21 @@ fn commands() -> Vec<(&'static str, Command)> {
     };
     let members =
         Append { content: Content::Members { add: vec![user("c")], remove: vec![user("b")] }, ..create.clone() };
+    let amend = |act| {
+        let content = Content::Amend { target: seq(300), act };
+        held(HolderOp::Append(Append { content, ..create.clone() }))
+    };
+    let (salt, body) = (Bytes::from_static(b"s"), Bytes::from_static(b"ho"));
+    let marks = [Mark::Read { upto: seq(300) }, Mark::Mute { on: true }, Mark::Archive { on: false }];
+    let marks = marks.map(|mark| MarkWrite {
+        tenant,
+        user: user("b"),
+        conversation: direct(),
+        mark,
+        place: Place::At(seq(9)),
+        at_ms: 1_000,
+    });
+    let marks = marks.to_vec();
     let delivery = Delivery {
         tenant,
         user: user("b"),
@@ -97,7 +112,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("release", held(HolderOp::Release { heir: Some(NodeId(4)) })),
         ("reserve", held(HolderOp::Reserve { wants: vec![want] })),
         ("append", held(HolderOp::Append(append))),
-        ("create", held(HolderOp::Append(create))),
+        ("create", held(HolderOp::Append(create.clone()))),
         ("members", held(HolderOp::Append(members))),
         ("deliver", held(HolderOp::Deliver { deliveries: vec![delivery] })),
         (
@@ -106,6 +121,11 @@ fn commands() -> Vec<(&'static str, Command)> {
         ),
         ("cursors", held(HolderOp::SetCursors { cursors: vec![cursor] })),
         ("cancel", held(HolderOp::CancelSend(cancel))),
+        ("mark", held(HolderOp::SetMarks { marks })),
+        ("edit", amend(Act::Edit { salt, body, within_s: 86_400 })),
+        ("recall", amend(Act::Recall { within_s: u32::MAX })),
+        ("react", amend(Act::React { emoji: Emoji::new("+").unwrap(), set: true })),
+        ("pin", amend(Act::Pin { set: false })),
     ]
 }
 
@@ -126,6 +146,16 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         DeliveryOutcome::SeqRefused,
     ];
     let cursors = vec![CursorOutcome::At(seq(9)), CursorOutcome::Ahead { tail: seq(9) }, CursorOutcome::DevicesFull];
+    let listed = Listed {
+        conversation: direct(),
+        last: seq(5),
+        inbox_seq: Some(seq(8)),
+        messages: 3,
+        read: Some(ReadUpto { inbox_seq: seq(8), seq: seq(5), messages: 3 }),
+        muted: true,
+        archived: false,
+    };
+    let set = MarkOutcome::Set { listed, written: Some((written, entry())), segment: None };
     let rejects = [
         Reject::WrongGroup(SlotId(7)),
         Reject::Fenced { current: Epoch(4) },
@@ -143,6 +173,10 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         Reject::GenerationExhausted,
         Reject::Malformed,
         Reject::Cancelled,
+        Reject::Recalled,
+        Reject::NotAuthor,
+        Reject::TooLate,
+        Reject::AmendmentsTooMany,
     ];
     let mut outcomes = vec![
         ("owned", Outcome::Owned),
@@ -156,6 +190,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("recorded", Outcome::Recorded),
         ("cursors", Outcome::CursorsSet(cursors)),
         ("settled", Outcome::SendSettled(Some(seq(5)))),
+        ("marked", Outcome::MarksSet(vec![set, MarkOutcome::NotFound, MarkOutcome::SeqRefused])),
     ];
     outcomes.extend(rejects.map(|reject| ("rejected", Outcome::Rejected(reject))));
     outcomes
@@ -173,6 +208,56 @@ fn lines() -> Vec<String> {
 fn commands_and_outcomes_have_the_bytes_that_logs_have() {
     let golden: Vec<&str> = include_str!("golden_commands.txt").lines().collect();
     assert_eq!(lines(), golden);
+}
+
+/// What inboxes keep of an amendment: its kind carries the target, so that headers of all other kinds are as they were.
+#[test]
+fn an_amendments_header_has_its_target_behind_its_kind() {
+    let target = seq(300);
+    for (kind, golden) in [
+        (Kind::Message, "0100"),
+        (Kind::Create, "0101"),
+        (Kind::Members, "0102"),
+        (Kind::Edit { target }, "0103ac02"),
+        (Kind::Recall { target }, "0104ac02"),
+        (Kind::Reaction { target }, "0105ac02"),
+        (Kind::Pin { target }, "0106ac02"),
+        (Kind::Read, "0107"),
+        (Kind::Mute { on: true }, "010801"),
+        (Kind::Archive { on: false }, "010900"),
+    ] {
+        assert_eq!(hex(&codec::encode(&kind)), golden);
+    }
+}
+
+/// The same id with another target, another act or another emoji is another content.
+#[test]
+fn amendments_are_the_same_only_if_all_that_their_author_said_is() {
+    let amend = |target, act| Content::Amend { target: seq(target), act };
+    let edit =
+        |body: &'static [u8], within_s| Act::Edit { salt: Bytes::new(), body: Bytes::from_static(body), within_s };
+    let react = |emoji, set| Act::React { emoji: Emoji::new(emoji).unwrap(), set };
+    let all = [
+        Content::Message { salt: Bytes::new(), body: Bytes::from_static(b"x") },
+        amend(1, edit(b"x", 7)),
+        amend(2, edit(b"x", 7)),
+        amend(1, edit(b"y", 7)),
+        amend(1, Act::Recall { within_s: 7 }),
+        amend(2, Act::Recall { within_s: 7 }),
+        amend(1, react("x", true)),
+        amend(1, react("x", false)),
+        amend(1, react("y", true)),
+        amend(1, Act::Pin { set: true }),
+        amend(1, Act::Pin { set: false }),
+    ];
+    for (place, one) in all.iter().enumerate() {
+        for other in &all[place + 1..] {
+            assert_ne!(one.identity(), other.identity(), "{one:?} {other:?}");
+        }
+    }
+    // The tenant's rule may have changed between two attempts.
+    assert_eq!(amend(1, edit(b"x", 7)).identity(), amend(1, edit(b"x", 8)).identity());
+    assert_eq!(amend(1, Act::Recall { within_s: 7 }).identity(), amend(1, Act::Recall { within_s: 8 }).identity());
 }
 
 #[test]

@@ -201,6 +201,9 @@ pub(crate) fn weight(read: &Read) -> u64 {
             u64::from((*limit).min(limits::READ_ROWS_MAX))
         }
         Read::MessagesAt { seqs, .. } => seqs.len() as u64,
+        Read::Amendments { .. } => u64::from(limits::READ_ROWS_MAX),
+        Read::List { limit, .. } => 2 * u64::from((*limit).min(limits::READ_ROWS_MAX)),
+        Read::Pins { .. } => u64::from(limits::PINS_MAX),
     }
 }
 

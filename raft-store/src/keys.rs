@@ -9,10 +9,15 @@
 //!                                                             Conversation
 //! slot:2 tenant:4 'c' user\0 device\0                         Cursor        per device, only rises
 //! slot:2 tenant:4 'd' conversation sender\0 message id:16     Dedupe        as long as its message
+//! slot:2 tenant:4 'e' conversation seq:8                      Amended       as long as its message
 //! slot:2 tenant:4 'i' user\0 seq:8                            Inbox         per entry, immutable
+//! slot:2 tenant:4 'k' user\0 conversation                     Mark          from the first mark on, as the user
 //! slot:2 tenant:4 'l' user\0 conversation                     Last          as long as the user
-//! slot:2 tenant:4 'm' conversation seq:8                      Message       per entry, immutable
+//! slot:2 tenant:4 'm' conversation seq:8                      Message       per entry; only a recall changes it
+//! slot:2 tenant:4 'o' user\0                                  Reading       from the first read mark on
 //! slot:2 tenant:4 'p' conversation target slot:2 user\0       Member        per member of a group
+//! slot:2 tenant:4 'q' conversation seq:8                      Pin           while the message is pinned
+//! slot:2 tenant:4 'r' conversation seq:8 user\0 emoji\0       Reaction      while it is set
 //! slot:2 FFFFFFFF 's'                                         Holder        per slot, from `Own` on
 //! slot:2 FFFFFFFF 'u' tenant:4 conversation                   Pending       while entries are undelivered
 //! FF00 + group    'A'                                         -             applied position, with every batch
@@ -36,8 +41,8 @@
 //! The applied position ('A') is the shell's own and has no typed key. `FFFFFFFF` is no tenant.
 
 use seriatim_proto::ids::{
-    ConversationId, ConversationKey, CounterName, DeviceId, Generation, GroupId, LeaseId, LogIndex, MessageId, NodeId,
-    Owner, ReplicaId, Seq, SlotId, StoreId, TenantId, UserId,
+    ConversationId, ConversationKey, CounterName, DeviceId, Emoji, Generation, GroupId, LeaseId, LogIndex, MessageId,
+    NodeId, Owner, ReplicaId, Seq, SlotId, StoreId, TenantId, UserId,
 };
 use seriatim_proto::limits;
 use seriatim_store_core::key::TENANT_NONE;
@@ -132,10 +137,20 @@ fn put_item(out: &mut Vec<u8>, item: &Item) {
             put_name(out, sender.as_str());
             out.extend_from_slice(&message_id.0);
         }
+        Item::Amended(conversation, seq) => {
+            out.push(b'e');
+            put_conversation(out, conversation);
+            out.extend_from_slice(&seq.get().to_be_bytes());
+        }
         Item::Inbox(user, seq) => {
             out.push(b'i');
             put_name(out, user.as_str());
             out.extend_from_slice(&seq.get().to_be_bytes());
+        }
+        Item::Mark(user, conversation) => {
+            out.push(b'k');
+            put_name(out, user.as_str());
+            put_conversation(out, conversation);
         }
         Item::Last(user, conversation) => {
             out.push(b'l');
@@ -147,11 +162,27 @@ fn put_item(out: &mut Vec<u8>, item: &Item) {
             put_conversation(out, conversation);
             out.extend_from_slice(&seq.get().to_be_bytes());
         }
+        Item::Reading(user) => {
+            out.push(b'o');
+            put_name(out, user.as_str());
+        }
         Item::Member(conversation, target, user) => {
             out.push(b'p');
             put_conversation(out, conversation);
             out.extend_from_slice(&target.0.to_be_bytes());
             put_name(out, user.as_str());
+        }
+        Item::Pin(conversation, seq) => {
+            out.push(b'q');
+            put_conversation(out, conversation);
+            out.extend_from_slice(&seq.get().to_be_bytes());
+        }
+        Item::Reaction(conversation, seq, user, emoji) => {
+            out.push(b'r');
+            put_conversation(out, conversation);
+            out.extend_from_slice(&seq.get().to_be_bytes());
+            put_name(out, user.as_str());
+            put_name(out, emoji.as_str());
         }
     }
 }
@@ -275,10 +306,18 @@ fn item(input: &mut Input<'_>) -> Option<Item> {
         }),
         b'c' => Item::Cursor(input.user()?, DeviceId::new(input.name()?).ok()?),
         b'd' => Item::Dedupe(input.conversation()?, input.user()?, MessageId(input.bytes()?)),
+        b'e' => Item::Amended(input.conversation()?, input.seq()?),
         b'i' => Item::Inbox(input.user()?, input.seq()?),
+        b'k' => Item::Mark(input.user()?, input.conversation()?),
         b'l' => Item::Last(input.user()?, input.conversation()?),
         b'm' => Item::Message(input.conversation()?, input.seq()?),
+        b'o' => Item::Reading(input.user()?),
         b'p' => Item::Member(input.conversation()?, SlotId(input.u16()?), input.user()?),
+        b'q' => Item::Pin(input.conversation()?, input.seq()?),
+        b'r' => {
+            let (conversation, seq, user) = (input.conversation()?, input.seq()?, input.user()?);
+            Item::Reaction(conversation, seq, user, Emoji::new(input.name()?).ok()?)
+        }
         _ => return None,
     })
 }

@@ -100,9 +100,12 @@ pub(crate) enum Group {
     /// tokens, and the keys that verify them
     #[command(subcommand)]
     Auth(Auth),
-    /// messages by their ids
+    /// messages: what became of them, and what their authors and readers say about them
     #[command(subcommand)]
     Msg(Msg),
+    /// a conversation: its numbers, its members, its pins
+    #[command(subcommand, visible_alias = "conversations")]
+    Conversation(Conversation),
     /// the processes of a playground
     #[command(subcommand)]
     Playground(Playground),
@@ -371,6 +374,60 @@ pub(crate) enum Msg {
     Status(MsgOf),
     /// settle a send: if its message is not in the conversation, it never will be; exits 4 if it is, or expired
     Cancel(MsgOf),
+    /// what an entry is and what became of it, from its group's leader: edits, recall, reactions, pin; never its body
+    #[command(alias = "describe")]
+    Show(Target),
+    /// give a message of one's own another body
+    Edit {
+        #[command(flatten)]
+        of: Target,
+        /// what it says from now on
+        text: String,
+    },
+    /// erase the body of a message of one's own, and those of its edits, for everybody
+    Recall(Target),
+    /// set a reaction to a message
+    React {
+        #[command(flatten)]
+        of: Target,
+        /// which, such as an emoji
+        emoji: String,
+        /// take it back
+        #[arg(long)]
+        unset: bool,
+    },
+    /// pin a message for all members
+    Pin {
+        #[command(flatten)]
+        of: Target,
+        /// unpin it
+        #[arg(long)]
+        unset: bool,
+    },
+}
+
+/// `raftctl conversation`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conversation {
+    /// where it lives, its numbers, members and pins, and how far it is delivered, from its group's leader
+    #[command(alias = "describe")]
+    Show(Route),
+    /// a user's conversations and what he has not read of each, through the gateway
+    #[command(alias = "list")]
+    Ls {
+        /// whose; needed with a signing key, and known from a token
+        #[arg(long = "as")]
+        user: Option<String>,
+    },
+}
+
+/// An entry of a conversation.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    #[command(flatten)]
+    pub(crate) route: Route,
+    /// its seq in the conversation
+    pub(crate) seq: u64,
 }
 
 /// A message id of a sender.

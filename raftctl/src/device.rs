@@ -88,6 +88,8 @@ impl Device {
             chain: entry.chain.unwrap_or_default(),
             conversation: entry.conversation.id_for(&self.user),
             entry: entry.entry_ref(),
+            // Not said to devices.
+            messages: 0,
         };
         let body = match entry.body {
             EntryBody::Here { salt, body } => Body::Here { salt, body },

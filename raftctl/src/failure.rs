@@ -140,16 +140,23 @@ fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::NotFound => Exit::NotFound,
         ErrorCode::AlreadyExists
+        | ErrorCode::AmendmentsTooMany
         | ErrorCode::Cancelled
         | ErrorCode::Conflict
         | ErrorCode::CursorAhead
         | ErrorCode::Expired
         | ErrorCode::GenerationExhausted
         | ErrorCode::OutOfOrder
+        | ErrorCode::Recalled
+        | ErrorCode::TooLate
         | ErrorCode::WrongCluster
         | ErrorCode::WrongGroup
         | ErrorCode::WrongStore => Exit::Precondition,
-        ErrorCode::AuthExpired | ErrorCode::AuthFailed | ErrorCode::Forbidden | ErrorCode::Kicked => Exit::Forbidden,
+        ErrorCode::AuthExpired
+        | ErrorCode::AuthFailed
+        | ErrorCode::Forbidden
+        | ErrorCode::Kicked
+        | ErrorCode::NotAuthor => Exit::Forbidden,
         ErrorCode::AddressInUse
         | ErrorCode::Backlogged
         | ErrorCode::Busy

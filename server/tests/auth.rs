@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Cluster, PATIENCE, Process};
+use common::{Cluster, PATIENCE, Process, wait_until_async};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use seriatim_client::{Client, Conversation};
@@ -100,7 +100,7 @@ async fn a_gateway_takes_new_keys_of_its_file_and_logic_has_its_own() {
         assert!(sent.unwrap().is_err(), "logic does not know the key");
     }
     let bob = cluster.device("bob", "laptop").await;
-    assert_eq!(bob.sync(None, 0).await.unwrap().entries.len(), 1);
+    wait_until_async("bob has one", async || bob.sync(None, 0).await.unwrap().entries.len() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Cluster, PATIENCE};
+use common::{Cluster, PATIENCE, wait_until_async};
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -196,6 +196,5 @@ async fn a_browser_is_a_device_over_webtransport_and_websocket() {
     let error = browser.evaluate(&format!("session('webtransport', {wrong}).then(() => 'in', () => 'out')")).await;
     assert_eq!(error, json!("out"));
     let bob = cluster.device("bob", "laptop").await;
-    let page = bob.sync(None, 0).await.unwrap();
-    assert_eq!(page.entries.len(), 2);
+    wait_until_async("bob has both", async || bob.sync(None, 0).await.unwrap().entries.len() == 2).await;
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::StreamExt;
-use seriatim_client::{Client, Endpoint, Entry, EntryBody, Kind};
+use seriatim_client::{Client, Endpoint, Entry, EntryBody};
 use seriatim_proto::ids::{Seq, UserId};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
@@ -247,12 +247,7 @@ impl Notebook {
                 prev_seq: entry.prev_seq.map_or(0, Seq::get),
                 conversation: entry.conversation.id_for(&self.user).to_string(),
                 conversation_seq: entry.conversation_seq.get(),
-                kind: match entry.kind {
-                    Kind::Message => "message",
-                    Kind::Create => "create",
-                    Kind::Members => "members",
-                }
-                .to_owned(),
+                kind: entry.kind.name().to_owned(),
                 sender: entry.sender.to_string(),
                 message_id: entry.message_id.to_string(),
                 body: match &entry.body {

@@ -136,6 +136,18 @@ class Scripted:
         assert self._server is not None
         self._server.close()
 
+    def forget(self) -> None:
+        """As if it had been started anew on its address: what it does not know any more it answers with resets."""
+        assert self._server is not None
+        transport = self._server._transport
+        assert transport is not None
+        reset = b"\x40" + bytes(40)
+
+        def refuse(data: bytes | str, addr: Any) -> None:
+            transport.sendto(reset, addr)
+
+        self._server.datagram_received = refuse  # type: ignore[method-assign]
+
     async def connect(self, *more: Scripted, **options: Any) -> Client:
         """A client of this gateway, and of more."""
         usual: dict[str, Any] = {

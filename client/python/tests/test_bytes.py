@@ -15,11 +15,19 @@ from seriatim import ZERO_CHAIN, BodyState, ChainError, Entry, Kind, Peer, Proto
 from seriatim._frames import FRAME_BYTES_MAX, FrameDecoder, encode_frame
 from seriatim.errors import FrameTooLarge
 from seriatim.v1 import client_pb2 as pb
-from seriatim.verify import body_hash, header, link
+from seriatim.verify import body_hash, body_matches, header, link
 
 IDS = bytes(range(16))
 SALT = bytes((1, 2, 3, 4))
 Client, Server = pb.ClientFrame, pb.ServerFrame
+
+
+def amend(**act: object) -> pb.ClientFrame:
+    """Of 9, by the id and in the conversation of the page."""
+    amended = pb.Amend(message_id=IDS, conversation=pb.Conversation(peer="bob"), target=9, **act)  # type: ignore[arg-type]
+    return Client(request_id=10, amend=amended)
+
+
 FRAMES: dict[str, pb.ClientFrame | pb.ServerFrame] = {
     "Hello, request 1": Client(request_id=1, hello=pb.Hello(token="abc", device="phone")),
     "Ping, request 7, nonce 3": Client(request_id=7, ping=pb.Ping(nonce=3)),
@@ -29,6 +37,14 @@ FRAMES: dict[str, pb.ClientFrame | pb.ServerFrame] = {
         request_id=4,
         send=pb.Send(message_id=IDS, conversation=pb.Conversation(peer="bob"), salt=SALT, body=b"hi"),
     ),
+    'Amend: edit 9 to "ho", request 10': amend(edit=pb.Edit(salt=SALT, body=b"ho")),
+    "Amend: recall 9, request 10": amend(recall=pb.Recall()),
+    "Amend: react to 9 with +, request 10": amend(react=pb.React(emoji="+")),
+    "Amend: unpin 9, request 10": amend(pin=pb.Pin(unset=True)),
+    "Mark: bob's read up to 300, request 11": Client(
+        request_id=11, mark=pb.Mark(conversation=pb.Conversation(peer="bob"), read_upto=300)
+    ),
+    "List, request 12": Client(request_id=12, list=pb.List()),
     "Sync from 1, request 5": Client(request_id=5, sync=pb.Sync(**{"from": 1})),
     "Status, request 6": Client(request_id=6, status=pb.Status()),
     "Next 10 of orders, request 8": Client(request_id=8, next=pb.Next(counter="orders", count=10)),
@@ -49,7 +65,7 @@ FRAMES: dict[str, pb.ClientFrame | pb.ServerFrame] = {
     ),
     "on a WebSocket: the inbox stream of subscription 1 ends": Server(optional=True, inbox=1, end=True),
 }
-CHAIN_ROWS = {"body hash", "header", "chain"}
+CHAIN_ROWS = {f"{value}{of}" for value in ("body hash", "header", "chain") for of in ("", " of the reaction")}
 
 
 def test_c001_every_vector_is_made_and_read() -> None:
@@ -75,6 +91,60 @@ def test_c002_the_chain_of_the_vector() -> None:
     assert link(ZERO_CHAIN, None, 1, header("alice", entry)) == found["chain"]
     # The other member of the conversation has the same header.
     assert header("bob", replace(entry, conversation=Peer("alice"))) == found["header"]
+
+
+def test_c002_c081_the_chain_of_the_reaction() -> None:
+    found = vectors()
+    reaction = replace(
+        an_entry(b"", seq=2, prev_seq=1, conversation_seq=10, at_ms=1000, sender="alice"),
+        kind=Kind.REACTION,
+        target=9,
+        emoji="+",
+        body_hash=found["body hash of the reaction"],
+    )
+    assert body_hash(b"", b"\x01+") == reaction.body_hash
+    assert body_matches(reaction)
+    assert header("alice", reaction) == found["header of the reaction"]
+    assert link(found["chain"], 1, 2, header("alice", reaction)) == found["chain of the reaction"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"target": 8}, {"emoji": "-"}, {"emoji": None}, {"unset": True}, {"kind": Kind.PIN}, {"kind": Kind.EDIT}],
+    ids=str,
+)
+def test_c006_c081_a_changed_amendment_breaks_the_chain(changed: dict[str, object]) -> None:
+    said = an_entry(b"hi", seq=1, prev_seq=None, conversation_seq=9, at_ms=1000, sender="alice")
+    reaction = replace(
+        an_entry(b"", seq=2, prev_seq=1, conversation_seq=10, at_ms=1000, sender="alice"),
+        kind=Kind.REACTION,
+        target=9,
+        emoji="+",
+        body_hash=body_hash(b"", b"\x01+"),
+    )
+    first = link(ZERO_CHAIN, None, 1, header("alice", said))
+    second = link(first, 1, 2, header("alice", reaction))
+
+    def page(*entries: Entry) -> SyncPage:
+        return SyncPage(entries, upto=3, more=False, too_long=False, trim=1, tail=3, chain=second)
+
+    assert verify_page("alice", ZERO_CHAIN, page(said, reaction)) == second
+    with pytest.raises(ChainError):
+        verify_page("alice", ZERO_CHAIN, page(said, replace(reaction, **changed)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Kind.MUTE, Kind.ARCHIVE])
+def test_c081_whether_a_mark_was_taken_back_is_in_its_header(kind: Kind) -> None:
+    mark = replace(
+        an_entry(b"", seq=2, prev_seq=1, conversation_seq=9, at_ms=1000, sender="alice"),
+        kind=kind,
+        salt=b"",
+        body_hash=body_hash(b"", b""),
+    )
+    assert body_matches(mark)
+    on, off = (header("alice", replace(mark, unset=unset)) for unset in (False, True))
+    assert on != off
+    assert len(on) == len(off)
 
 
 def frames_of(decoder: FrameDecoder[pb.ServerFrame]) -> Iterator[pb.ServerFrame]:

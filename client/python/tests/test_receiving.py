@@ -174,10 +174,20 @@ async def test_c048_the_chain_of_every_kind_of_entry(cluster: Cluster) -> None:
         await client.change_members(group, add=["r-kinds-3"], remove=["r-kinds-2"])
         await client.send("r-kinds", "a note")
         await other.send("r-kinds", "from the other")
-        await take(client.subscribe(1), 5)
+        said = (await client.send("r-kinds", "to be amended")).seq
+        await client.edit("r-kinds", said, "edited")
+        await client.react("r-kinds", said, "+")
+        await client.pin("r-kinds", said)
+        await client.recall("r-kinds", said)
+        entries = await take(client.subscribe(1), 10)
+        note = next(entry.seq for entry in entries if entry.body == b"a note")
+        assert note is not None
+        await client.mark_read("r-kinds", note)
+        await client.mute("r-kinds")
+        await client.archive("r-kinds")
         page = await client.sync(chain=ZERO_CHAIN)
         assert {entry.kind for entry in page.entries} == set(Kind)
-        assert len(page.entries) == 5
+        assert len(page.entries) == 13
 
 
 async def test_c049_history_and_status(cluster: Cluster) -> None:

@@ -26,6 +26,10 @@ class Desk:
         send = pb.Send(message_id=id_of(number), follows=id_of(follows) if follows else b"")
         self._add(number, pb.ClientFrame(send=send), Peer(to))
 
+    def amend(self, number: int, to: str = "bob") -> None:
+        amend = pb.Amend(message_id=id_of(number), target=1, recall=pb.Recall())
+        self._add(number, pb.ClientFrame(amend=amend), Peer(to))
+
     def ask(self, number: int) -> None:
         self._add(number, pb.ClientFrame(status=pb.Status()), None)
 
@@ -41,7 +45,8 @@ class Desk:
         ready = self.requests.ready()
         for request in ready:
             self.requests.sent(request.id)
-        return [(request.id, next(iter(request.frame.send.follows), None)) for request in ready]
+        placed = ((request, getattr(request.frame, request.what)) for request in ready)
+        return [(request.id, next(iter(getattr(sent, "follows", b"")), None)) for request, sent in placed]
 
     def say(self, id: int, **body: object) -> None:
         self.requests.handle_answer(self.now, pb.ServerFrame(request_id=id, **body))  # type: ignore[arg-type]
@@ -228,7 +233,33 @@ def test_c066_a_new_one_behind_a_rejected_last_one_follows_whom_that_followed() 
     assert desk.flush() == [(3, 1)], "1 is still open: it must not be overtaken"
 
 
-def test_an_unknown_one_keeps_its_place() -> None:
+def test_c086_amendments_have_their_place_among_the_sends() -> None:
+    desk = Desk()
+    desk.send(1)
+    desk.amend(2)
+    desk.send(3)
+    assert desk.flush() == [(1, None), (2, 1), (3, 2)]
+    desk.refuse(3, Code.OUT_OF_ORDER, retry=True)
+    # A rejected amendment leaves its place to the one before it.
+    desk.refuse(2, Code.TOO_LATE)
+    assert desk.end(2) == (Rejected, Code.TOO_LATE)
+    assert desk.flush() == [(3, 1)]
+    desk.amend(4)
+    assert desk.flush() == [(4, 3)]
+    # Behind an attempt that may have happened a refusal of it is no verdict, and the next one stays behind it.
+    desk.requests.handle_lost()
+    desk.flush()
+    desk.commit(1)
+    desk.commit(3)
+    desk.send(5)
+    assert desk.flush() == [(5, 4)]
+    desk.refuse(5, Code.OUT_OF_ORDER, retry=True)
+    desk.refuse(4, Code.RECALLED)
+    assert desk.end(4) == (OutcomeUnknown, Code.RECALLED)
+    assert desk.flush() == [(5, 4)]
+
+
+def test_c074_an_unknown_one_keeps_its_place() -> None:
     desk = Desk()
     desk.send(1)
     desk.wait(5)

@@ -88,10 +88,11 @@ async def test_c063_no_answer_in_time_is_unknown_and_the_same_message_settles_it
         with pytest.raises(OutcomeUnknown) as unknown:
             await client.send_request(message)
         assert unknown.value.refusal.code == Code.TIMEOUT
-        assert (await client.send_request(message)).seq == 7
+        # The patience of another client, so that the answer may take as long as it likes.
+        async with await gateway.connect() as patient:
+            assert (await patient.send_request(message)).seq == 7
         first, second = gateway.came("send")
         assert first.send == second.send
-        assert first.request_id != second.request_id
 
 
 async def test_c065_what_may_be_repeated_is_repeated_in_its_time(certificate: Certificate) -> None:
@@ -158,24 +159,18 @@ async def test_c068_a_reader_that_does_not_read_stops_the_gateway(certificate: C
             push(visit, frame.subscribe.credit)
         elif frame.HasField("credit"):
             push(visit, frame.credit.entries)
+        elif frame.HasField("ack"):
+            visit.answer(stream, frame, acked=pb.Acked(cursor=frame.ack.cursor))
 
     async with Scripted(certificate, script) as gateway, await gateway.connect() as client:
         subscription = client.subscribe(1)
-        await client_has_read(client, gateway)
+        # What the control stream carried before an answered question has come.
+        await client.ack(1)
         assert (place - 1, gateway.came("credit")) == (WINDOW, [])
         await read(subscription, CREDIT_STEP)
-        await client_has_read(client, gateway)
+        await client.ack(1)
         assert [frame.credit.entries for frame in gateway.came("credit")] == [CREDIT_STEP]
         assert await read(subscription, WINDOW) == list(range(CREDIT_STEP + 1, CREDIT_STEP + WINDOW + 1))
-
-
-async def client_has_read(client: Any, gateway: Scripted) -> None:
-    """Whatever the gateway said before, the client has it: an answer to a question came behind it."""
-    before = len(gateway.frames)
-    with pytest.raises((Rejected, OutcomeUnknown, TimeoutError)):
-        async with asyncio.timeout(0.3):
-            await client.ack(1)
-    assert len(gateway.frames) > before
 
 
 @pytest.mark.parametrize("is_pushed", [True, False])
@@ -252,6 +247,20 @@ async def test_c070_until_there_is_another_gateway_the_old_one_serves_on(certifi
                 await client.send("bob", "before")
                 await client.send("bob", "behind")
                 assert [number for number, frame in gateway.frames if frame.HasField("send")] == [1, 1]
+
+
+async def test_resets_that_mean_nothing_are_no_sign_of_life(certificate: Certificate) -> None:
+    def script(visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
+        visit.answer(stream, frame, committed=pb.Committed(seq=1))
+
+    async with Scripted(certificate, script) as old, Scripted(certificate, script) as new:
+        async with await old.connect(new, keep_alive=0.2) as client:
+            await client.send("bob", "before")
+            old.forget()
+            # Far below the 30 s after which QUIC itself gives up.
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(client.send("bob", str(place)) for place in range(20)))
+            assert (client.connections, len(new.came("send"))) == (2, 20)
 
 
 async def test_a_new_subscription_takes_the_place_of_one_that_is_under_way(certificate: Certificate) -> None:

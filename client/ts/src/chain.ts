@@ -7,7 +7,7 @@
 import { blake3 } from "@noble/hashes/blake3.js";
 
 import { compare, concat, equal, utf8 } from "./bytes.js";
-import { emptyChain, type Conversation, type Entry, type SyncPage } from "./entry.js";
+import { emptyChain, isAmendment, type Conversation, type Entry, type SyncPage } from "./entry.js";
 import { ChainError } from "./errors.js";
 
 function hash(...parts: Uint8Array[]): Uint8Array {
@@ -45,13 +45,25 @@ function conversationBytes(user: string, conversation: Conversation): Uint8Array
   return concat(Uint8Array.of(0), postcard(one), postcard(other));
 }
 
+const KINDS = { message: 0, create: 1, members: 2, edit: 3, recall: 4, reaction: 5, pin: 6, read: 7, mute: 8, archive: 9 } as const;
+
+function kindBytes(entry: Entry): Uint8Array {
+  const kind = Uint8Array.of(KINDS[entry.kind]);
+  if (isAmendment(entry)) return concat(kind, postcard(entry.target));
+  return entry.kind === "mute" || entry.kind === "archive" ? concat(kind, setByte(entry)) : kind;
+}
+
+function setByte({ unset }: Entry): Uint8Array {
+  return Uint8Array.of(unset ? 0 : 1);
+}
+
 /** What the chain of `user`'s inbox binds of an entry, besides its place. */
 export function headerBytes(user: string, entry: Entry): Uint8Array {
   return concat(
     Uint8Array.of(1),
     conversationBytes(user, entry.conversation),
     postcard(entry.conversationSeq),
-    Uint8Array.of({ message: 0, create: 1, members: 2 }[entry.kind]),
+    kindBytes(entry),
     postcard(entry.sender),
     entry.messageId,
     entry.bodyHash,
@@ -64,10 +76,21 @@ export function link(before: Uint8Array, prevSeq: bigint, seq: bigint, header: U
   return hash(before, eight(prevSeq), eight(seq), header);
 }
 
-/** Does the body match its hash? `true` where there is none to check. */
+/** Does the body match its hash; of a reaction and of a pin, what they say? `true` where there is none to check. */
 export function bodyMatches(entry: Entry): boolean {
-  if (entry.kind !== "message" || entry.body.state !== "here") return true;
-  return equal(bodyHash(entry.body.salt, entry.body.bytes), entry.bodyHash);
+  if (entry.body.state !== "here") return true;
+  const none = new Uint8Array();
+  switch (entry.kind) {
+    case "create":
+    case "members":
+      return true;
+    case "reaction":
+      return entry.emoji !== "" && equal(bodyHash(none, concat(setByte(entry), utf8(entry.emoji))), entry.bodyHash);
+    case "pin":
+      return equal(bodyHash(none, setByte(entry)), entry.bodyHash);
+    default:
+      return equal(bodyHash(entry.body.salt, entry.body.bytes), entry.bodyHash);
+  }
 }
 
 /**

@@ -1,5 +1,7 @@
 // Client: the handle of a device: what it can ask.
 
+import type { MessageInitShape } from "@bufbuild/protobuf";
+
 import { newMessageId, randomBytes, utf8 } from "./bytes.js";
 import type { CursorStore } from "./cursor.js";
 import type { DialOptions, Transport } from "./dial.js";
@@ -9,6 +11,8 @@ import {
   checkSeq,
   conversationToWire,
   historyPageFromWire,
+  listPageFromWire,
+  markedFromWire,
   numbersFromWire,
   sendStatusFromWire,
   seqFromWire,
@@ -18,6 +22,8 @@ import {
   type Conversation,
   type HistoryPage,
   type Identity,
+  type Listed,
+  type ListPage,
   type Numbers,
   type SendStatus,
   type StatusPage,
@@ -25,6 +31,7 @@ import {
 } from "./entry.js";
 import { ProtocolError, refusal, RejectedError, UnknownOutcomeError } from "./errors.js";
 import type { Asked, Said } from "./framing.js";
+import type { AmendSchema } from "./gen/seriatim/v1/client_pb.js";
 import { Inbox, InboxQueue } from "./inbox.js";
 import { CONNECT_TIMEOUT_MS, REQUEST_TIMEOUT_MS, REQUESTS_MAX, WINDOW } from "./limits.js";
 import { nowMs, Pilot } from "./pilot.js";
@@ -66,7 +73,32 @@ export interface SendRequest {
   readonly known: bigint;
 }
 
-/** A send that is under way. */
+/** What may be done about an earlier message: see {@link Client.amend}. */
+export type Act =
+  /** Another body for a message of one's own. The salt, at most 32 bytes, is of its hash. */
+  | { readonly edit: Uint8Array; readonly salt: Uint8Array }
+  /** The end of a message of one's own: its body and those of its edits are erased, for everybody and for good. */
+  | { readonly recall: true }
+  /** A reaction of this user, 1 to 64 bytes; `unset` takes it back. */
+  | { readonly react: string; readonly unset?: boolean }
+  /** A pin for all members; false takes it away, whoever pinned. */
+  | { readonly pin: boolean };
+
+/** An amendment to send: an entry about an earlier message. The same value may be sent again after an unknown outcome. */
+export interface AmendRequest {
+  /** 16 bytes: the key against repetitions, a UUIDv7; {@link Client.querySend} and {@link Client.cancelSend} know it. */
+  readonly messageId: Uint8Array;
+  readonly to: Conversation;
+  /** The message's `conversationSeq`. */
+  readonly target: bigint;
+  readonly act: Act;
+  /** As in {@link SendRequest}. */
+  readonly follows?: Uint8Array;
+  /** As in {@link SendRequest}; see {@link Client.prepareAmendment}. */
+  readonly known: bigint;
+}
+
+/** A send or an amendment that is under way. */
 export interface Ticket {
   /** Waits for its end. @throws RequestError */
   outcome(): Promise<Committed>;
@@ -83,6 +115,10 @@ export interface SubscribeOptions {
   /** Entries that may wait for the reader; 1,024 unless given. */
   window?: number;
 }
+
+type Mark =
+  | { readonly case: "readUpto"; readonly value: bigint }
+  | { readonly case: "muted" | "archived"; readonly value: boolean };
 
 type Answer<Case extends Said["case"]> = Extract<Said, { case: Case }>["value"];
 
@@ -164,9 +200,7 @@ export class Client {
    */
   async submit(request: SendRequest): Promise<Ticket> {
     const { messageId, to, salt, body, follows, known } = request;
-    const most = this.#pilot.messageBytesMax;
-    if (body.length > most) throw new RejectedError(refusal("MESSAGE_TOO_LARGE", `a body of ${body.length} bytes, at most ${most} are allowed`));
-    if (salt.length > 32) throw new RangeError(`a salt has at most 32 bytes, not ${salt.length}`);
+    this.#checkBody(salt, body);
     const send = {
       messageId: checkId("a message", messageId),
       conversation: conversationToWire(to),
@@ -175,15 +209,85 @@ export class Client {
       known: checkSeq("known", known, 0n),
       follows: follows === undefined ? new Uint8Array() : checkId("a message", follows),
     };
-    const { said } = await this.#open("lane", { case: "send", value: send }, { conversation: to, messageId });
-    const outcome = said.then((said) => {
-      const committed = committedFrom(expect(said, "committed"));
-      this.#pilot.saw(to, committed.seq);
-      return committed;
-    });
-    // A caller that never asks for the end does not want to know.
-    outcome.catch(() => {});
-    return { outcome: () => outcome };
+    return this.#submit({ case: "send", value: send }, { conversation: to, messageId });
+  }
+
+  /** A new amendment that names what this client has seen of the conversation: all that is needed to send it again later. */
+  prepareAmendment(to: Conversation, target: bigint, act: Act): AmendRequest {
+    return { messageId: newMessageId(), to, target, act, known: this.#pilot.known(to) };
+  }
+
+  /**
+   * Puts an amendment on its way, in the order of the messages and amendments submitted to the conversation. Its end is
+   * `NOT_FOUND` if the target is no message that this user was given, `NOT_AUTHOR` if another one wrote what is to be
+   * edited or recalled, `RECALLED`, `TOO_LATE` beyond the tenant's time for it, and `AMENDMENTS_TOO_MANY`.
+   * @throws RejectedError if the body is too large
+   * @throws RangeError for a field out of its range
+   */
+  async submitAmendment(request: AmendRequest): Promise<Ticket> {
+    const { messageId, to, target, act, follows, known } = request;
+    if ("edit" in act) this.#checkBody(act.salt, act.edit);
+    const amend = {
+      messageId: checkId("a message", messageId),
+      conversation: conversationToWire(to),
+      target: checkSeq("a target", target, 1n),
+      known: checkSeq("known", known, 0n),
+      follows: follows === undefined ? new Uint8Array() : checkId("a message", follows),
+      act: actToWire(act),
+    };
+    return this.#submit({ case: "amend", value: amend }, { conversation: to, messageId });
+  }
+
+  /** Sends a new amendment, retrying under one message id; refused as {@link submitAmendment} says. @throws RequestError */
+  async amend(to: Conversation, target: bigint, act: Act): Promise<Committed> {
+    return (await this.submitAmendment(this.prepareAmendment(to, target, act))).outcome();
+  }
+
+  /** Gives a message of this user's own another body. The last edit in the conversation's order holds. @throws RequestError */
+  async edit(to: Conversation, target: bigint, body: string | Uint8Array): Promise<Committed> {
+    return this.amend(to, target, { edit: typeof body === "string" ? utf8(body) : body, salt: randomBytes(16) });
+  }
+
+  /** Recalls a message of this user's own: its body and those of its edits are erased for good. @throws RequestError */
+  async recall(to: Conversation, target: bigint): Promise<Committed> {
+    return this.amend(to, target, { recall: true });
+  }
+
+  /** Sets a reaction of this user, or takes it back. Again, it changes nothing. @throws RequestError */
+  async react(to: Conversation, target: bigint, emoji: string, set = true): Promise<Committed> {
+    return this.amend(to, target, { react: emoji, unset: !set });
+  }
+
+  /** Pins a message for all members, or unpins it. @throws RequestError */
+  async pin(to: Conversation, target: bigint, set = true): Promise<Committed> {
+    return this.amend(to, target, { pin: set });
+  }
+
+  /**
+   * Says for all devices of the user that everything of a conversation up to this entry of the inbox is read. A mark
+   * only rises: a lower one changes nothing. Messages of one's own count as unread until they are marked, too. Rejected
+   * with `NOT_FOUND` if the conversation brought no such entry.
+   * @throws RequestError
+   */
+  async markRead(conversation: Conversation, upto: bigint): Promise<Listed> {
+    return this.#mark(conversation, { case: "readUpto", value: checkSeq("a read mark", upto, 1n) });
+  }
+
+  /** Says for all devices of the user whether he wants to be disturbed by a conversation. @throws RequestError */
+  async mute(conversation: Conversation, on = true): Promise<Listed> {
+    return this.#mark(conversation, { case: "muted", value: on });
+  }
+
+  /** Says for all devices of the user whether he wants to see a conversation. @throws RequestError */
+  async archive(conversation: Conversation, on = true): Promise<Listed> {
+    return this.#mark(conversation, { case: "archived", value: on });
+  }
+
+  /** A page of the user's conversations behind `after`, with what is not read; `limit` 0 takes the gateway's. @throws RequestError */
+  async listConversations(after?: Conversation, limit = 0): Promise<ListPage> {
+    const place = after === undefined ? {} : { after: conversationToWire(after) };
+    const value = { ...place, limit: checkUint32("a limit", limit) };
+    return from(listPageFromWire, await this.#ask("call", { case: "list", value }, "listPage"));
   }
 
   /**
@@ -318,6 +422,30 @@ export class Client {
     next();
   }
 
+  async #submit(body: Asked, place: SendPlace): Promise<Ticket> {
+    const { said } = await this.#open("lane", body, place);
+    const outcome = said.then((said) => {
+      const committed = committedFrom(expect(said, "committed"));
+      this.#pilot.saw(place.conversation, committed.seq);
+      return committed;
+    });
+    // A caller that never asks for the end does not want to know.
+    outcome.catch(() => {});
+    return { outcome: () => outcome };
+  }
+
+  async #mark(conversation: Conversation, what: Mark): Promise<Listed> {
+    const value = { conversation: conversationToWire(conversation), what };
+    const { now } = await this.#ask("lane", { case: "mark", value }, "marked");
+    return from(markedFromWire, now);
+  }
+
+  #checkBody(salt: Uint8Array, body: Uint8Array): void {
+    const most = this.#pilot.messageBytesMax;
+    if (body.length > most) throw new RejectedError(refusal("MESSAGE_TOO_LARGE", `a body of ${body.length} bytes, at most ${most} are allowed`));
+    if (salt.length > 32) throw new RangeError(`a salt has at most 32 bytes, not ${salt.length}`);
+  }
+
   async #ask<Case extends Said["case"]>(way: Way, body: Asked, answer: Case): Promise<Answer<Case>> {
     const { said } = await this.#open(way, body);
     return expect(await said, answer);
@@ -349,6 +477,13 @@ function originOf(address: string): string {
   const url = new URL(address.includes("://") ? address : `https://${address}`);
   if (url.protocol !== "https:") throw new RangeError(`an address is HOST:PORT or https://HOST:PORT, not ${address}`);
   return url.origin;
+}
+
+function actToWire(act: Act): NonNullable<MessageInitShape<typeof AmendSchema>["act"]> {
+  if ("edit" in act) return { case: "edit", value: { salt: act.salt, body: act.edit } };
+  if ("recall" in act) return { case: "recall", value: {} };
+  if ("pin" in act) return { case: "pin", value: { unset: !act.pin } };
+  return { case: "react", value: { emoji: checkName("a reaction", act.react), unset: act.unset === true } };
 }
 
 function users(names: readonly string[]): string[] {

@@ -9,6 +9,8 @@ import {
   type Conversation as WireConversation,
   type Entry as WireEntry,
   type HistoryPage as WireHistoryPage,
+  type Listed as WireListed,
+  type ListPage as WireListPage,
   type Numbers as WireNumbers,
   type SendStatus as WireSendStatus,
   type StatusPage as WireStatusPage,
@@ -37,7 +39,7 @@ export interface Identity {
   readonly generation: number;
 }
 
-/** A message, a group or a change of members is durable. */
+/** A message, an amendment, a group or a change of members is durable. */
 export interface Committed {
   /** Place in the conversation. */
   readonly seq: bigint;
@@ -77,7 +79,11 @@ export interface Entry {
   readonly conversation: Conversation;
   /** Place in the conversation. */
   readonly conversationSeq: bigint;
-  readonly kind: "message" | "create" | "members";
+  /**
+   * `edit`, `recall`, `reaction` and `pin` are about an earlier message, the `target`. `read`, `mute` and `archive` are
+   * marks of the user's own, in no other inbox: `read` says that everything up to `conversationSeq` is.
+   */
+  readonly kind: "message" | "create" | "members" | "edit" | "recall" | "reaction" | "pin" | "read" | "mute" | "archive";
   readonly sender: string;
   /** 16 bytes: the sender's key against repetitions. */
   readonly messageId: Uint8Array;
@@ -90,6 +96,12 @@ export interface Entry {
   readonly added: readonly string[];
   /** Who left. */
   readonly removed: readonly string[];
+  /** Of an amendment: `conversationSeq` of the message that it is about; else 0. */
+  readonly target: bigint;
+  /** Of a reaction; else empty. */
+  readonly emoji: string;
+  /** A reaction, a pin, a mute or an archive was taken back. */
+  readonly unset: boolean;
   /** The inbox's chain up to and with it; only in a {@link SyncPage}. */
   readonly chain: Uint8Array | undefined;
 }
@@ -118,6 +130,37 @@ export interface HistoryPage {
   /** The next `from`. */
   readonly upto: bigint;
   readonly more: boolean;
+}
+
+/** A conversation in the user's list. */
+export interface Listed {
+  readonly conversation: Conversation;
+  /** Everything up to this place of the conversation is in the inbox. */
+  readonly last: bigint;
+  /** The newest entry that it brought into the inbox, 0 for none. */
+  readonly inboxSeq: bigint;
+  /** Of it in the inbox. */
+  readonly messages: bigint;
+  /** How many of them are not read. */
+  readonly unread: bigint;
+  /** The read mark: the entry's place in the inbox, 0 for none. */
+  readonly readUpto: bigint;
+  /** The read mark: the entry's place in the conversation, 0 for none. */
+  readonly readSeq: bigint;
+  /** The user does not want to be disturbed by it. */
+  readonly muted: boolean;
+  /** The user does not want to see it. */
+  readonly archived: boolean;
+}
+
+/** A page of the user's conversations. */
+export interface ListPage {
+  /** In an order of the server's own. */
+  readonly conversations: readonly Listed[];
+  /** There is more behind the last one. */
+  readonly more: boolean;
+  /** Messages that are not read, of all conversations. */
+  readonly unread: bigint;
 }
 
 /** Where the inbox and its devices stand. All seqs are 0 while nothing ever arrived. */
@@ -216,6 +259,20 @@ function kindFromWire(kind: Entry_Kind): Entry["kind"] {
       return "create";
     case Entry_Kind.MEMBERS:
       return "members";
+    case Entry_Kind.EDIT:
+      return "edit";
+    case Entry_Kind.RECALL:
+      return "recall";
+    case Entry_Kind.REACTION:
+      return "reaction";
+    case Entry_Kind.PIN:
+      return "pin";
+    case Entry_Kind.READ:
+      return "read";
+    case Entry_Kind.MUTE:
+      return "mute";
+    case Entry_Kind.ARCHIVE:
+      return "archive";
     default:
       throw broken("kind");
   }
@@ -236,14 +293,20 @@ function bodyFromWire(entry: WireEntry): EntryBody {
   }
 }
 
+/** Is it about an earlier message? */
+export function isAmendment({ kind }: Pick<Entry, "kind">): boolean {
+  return kind === "edit" || kind === "recall" || kind === "reaction" || kind === "pin";
+}
+
 export function entryFromWire(entry: WireEntry): Entry {
+  const kind = kindFromWire(entry.kind);
   return {
     seq: seqOrNone("seq", entry.seq),
     prevSeq: seqOrNone("prev_seq", entry.prevSeq),
     ordinal: entry.ordinal,
     conversation: conversationFromWire(entry.conversation),
     conversationSeq: seq("conversation_seq", entry.conversationSeq),
-    kind: kindFromWire(entry.kind),
+    kind,
     sender: name("sender", entry.sender),
     messageId: sixteen("message_id", entry.messageId),
     atMs: entry.atMs,
@@ -251,6 +314,9 @@ export function entryFromWire(entry: WireEntry): Entry {
     body: bodyFromWire(entry),
     added: entry.added.map((user) => name("member", user)),
     removed: entry.removed.map((user) => name("member", user)),
+    target: isAmendment({ kind }) ? seq("target", entry.target) : 0n,
+    emoji: entry.emoji === "" ? "" : name("emoji", entry.emoji),
+    unset: entry.unset,
     chain: entry.chain.length === 0 ? undefined : sixteen("chain", entry.chain),
   };
 }
@@ -269,6 +335,29 @@ export function syncPageFromWire(page: WireSyncPage): SyncPage {
 
 export function historyPageFromWire(page: WireHistoryPage): HistoryPage {
   return { entries: page.entries.map(entryFromWire), upto: seq("upto", page.upto), more: page.more };
+}
+
+export function listedFromWire(listed: WireListed): Listed {
+  return {
+    conversation: conversationFromWire(listed.conversation),
+    last: seq("last", listed.last),
+    inboxSeq: seqOrNone("inbox_seq", listed.inboxSeq),
+    messages: listed.messages,
+    unread: listed.unread,
+    readUpto: seqOrNone("read_upto", listed.readUpto),
+    readSeq: seqOrNone("read_seq", listed.readSeq),
+    muted: listed.muted,
+    archived: listed.archived,
+  };
+}
+
+export function markedFromWire(now: WireListed | undefined): Listed {
+  if (now === undefined) throw broken("conversation");
+  return listedFromWire(now);
+}
+
+export function listPageFromWire(page: WireListPage): ListPage {
+  return { conversations: page.list.map(listedFromWire), more: page.more, unread: page.unread };
 }
 
 export function statusPageFromWire(page: WireStatusPage): StatusPage {

@@ -38,6 +38,10 @@ export const ErrorCode = {
   ADDRESS_IN_USE: 34,
   FOLDER_IN_USE: 35,
   WRONG_STORE: 36,
+  RECALLED: 37,
+  NOT_AUTHOR: 38,
+  TOO_LATE: 39,
+  AMENDMENTS_TOO_MANY: 40,
 } as const;
 
 /** Name of a known code. */

@@ -10,7 +10,7 @@
 
 export { newMessageId } from "./bytes.js";
 export { bodyHash, bodyMatches, verifyPage } from "./chain.js";
-export { Client, type ClientOptions, type SendRequest, type SubscribeOptions, type Ticket } from "./client.js";
+export { Client, type Act, type AmendRequest, type ClientOptions, type SendRequest, type SubscribeOptions, type Ticket } from "./client.js";
 export { MemoryCursorStore, StorageCursorStore, type CursorStore, type TextStorage } from "./cursor.js";
 export type { Transport } from "./dial.js";
 export {
@@ -24,6 +24,8 @@ export {
   type EntryBody,
   type HistoryPage,
   type Identity,
+  type Listed,
+  type ListPage,
   type Numbers,
   type SendStatus,
   type StatusPage,

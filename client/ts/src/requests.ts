@@ -52,7 +52,12 @@ interface Request extends NewRequest {
 
 /** Does it matter whether an attempt of it happened? */
 function writes(frame: ClientFrame): boolean {
-  return ["send", "cancelSend", "createGroup", "changeMembers", "next"].includes(frame.body.case ?? "");
+  return ["send", "amend", "cancelSend", "createGroup", "changeMembers", "next"].includes(frame.body.case ?? "");
+}
+
+/** What has a place among the sends of its conversation. */
+function sendOf({ body }: ClientFrame): { messageId: Uint8Array; follows: Uint8Array } | undefined {
+  return body.case === "send" || body.case === "amend" ? body.value : undefined;
 }
 
 /** A refusal as the gateway says it. */
@@ -86,12 +91,11 @@ export class Requests {
     const frame = clientFrame({ requestId: BigInt(id), body: request.body });
     const { place } = request;
     const key = place && conversationKey(place.conversation);
-    if (place !== undefined && key !== undefined && frame.body.case === "send") {
+    const send = sendOf(frame);
+    if (place !== undefined && key !== undefined && send !== undefined) {
       const last = this.#lastSends.get(key);
       this.#lastSends.set(key, place.messageId);
-      if (last !== undefined && frame.body.value.follows.length === 0 && !equal(last, place.messageId)) {
-        frame.body.value.follows = last;
-      }
+      if (last !== undefined && send.follows.length === 0 && !equal(last, place.messageId)) send.follows = last;
     }
     const { deadlineMs } = request;
     this.#requests.set(id, { ...request, id, key, frame, state: "ready", dueMs: deadlineMs, attempts: 0, uncertain: false, refusal: undefined });
@@ -114,7 +118,7 @@ export class Requests {
 
   /** What one more would count for. */
   cost(frame: ClientFrame): number {
-    return frame.body.case === "sync" || frame.body.case === "history" ? PAGE_COST : 1;
+    return ["sync", "history", "list"].includes(frame.body.case ?? "") ? PAGE_COST : 1;
   }
 
   sent(id: number): void {
@@ -204,7 +208,8 @@ export class Requests {
 
   /** Is the send that this one follows still open here? */
   #followsOpen(request: Request): boolean {
-    return request.frame.body.case === "send" && this.#isOpen(request.key, request.frame.body.value.follows);
+    const send = sendOf(request.frame);
+    return send !== undefined && this.#isOpen(request.key, send.follows);
   }
 
   #isOpen(key: string | undefined, messageId: Uint8Array): boolean {
@@ -232,24 +237,29 @@ export class Requests {
   #settle(request: Request, outcome: Outcome): void {
     this.#turn(request, "paused");
     this.#requests.delete(request.id);
-    this.#settlePlace(request, "error" in outcome);
+    this.#settlePlace(request, outcome);
     request.answer(outcome);
   }
 
-  /** A send is settled: those behind it go on; if it failed, they follow whom it followed, and so will new ones. */
-  #settlePlace(request: Request, failed: boolean): void {
-    const { key, place, frame } = request;
-    if (key === undefined || place === undefined || frame.body.case !== "send") return;
-    const { follows } = frame.body.value;
+  /**
+   * A send is over here: those behind it go on. If it was rejected, they follow whom it followed, and so will new ones;
+   * if nobody knows, they stay behind it, for it may still happen.
+   */
+  #settlePlace({ key, place, frame }: Request, outcome: Outcome): void {
+    const send = sendOf(frame);
+    if (key === undefined || place === undefined || send === undefined) return;
+    const { follows } = send;
+    const rejected = "error" in outcome && !outcome.error.unknown;
     const last = this.#lastSends.get(key);
     if (last !== undefined && equal(last, place.messageId)) {
-      if (failed && this.#isOpen(key, follows)) this.#lastSends.set(key, follows);
+      if ("error" in outcome && this.#isOpen(key, follows)) this.#lastSends.set(key, follows);
       else this.#lastSends.delete(key);
     }
     for (const other of this.#requests.values()) {
-      if (other.key !== key || other.frame.body.case !== "send" || !equal(other.frame.body.value.follows, place.messageId)) continue;
+      const behind = other.key === key ? sendOf(other.frame) : undefined;
+      if (behind === undefined || !equal(behind.follows, place.messageId)) continue;
       if (other.state === "parked") this.#turn(other, "ready");
-      if (failed) other.frame.body.value.follows = follows;
+      if (rejected) behind.follows = follows;
     }
   }
 }

@@ -9,23 +9,26 @@ import { create, fromBinary, toBinary, type MessageInitShape } from "@bufbuild/p
 import fc from "fast-check";
 
 import { concat, fromHex, hex, utf8 } from "../src/bytes.js";
-import { bodyHash, headerBytes, link, verifyPage } from "../src/chain.js";
+import { bodyHash, bodyMatches, headerBytes, link, verifyPage } from "../src/chain.js";
 import { emptyChain, entryFromWire, type Entry, type SyncPage } from "../src/entry.js";
 import { ChainError, ErrorCode, ProtocolError } from "../src/errors.js";
 import { clientFrame, decodeServerFrame, encodeFrame, FrameReader } from "../src/framing.js";
-import { ClientFrameSchema, Entry_Body, Entry_Kind, EntrySchema, ServerFrameSchema } from "../src/gen/seriatim/v1/client_pb.js";
+import { AmendSchema, ClientFrameSchema, Entry_Body, Entry_Kind, EntrySchema, ServerFrameSchema } from "../src/gen/seriatim/v1/client_pb.js";
 import { FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PAGE_COST, REQUESTS_MAX } from "../src/limits.js";
 
 // From build/test: the repository's page, not a copy of it.
 const PAGE = readFileSync(fileURLToPath(new URL("../../../../docs/protocol.md", import.meta.url)), "utf8");
 
-/** The rows of the table behind a heading and under these column names, cells without backticks. */
+/** The rows of all tables behind a heading and under these column names, cells without backticks. */
 function table(heading: string, ...columns: string[]): string[][] {
   const section = PAGE.split(`\n## ${heading}\n`)[1]?.split("\n## ")[0] ?? "";
-  const lines = section.split(`| ${columns.join(" | ")} |\n`)[1]?.split("\n").slice(1) ?? [];
-  const rows = lines.slice(0, lines.findIndex((line) => !line.startsWith("|")));
-  assert(rows.length > 0 || lines.every((line) => line.startsWith("|")), `a table in ${heading}`);
-  return (rows.length > 0 ? rows : lines).map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim().replaceAll("`", "")));
+  const tables = section.split(`| ${columns.join(" | ")} |\n`).slice(1);
+  const rows = tables.flatMap((text) => {
+    const lines = [...text.split("\n").slice(1), ""];
+    return lines.slice(0, lines.findIndex((line) => !line.startsWith("|")));
+  });
+  assert(rows.length > 0, `a table in ${heading}`);
+  return rows.map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim().replaceAll("`", "")));
 }
 
 const vectors = new Map(table("Vectors", "frame", "bytes").map(([name = "", bytes = ""]) => [name, fromHex(bytes.replaceAll(" ", ""))]));
@@ -36,6 +39,13 @@ const salt = fromHex("01020304");
 
 type Device = MessageInitShape<typeof ClientFrameSchema>;
 type Gateway = MessageInitShape<typeof ServerFrameSchema>;
+type Act = NonNullable<MessageInitShape<typeof AmendSchema>["act"]>;
+
+/** Of 9, by the id and in the conversation of the page. */
+function amend(act: Act): Device {
+  return { requestId: 10n, body: { case: "amend", value: { messageId, conversation: { id: { case: "peer", value: "bob" } }, target: 9n, act } } };
+}
+
 const DEVICE: Record<string, Device> = {
   "Hello, request 1": { requestId: 1n, body: { case: "hello", value: { token: "abc", device: "phone" } } },
   "Ping, request 7, nonce 3": { requestId: 7n, body: { case: "ping", value: { nonce: 3n } } },
@@ -45,6 +55,15 @@ const DEVICE: Record<string, Device> = {
     requestId: 4n,
     body: { case: "send", value: { messageId, conversation: { id: { case: "peer", value: "bob" } }, salt, body: utf8("hi") } },
   },
+  'Amend: edit 9 to "ho", request 10': amend({ case: "edit", value: { salt, body: utf8("ho") } }),
+  "Amend: recall 9, request 10": amend({ case: "recall", value: {} }),
+  "Amend: react to 9 with +, request 10": amend({ case: "react", value: { emoji: "+" } }),
+  "Amend: unpin 9, request 10": amend({ case: "pin", value: { unset: true } }),
+  "Mark: bob's read up to 300, request 11": {
+    requestId: 11n,
+    body: { case: "mark", value: { conversation: { id: { case: "peer", value: "bob" } }, what: { case: "readUpto", value: 300n } } },
+  },
+  "List, request 12": { requestId: 12n, body: { case: "list", value: {} } },
   "Sync from 1, request 5": { requestId: 5n, body: { case: "sync", value: { from: 1n } } },
   "Status, request 6": { requestId: 6n, body: { case: "status", value: {} } },
   "Next 10 of orders, request 8": { requestId: 8n, body: { case: "next", value: { counter: "orders", count: 10 } } },
@@ -109,6 +128,41 @@ it("C-002 body hash, header and chain of the vector", () => {
   const header = headerBytes("alice", first);
   assert.equal(hex(header), hex(chains.get("header") ?? assert.fail()));
   assert.equal(hex(link(emptyChain(), 0n, 1n, header)), hex(chains.get("chain") ?? assert.fail()));
+});
+
+const reaction: Entry = {
+  ...first,
+  seq: 2n,
+  prevSeq: 1n,
+  conversationSeq: 10n,
+  kind: "reaction",
+  target: 9n,
+  emoji: "+",
+  bodyHash: bodyHash(new Uint8Array(), concat(Uint8Array.of(1), utf8("+"))),
+  body: { state: "here", salt: new Uint8Array(), bytes: new Uint8Array() },
+};
+
+it("C-002 C-081 body hash, header and chain of the reaction", () => {
+  assert.equal(hex(reaction.bodyHash), hex(chains.get("body hash of the reaction") ?? assert.fail()));
+  assert(bodyMatches(reaction));
+  const header = headerBytes("alice", reaction);
+  assert.equal(hex(header), hex(chains.get("header of the reaction") ?? assert.fail()));
+  assert.equal(hex(link(chains.get("chain") ?? assert.fail(), 1n, 2n, header)), hex(chains.get("chain of the reaction") ?? assert.fail()));
+});
+
+it("C-006 C-081 a changed amendment or mark breaks the chain", () => {
+  const [one, other] = [headerBytes("alice", first), headerBytes("alice", reaction)];
+  const chain = link(link(emptyChain(), 0n, 1n, one), 1n, 2n, other);
+  const paged = (change: Partial<Entry>): SyncPage => ({ entries: [first, { ...reaction, ...change }], upto: 3n, more: false, tooLong: false, trim: 1n, tail: 3n, chain });
+  assert.equal(hex(verifyPage("alice", paged({}))), hex(chain));
+  for (const change of [{ target: 8n }, { emoji: "-" }, { emoji: "" }, { unset: true }, { kind: "pin" }, { kind: "edit" }] as Partial<Entry>[]) {
+    assert.throws(() => verifyPage("alice", paged(change)), ChainError, JSON.stringify(change, (_, value: unknown) => (typeof value === "bigint" ? String(value) : value)));
+  }
+  for (const kind of ["mute", "archive"] as const) {
+    const mark: Entry = { ...first, kind, bodyHash: bodyHash(new Uint8Array(), new Uint8Array()), body: reaction.body };
+    assert(bodyMatches(mark));
+    assert.notEqual(hex(headerBytes("alice", mark)), hex(headerBytes("alice", { ...mark, unset: true })));
+  }
 });
 
 it("C-002 the smaller of two names is that with the smaller bytes, as UTF-16 would not have it", () => {
@@ -244,5 +298,5 @@ it("the limits are those of the page", () => {
   assert.equal(limits.get("body of a message"), MESSAGE_BYTES_MAX);
   assert.equal(limits.get("name of a user, device or counter"), NAME_BYTES_MAX);
   assert.equal(limits.get("requests without an answer"), REQUESTS_MAX);
-  assert.match(PAGE, new RegExp(`Sync and History count for ${PAGE_COST}\\.`));
+  assert.match(PAGE, new RegExp(`Sync, History and List count for ${PAGE_COST}\\.`));
 });

@@ -26,6 +26,9 @@ function entry(seq: number, prevSeq: number): Entry {
     body: { state: "erased" },
     added: [],
     removed: [],
+    target: 0n,
+    emoji: "",
+    unset: false,
     chain: undefined,
   };
 }

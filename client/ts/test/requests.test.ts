@@ -25,6 +25,13 @@ class Desk {
     this.requests.add({ way: "lane", body: { case: "send", value }, place, deadlineMs: this.nowMs + 1_000, answer: (outcome) => this.#end(number, outcome) });
   }
 
+  /** An amendment in the conversation with bob. */
+  amend(number: number): void {
+    const value = { messageId: id(number), conversation: { id: { case: "peer" as const, value: "bob" } }, target: 1n, act: { case: "recall" as const, value: {} } };
+    const place = { conversation: peer("bob"), messageId: id(number) };
+    this.requests.add({ way: "lane", body: { case: "amend", value }, place, deadlineMs: this.nowMs + 1_000, answer: (outcome) => this.#end(number, outcome) });
+  }
+
   query(number: number): void {
     const value = { messageId: id(number) };
     this.requests.add({ way: "lane", body: { case: "querySend", value }, deadlineMs: this.nowMs + 1_000, answer: (outcome) => this.#end(number, outcome) });
@@ -34,9 +41,10 @@ class Desk {
   flush(): string {
     const sent = [...this.requests.ready()].map(({ id, frame }) => {
       this.requests.sent(id);
-      this.ids.set(frame.body.case === "send" || frame.body.case === "querySend" ? (frame.body.value.messageId[0] ?? 0) : 0, id);
-      const follows = frame.body.case === "send" ? (frame.body.value.follows[0] ?? 0) : 0;
-      return frame.body.case === "send" ? `${frame.body.value.messageId[0]}>${follows}` : frame.body.case;
+      const { body } = frame;
+      const placed = body.case === "send" || body.case === "amend";
+      this.ids.set(placed || body.case === "querySend" ? (body.value.messageId[0] ?? 0) : 0, id);
+      return placed ? `${body.value.messageId[0]}>${body.value.follows[0] ?? 0}` : body.case;
     });
     return sent.join(" ");
   }
@@ -174,6 +182,41 @@ it("C-066 those behind a rejected message follow the one that it followed, new o
   assert.equal(desk.flush(), "1>0", "parked behind the first one");
   desk.commit(1);
   assert.equal(desk.flush(), "4>1");
+});
+
+it("C-074 those behind an unknown message stay behind it", () => {
+  const desk = new Desk();
+  for (const number of [1, 2, 3]) desk.send(number);
+  assert.equal(desk.flush(), "1>0 2>1 3>2");
+  desk.refuse(3, "OUT_OF_ORDER", { retry: true });
+  desk.requests.handleLost();
+  assert.equal(desk.flush(), "1>0 2>1");
+  desk.refuse(2, "NOT_FOUND");
+  assert.equal(desk.end(2), "unknown NOT_FOUND", "its first attempt may have happened");
+  assert.equal(desk.flush(), "3>2");
+});
+
+it("C-086 amendments have their place among the messages", () => {
+  const desk = new Desk();
+  desk.send(1);
+  desk.amend(2);
+  desk.send(3);
+  assert.equal(desk.flush(), "1>0 2>1 3>2");
+  desk.refuse(3, "OUT_OF_ORDER", { retry: true });
+  desk.refuse(2, "TOO_LATE");
+  assert.equal(desk.end(2), "rejected TOO_LATE");
+  assert.equal(desk.flush(), "3>1");
+  desk.amend(4);
+  assert.equal(desk.flush(), "4>3");
+  desk.requests.handleLost();
+  desk.flush();
+  for (const number of [1, 3]) desk.commit(number);
+  desk.send(5);
+  assert.equal(desk.flush(), "5>4");
+  desk.refuse(5, "OUT_OF_ORDER", { retry: true });
+  desk.refuse(4, "RECALLED");
+  assert.equal(desk.end(4), "unknown RECALLED");
+  assert.equal(desk.flush(), "5>4");
 });
 
 it("C-071 the pause doubles from 50 ms to 2 s, with a random part", () => {

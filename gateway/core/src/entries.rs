@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use seriatim_proto::codec;
-use seriatim_proto::command::{Content, EntryRef, Kind};
+use seriatim_proto::command::{Content, EntryRef, Kind, pin_of, reaction_of};
 use seriatim_proto::ids::{ConversationId, Seq, UserId};
 use seriatim_proto::logic::{Body, HistoryEntry, PushEntry, SyncEntry};
 use seriatim_proto::wire::{self, v1};
@@ -39,7 +39,10 @@ pub(crate) fn of_history(entry: &HistoryEntry, conversation: &ConversationId, us
     let message = &entry.message;
     let mut out = header(&message.entry, conversation, user);
     out.ordinal = message.ordinal;
-    put_content(&mut out, message.entry.kind, &message.salt, &message.body);
+    match message.erased {
+        true => out.body_state = v1::entry::Body::Erased.into(),
+        false => put_content(&mut out, message.entry.kind, &message.salt, &message.body),
+    }
     out
 }
 
@@ -52,17 +55,50 @@ fn header(entry: &EntryRef, conversation: &ConversationId, user: &UserId) -> v1:
         message_id: Bytes::copy_from_slice(&entry.message_id.0),
         at_ms: entry.at_ms,
         body_hash: Bytes::copy_from_slice(&entry.body_hash.0),
+        target: wire::seq_to_wire(entry.kind.target()),
         ..Default::default()
     }
 }
 
 fn put_content(out: &mut v1::Entry, kind: Kind, salt: &Bytes, body: &Bytes) {
     out.body_state = v1::entry::Body::Here.into();
-    if kind == Kind::Message {
-        out.salt = salt.clone();
-        out.body = body.clone();
-        return;
+    // What cannot be read is shown as missing, never as empty.
+    let read = match kind {
+        Kind::Message | Kind::Edit { .. } => {
+            out.salt = salt.clone();
+            out.body = body.clone();
+            true
+        }
+        Kind::Create | Kind::Members => put_members(out, body),
+        Kind::Recall { .. } => body.is_empty(),
+        Kind::Reaction { .. } => match reaction_of(body) {
+            Some((emoji, set)) => {
+                out.emoji = emoji.as_str().to_owned();
+                out.unset = !set;
+                true
+            }
+            None => false,
+        },
+        // Their header says it all.
+        Kind::Read => true,
+        Kind::Mute { on } | Kind::Archive { on } => {
+            out.unset = !on;
+            true
+        }
+        Kind::Pin { .. } => match pin_of(body) {
+            Some(set) => {
+                out.unset = !set;
+                true
+            }
+            None => false,
+        },
+    };
+    if !read {
+        out.body_state = v1::entry::Body::Unavailable.into();
     }
+}
+
+fn put_members(out: &mut v1::Entry, body: &Bytes) -> bool {
     let names = |users: Vec<UserId>| users.iter().map(|user| user.as_str().to_owned()).collect();
     match codec::decode::<Content>(body) {
         Ok(Content::Create { members }) => out.added = names(members),
@@ -70,9 +106,9 @@ fn put_content(out: &mut v1::Entry, kind: Kind, salt: &Bytes, body: &Bytes) {
             out.added = names(add);
             out.removed = names(remove);
         }
-        // Membership that cannot be read is shown as missing, never as empty.
-        Ok(Content::Message { .. }) | Err(_) => out.body_state = v1::entry::Body::Unavailable.into(),
+        Ok(Content::Message { .. } | Content::Amend { .. }) | Err(_) => return false,
     }
+    true
 }
 
 /// At least what the entry takes in a frame.
@@ -81,8 +117,8 @@ pub(crate) fn bytes_of(entry: &v1::Entry) -> usize {
     HEADER_BYTES + entry.body.len() + names(&entry.added) + names(&entry.removed)
 }
 
-/// More than all fields but body and members ever take: three names, five ids of 16 bytes, a salt, numbers and tags.
-const HEADER_BYTES: usize = 384;
+/// More than all fields but body and members ever take: four names, five ids of 16 bytes, a salt, numbers and tags.
+const HEADER_BYTES: usize = 456;
 
 /// Cuts entries so that they fit `bytes_max`; the first always stays. Says whether something was cut.
 pub(crate) fn cut(entries: &mut Vec<v1::Entry>, bytes_max: usize) -> bool {

@@ -1,10 +1,11 @@
 //! Frames: which frame goes on which stream, and what it asks for or answers.
 
 use bytes::Bytes;
+use seriatim_proto::command::{Listed, Mark};
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationId, DeviceId, Seq, UserId};
+use seriatim_proto::ids::{ConversationId, DeviceId, MessageId, Seq, UserId};
 use seriatim_proto::limits;
-use seriatim_proto::logic::{Call, Reply, SendState};
+use seriatim_proto::logic::{Amendment, Call, Reply, SendState};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, v1};
@@ -29,19 +30,23 @@ pub(crate) fn role_of(body: &Asked) -> Role {
         | Asked::CancelSend(_)
         | Asked::CreateGroup(_)
         | Asked::ChangeMembers(_)
+        | Asked::Amend(_)
+        | Asked::Mark(_)
         | Asked::Next(_)
         | Asked::Current(_) => Role::Lane,
-        Asked::Sync(_) | Asked::History(_) | Asked::Status(_) => Role::Call,
+        Asked::Sync(_) | Asked::History(_) | Asked::Status(_) | Asked::List(_) => Role::Call,
     }
 }
 
 /// How much of the session's request budget a call takes: big answers count for many.
 pub(crate) fn weight_of(call: &Call) -> u32 {
     match call {
-        Call::Sync { .. } | Call::History { .. } => 32,
+        Call::Sync { .. } | Call::History { .. } | Call::List { .. } => 32,
         Call::Send { .. }
         | Call::CreateGroup { .. }
         | Call::ChangeMembers { .. }
+        | Call::Amend { .. }
+        | Call::Mark { .. }
         | Call::QuerySend { .. }
         | Call::CancelSend { .. }
         | Call::Ack { .. }
@@ -80,6 +85,15 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
             add: users_from_wire(&change.add)?,
             remove: users_from_wire(&change.remove)?,
         }),
+        Asked::Amend(amend) => amend_of(amend, user),
+        Asked::Mark(mark) => mark_of(mark, user),
+        Asked::List(list) => Ok(Call::List {
+            after: match list.after {
+                None => None,
+                after => Some(wire::conversation_from_wire(after.as_ref(), user)?),
+            },
+            limit: list.limit,
+        }),
         Asked::Ack(ack) => {
             let cursor = wire::seq_from_wire(ack.cursor)?;
             let cursor = cursor.ok_or_else(|| Refusal::new(ErrorCode::Malformed, "a cursor is at least 1"))?;
@@ -102,13 +116,65 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
     }
 }
 
+fn follows_from_wire(follows: &[u8]) -> Result<Option<MessageId>, Refusal> {
+    if follows.is_empty() { Ok(None) } else { wire::message_id_from_wire(follows).map(Some) }
+}
+
+fn amend_of(amend: v1::Amend, user: &UserId) -> Result<Call, Refusal> {
+    let malformed = |text| Refusal::new(ErrorCode::Malformed, text);
+    let amendment = match amend.act.ok_or_else(|| malformed("the amendment does not say what it does"))? {
+        v1::amend::Act::Edit(edit) => {
+            Amendment::Edit { salt: wire::salt_from_wire(edit.salt)?, body: wire::body_from_wire(edit.body)? }
+        }
+        v1::amend::Act::Recall(v1::Recall {}) => Amendment::Recall,
+        v1::amend::Act::React(react) => {
+            Amendment::React { emoji: wire::emoji_from_wire(&react.emoji)?, set: !react.unset }
+        }
+        v1::amend::Act::Pin(pin) => Amendment::Pin { set: !pin.unset },
+    };
+    Ok(Call::Amend {
+        conversation: wire::conversation_from_wire(amend.conversation.as_ref(), user)?,
+        message_id: wire::message_id_from_wire(&amend.message_id)?,
+        known: wire::seq_from_wire(amend.known)?,
+        follows: follows_from_wire(&amend.follows)?,
+        target: wire::seq_from_wire(amend.target)?.ok_or_else(|| malformed("the target is missing"))?,
+        amendment,
+    })
+}
+
+fn mark_of(mark: v1::Mark, user: &UserId) -> Result<Call, Refusal> {
+    let malformed = |text| Refusal::new(ErrorCode::Malformed, text);
+    let what = match mark.what.ok_or_else(|| malformed("the mark does not say what it is"))? {
+        v1::mark::What::ReadUpto(upto) => {
+            let upto = wire::seq_from_wire(upto)?.ok_or_else(|| malformed("a place in the inbox is at least 1"))?;
+            Mark::Read { upto }
+        }
+        v1::mark::What::Muted(on) => Mark::Mute { on },
+        v1::mark::What::Archived(on) => Mark::Archive { on },
+    };
+    Ok(Call::Mark { conversation: wire::conversation_from_wire(mark.conversation.as_ref(), user)?, mark: what })
+}
+
+fn listed(listed: &Listed, user: &UserId) -> v1::Listed {
+    v1::Listed {
+        conversation: Some(wire::conversation_to_wire(&listed.conversation, user)),
+        last: listed.last.get(),
+        inbox_seq: wire::seq_to_wire(listed.inbox_seq),
+        messages: listed.messages,
+        unread: listed.unread(),
+        read_upto: listed.read.map_or(0, |read| read.inbox_seq.get()),
+        read_seq: listed.read.map_or(0, |read| read.seq.get()),
+        muted: listed.muted,
+        archived: listed.archived,
+    }
+}
+
 fn send_of(send: v1::Send, user: &UserId) -> Result<Call, Refusal> {
-    let follows = if send.follows.is_empty() { None } else { Some(wire::message_id_from_wire(&send.follows)?) };
     Ok(Call::Send {
         conversation: wire::conversation_from_wire(send.conversation.as_ref(), user)?,
         message_id: wire::message_id_from_wire(&send.message_id)?,
         known: wire::seq_from_wire(send.known)?,
-        follows,
+        follows: follows_from_wire(&send.follows)?,
         salt: wire::salt_from_wire(send.salt)?,
         body: wire::body_from_wire(send.body)?,
     })
@@ -133,6 +199,11 @@ pub(crate) fn answer(reply: Reply, user: &UserId, conversation: Option<&Conversa
         Reply::Numbers { first, count } => Said::Numbers(v1::Numbers { first: first.get(), count }),
         Reply::Current(number) => Said::CurrentNumber(v1::CurrentNumber { number: number.get() }),
         Reply::Acked(cursor) => Said::Acked(v1::Acked { cursor: cursor.get() }),
+        Reply::Marked(now) => Said::Marked(v1::Marked { now: Some(listed(&now, user)) }),
+        Reply::List { list, more, unread } => {
+            let list = list.iter().map(|one| listed(one, user)).collect();
+            Said::ListPage(v1::ListPage { list, more, unread })
+        }
         Reply::Sync(page) => {
             let mut out: Vec<_> = page.entries.iter().map(|entry| entries::synced(entry, user)).collect();
             let cut = entries::cut(&mut out, PAGE_BYTES_MAX);

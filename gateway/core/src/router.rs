@@ -274,14 +274,13 @@ impl Router {
             Call::Send { conversation, .. }
             | Call::CancelSend { conversation, .. }
             | Call::CreateGroup { conversation, .. }
-            | Call::ChangeMembers { conversation, .. } => {
-                Target::Holder(hash::conversation_slot(state.tenant, conversation))
-            }
-            Call::Ack { .. } => Target::Holder(state.inbox_slot),
+            | Call::ChangeMembers { conversation, .. }
+            | Call::Amend { conversation, .. } => Target::Holder(hash::conversation_slot(state.tenant, conversation)),
+            Call::Ack { .. } | Call::Mark { .. } => Target::Holder(state.inbox_slot),
             Call::Next { counter, .. } | Call::Current { counter } => {
                 Target::Holder(hash::slot(&Namespace::counter(state.tenant, counter.clone())))
             }
-            Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::Status => {
+            Call::QuerySend { .. } | Call::Sync { .. } | Call::History { .. } | Call::List { .. } | Call::Status => {
                 Target::Any(state.inbox_slot)
             }
         };

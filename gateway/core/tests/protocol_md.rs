@@ -59,6 +59,7 @@ fn the_error_table_is_the_programs() {
 fn the_vectors_are_the_programs() {
     let message_id = Bytes::from((0u8..16).collect::<Vec<_>>());
     let peer = v1::Conversation { id: Some(v1::conversation::Id::Peer("bob".into())) };
+    let peer_of = || Some(v1::Conversation { id: Some(v1::conversation::Id::Peer("bob".into())) });
     let hello = v1::Hello { token: "abc".into(), device: "phone".into(), ..Default::default() };
     let send = v1::Send {
         message_id,
@@ -67,6 +68,15 @@ fn the_vectors_are_the_programs() {
         body: Bytes::from_static(b"hi"),
         ..Default::default()
     };
+    let amend = |target, act| {
+        let (message_id, conversation) = (send.message_id.clone(), send.conversation.clone());
+        Asked::Amend(v1::Amend { message_id, conversation, target, act: Some(act), ..Default::default() })
+    };
+    let (salt, body) = (Bytes::from_static(&[1, 2, 3, 4]), Bytes::from_static(b"ho"));
+    let edit = amend(9, v1::amend::Act::Edit(v1::Edit { salt, body }));
+    let recall = amend(9, v1::amend::Act::Recall(v1::Recall {}));
+    let react = amend(9, v1::amend::Act::React(v1::React { emoji: "+".into(), unset: false }));
+    let unpin = amend(9, v1::amend::Act::Pin(v1::Pin { unset: true }));
     let error = wire::error_to_wire(&seriatim_proto::error::Refusal::new(ErrorCode::Conflict, ""));
     let vectors = [
         ("Hello, request 1", asked(1, Asked::Hello(hello))),
@@ -77,6 +87,15 @@ fn the_vectors_are_the_programs() {
         ),
         ("Ack of everything below 300, request 3", asked(3, Asked::Ack(v1::Ack { cursor: 300 }))),
         ("Send \"hi\" to bob, request 4", asked(4, Asked::Send(send))),
+        ("Amend: edit 9 to \"ho\", request 10", asked(10, edit)),
+        ("Amend: recall 9, request 10", asked(10, recall)),
+        ("Amend: react to 9 with +, request 10", asked(10, react)),
+        ("Amend: unpin 9, request 10", asked(10, unpin)),
+        (
+            "Mark: bob's read up to 300, request 11",
+            asked(11, Asked::Mark(v1::Mark { conversation: peer_of(), what: Some(v1::mark::What::ReadUpto(300)) })),
+        ),
+        ("List, request 12", asked(12, Asked::List(v1::List { after: None, limit: 0 }))),
         ("Sync from 1, request 5", asked(5, Asked::Sync(v1::Sync { from: 1, limit: 0 }))),
         ("Status, request 6", asked(6, Asked::Status(v1::Status {}))),
         ("Next 10 of orders, request 8", asked(8, Asked::Next(v1::Next { counter: "orders".into(), count: 10 }))),
@@ -138,10 +157,15 @@ fn the_limits_are_the_programs() {
         ("token", u64::from(limits::TOKEN_BYTES_MAX)),
         ("salt", u64::from(limits::SALT_BYTES_MAX)),
         ("name of a user, device or counter", u64::from(limits::NAME_BYTES_MAX)),
+        ("emoji of a reaction", u64::from(limits::NAME_BYTES_MAX)),
+        ("edits of a message", u64::from(limits::EDITS_MAX)),
+        ("reactions of one member to a message", u64::from(limits::REACTIONS_MAX)),
+        ("pinned messages of a conversation", u64::from(limits::PINS_MAX)),
         ("numbers of one Next", u64::from(limits::NEXT_NUMBERS_MAX)),
         ("requests without an answer", u64::from(limits::SESSION_REQUESTS_MAX)),
         ("lanes", u64::from(limits::SESSION_LANES_MAX)),
         ("streams of the device at the same time, control stream included", lane::LANES_MAX as u64),
+        ("conversations of a page", u64::from(limits::LIST_ROWS_MAX)),
         ("entries of a page", u64::from(limits::SYNC_ENTRIES_MAX)),
         ("time for the handshake, and then for Hello", limits::HELLO_TIMEOUT_MS),
         ("time of a request at the gateway", limits::REQUEST_TIMEOUT_MS),
@@ -165,8 +189,23 @@ fn the_chain_of_the_page_is_the_programs() {
     };
     let header = InboxEntry::header_bytes(&ConversationId::direct(user("bob"), user("alice")), &entry);
     let link = chain::link(Chain::default(), None, Seq::FIRST, &header);
+    let amended = EntryRef {
+        seq: Seq::new(10).unwrap(),
+        kind: Kind::Reaction { target: entry.seq },
+        body_hash: chain::body_hash(&[], b"\x01+"),
+        ..entry.clone()
+    };
+    let amended_header = InboxEntry::header_bytes(&ConversationId::direct(user("bob"), user("alice")), &amended);
+    let amended_link = chain::link(link, Some(Seq::FIRST), Seq::new(2).unwrap(), &amended_header);
     let page = page();
-    for (name, bytes) in [("body hash", &body_hash.0[..]), ("header", &header[..]), ("chain", &link.0[..])] {
+    for (name, bytes) in [
+        ("body hash", &body_hash.0[..]),
+        ("header", &header[..]),
+        ("chain", &link.0[..]),
+        ("body hash of the reaction", &amended.body_hash.0[..]),
+        ("header of the reaction", &amended_header[..]),
+        ("chain of the reaction", &amended_link.0[..]),
+    ] {
         let row = format!("| {name} | `{}` |", hex(bytes));
         assert!(page.contains(&row), "missing row: {row}");
     }

@@ -91,6 +91,7 @@ fn page(entries: &[(u64, u64)], upto: u64, tail: u64) -> SyncPage {
                 chain: Chain([3; 16]),
                 conversation: push.conversation,
                 entry: push.entry,
+                messages: 1,
             },
             body: Body::Here { salt: push.salt, body: push.body },
         }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use seriatim_gateway::dev_ca::{DevFiles, ensure_dev_ca};
 use seriatim_gateway::{CertificateFiles, GatewayConfig, GatewayServer, Origins};
-use seriatim_proto::command::{Content, EntryRef, Kind};
+use seriatim_proto::command::{Act, Content, EntryRef, Kind};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_server::{Logic, LogicServer};
@@ -22,8 +22,8 @@ use seriatim_proto::ids::{
     TenantId, UserId,
 };
 use seriatim_proto::logic::{
-    Body, Call, CallError, GatewayRequest, GatewayResponse, HistoryEntry, HolderTable, Identity, LogicWelcome,
-    PushEntry, Reply, SendState, SyncEntry, SyncPage,
+    Amendment, Body, Call, CallError, GatewayRequest, GatewayResponse, HistoryEntry, HolderTable, Identity,
+    LogicWelcome, PushEntry, Reply, SendState, SyncEntry, SyncPage,
 };
 use seriatim_proto::store::{HolderRow, InboxEntry, NamespaceState, StoredMessage};
 use seriatim_proto::token::{Minter, Verifier};
@@ -131,10 +131,7 @@ impl State {
             body_hash: content.hash(),
             at_ms: 1,
         };
-        let (salt, body) = match content {
-            Content::Message { salt, body } => (salt.clone(), body.clone()),
-            other => (Bytes::new(), codec::encode_bytes(other)),
-        };
+        let (salt, body) = content.stored();
         log.push(StoredMessage {
             entry: entry.clone(),
             prev_seq,
@@ -142,6 +139,7 @@ impl State {
             chain: Chain::default(),
             salt: salt.clone(),
             body: body.clone(),
+            erased: false,
         });
         for member in members {
             self.deliver(&member, conversation, &entry, &salt, &body);
@@ -160,6 +158,7 @@ impl State {
             chain: Chain::default(),
             conversation: from.clone(),
             entry: entry.clone(),
+            messages: 0,
         };
         stored.chain = stored.link_from(last.map_or_else(Chain::default, |last| last.chain));
         let push = PushEntry {
@@ -244,6 +243,17 @@ impl State {
                 self.members.entry(conversation).or_default().retain(|member| !remove.contains(member));
                 reply
             }
+            Call::Amend { conversation, message_id, follows, target, amendment, .. } if held => {
+                let act = match amendment {
+                    Amendment::Edit { salt, body } => Act::Edit { salt, body, within_s: u32::MAX },
+                    Amendment::Recall => Act::Recall { within_s: u32::MAX },
+                    Amendment::React { emoji, set } => Act::React { emoji, set },
+                    Amendment::Pin { set } => Act::Pin { set },
+                };
+                self.append(who, &conversation, message_id, follows, &Content::Amend { target, act })
+            }
+            Call::Mark { .. } if held => Err(no(ErrorCode::NotFound, "no marks are kept here")),
+            Call::List { .. } => Ok(Reply::List { list: Vec::new(), more: false, unread: 0 }),
             Call::Next { counter, count } if held => {
                 let next = self.counters.entry(counter).or_insert(1);
                 let first = Seq::new(*next).unwrap();
@@ -271,6 +281,8 @@ impl State {
             | Call::CancelSend { .. }
             | Call::CreateGroup { .. }
             | Call::ChangeMembers { .. }
+            | Call::Amend { .. }
+            | Call::Mark { .. }
             | Call::Ack { .. }
             | Call::Next { .. }
             | Call::Current { .. } => Err(elsewhere()),

@@ -23,6 +23,8 @@ pub(crate) struct Cast {
     pub(crate) counters: Vec<CounterName>,
     /// users whose devices' cursors are registers; each writes to himself
     pub(crate) registers: Vec<UserId>,
+    /// who say, edit and recall, and who listen to them; in no other conversation
+    pub(crate) amending: Vec<(UserId, UserId)>,
 }
 
 /// A group.
@@ -55,6 +57,10 @@ impl Cast {
         Cast {
             strangers: named("stranger-", 2),
             registers: named("r", keys(WorkloadKind::Register, half)),
+            amending: {
+                let pairs = keys(WorkloadKind::Amend, options.keys.div_ceil(4));
+                named("author-", pairs).into_iter().zip(named("listener-", pairs)).collect()
+            },
             users,
             pairs,
             groups,

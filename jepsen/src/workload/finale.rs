@@ -24,7 +24,7 @@ use super::reader;
 use super::seen::{Place, seen};
 use super::sender::{Attempt, Sender};
 use super::stage::Stage;
-use super::{changes, peeks, register, seq};
+use super::{amend, changes, peeks, register, seq};
 use crate::history::{ConversationRead, Seen};
 
 /// Requests of the finale that are under way at the same time.
@@ -42,6 +42,7 @@ type Named = (UserId, Conversation);
 /// Plays it; each step may take `patience`.
 pub(crate) async fn play(stage: &Arc<Stage>, patience: Duration) -> anyhow::Result<()> {
     fresh_sends(stage, patience).await;
+    amend::finale(stage, patience).await;
     let mut last = Last::default();
     for round in 1..=ROUNDS_MAX {
         let tails = tails(stage, patience).await;

@@ -10,6 +10,7 @@
 //! # Reading order
 //! [`WorkloadOptions`] → [`Workload`] → `cast` → `stage` → `sender`, `inbox` → `finale`.
 
+mod amend;
 mod authz;
 mod cast;
 mod changes;
@@ -135,6 +136,9 @@ impl Workload {
             self.spawn(register::read(Arc::clone(&stage), 2 * place, user.clone()));
             self.spawn(register::read(Arc::clone(&stage), 2 * place + 1, user.clone()));
         }
+        for place in 0..cast.amending.len() {
+            self.spawn(amend::run(Arc::clone(&stage), place));
+        }
         if stage.options.kind.plays(WorkloadKind::Lease) {
             self.spawn(lease::run(Arc::clone(&stage)));
         }
@@ -172,7 +176,8 @@ impl Workload {
     pub fn users(&self) -> Vec<String> {
         let inboxes = !(self.stage.cast.pairs.is_empty() && self.stage.cast.groups.is_empty());
         let users = self.stage.cast.users.iter().filter(|_| inboxes);
-        users.chain(&self.stage.cast.registers).map(ToString::to_string).collect()
+        let amending = self.stage.cast.amending.iter().flat_map(|(author, reader)| [author, reader]);
+        users.chain(&self.stage.cast.registers).chain(amending).map(ToString::to_string).collect()
     }
 
     fn spawn(&mut self, client: impl Future<Output = ()> + Send + 'static) {

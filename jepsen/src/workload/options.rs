@@ -15,6 +15,8 @@ pub enum WorkloadKind {
     Inbox,
     /// cursors as registers
     Register,
+    /// messages that are edited and recalled
+    Amend,
     /// whoever must be refused
     Authz,
     /// logic nodes that write under fences that are over
@@ -25,8 +27,17 @@ pub enum WorkloadKind {
 
 impl WorkloadKind {
     /// All, in the order in which people read them.
-    pub const ALL: [WorkloadKind; 8] =
-        [Self::Seq, Self::Direct, Self::Group, Self::Inbox, Self::Register, Self::Authz, Self::Lease, Self::Mix];
+    pub const ALL: [WorkloadKind; 9] = [
+        Self::Seq,
+        Self::Direct,
+        Self::Group,
+        Self::Inbox,
+        Self::Register,
+        Self::Amend,
+        Self::Authz,
+        Self::Lease,
+        Self::Mix,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -36,6 +47,7 @@ impl WorkloadKind {
             Self::Group => "group",
             Self::Inbox => "inbox",
             Self::Register => "register",
+            Self::Amend => "amend",
             Self::Authz => "authz",
             Self::Lease => "lease",
             Self::Mix => "mix",
@@ -54,6 +66,9 @@ impl WorkloadKind {
                 "devices subscribe, sync, acknowledge, vanish and come back through another gateway, while pairs chat"
             }
             Self::Register => "a device's cursor, written by one client and read by others",
+            Self::Amend => {
+                "messages are edited and recalled, and read back by history and sync: no recalled body is shown, and the last edit holds; while pairs chat"
+            }
             Self::Authz => {
                 "strangers, other tenants, bad tokens and wrong scopes: all must be refused, while pairs and groups chat"
             }
@@ -70,6 +85,8 @@ impl WorkloadKind {
             (Self::Mix, other) => other != Self::Lease,
             // Inboxes need somebody who writes into them; refusals need something that is worth reading.
             (Self::Inbox, Self::Direct) => true,
+            // Amending is not in the history's files: somebody must be.
+            (Self::Amend, Self::Direct) => true,
             (Self::Authz, Self::Direct | Self::Group) => true,
             (one, other) => one == other,
         }

@@ -101,6 +101,8 @@ mod tests {
             body: EntryBody::Here { salt: Bytes::new(), body: Bytes::new() },
             added: added.iter().copied().map(user).collect(),
             removed: removed.iter().copied().map(user).collect(),
+            emoji: None,
+            unset: false,
             chain: None,
         }
     }

@@ -29,12 +29,7 @@ pub(crate) fn seen(entry: &Entry, user: &UserId, place: Place) -> SeenEntry {
         ordinal: entry.ordinal,
         conversation: entry.conversation.id_for(user).to_string(),
         conversation_seq: entry.conversation_seq.get(),
-        kind: match entry.kind {
-            Kind::Message => "message",
-            Kind::Create => "create",
-            Kind::Members => "members",
-        }
-        .to_owned(),
+        kind: entry.kind.name().to_owned(),
         sender: entry.sender.to_string(),
         id: entry.message_id.to_string(),
         body_hash: entry.body_hash.to_string(),

@@ -3,8 +3,7 @@
 //! Appends of one conversation are numbered in the order of arrival. One that needs a namespace whose segment is
 //! under way waits, and those behind it in its conversation wait with it; other conversations go on.
 
-use seriatim_proto::codec;
-use seriatim_proto::command::{Append, Appended, Content, HolderOp, LocalInbox, LocalOutcome, Place, Reject};
+use seriatim_proto::command::{Append, Appended, Content, HolderOp, Kind, LocalInbox, LocalOutcome, Place, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{Namespace, Seq};
 use seriatim_proto::logic::{CallError, PushEntry, Reply};
@@ -169,10 +168,7 @@ impl SlotHolder {
         self.finish_send(&append, send, &reply);
         let Some(entry) = appended.entry.filter(|_| !appended.duplicate && !self.settling) else { return };
 
-        let (salt, body) = match &append.content {
-            Content::Message { salt, body } => (salt.clone(), body.clone()),
-            content => (bytes::Bytes::new(), codec::encode_bytes(content)),
-        };
+        let (salt, body) = append.content.stored();
         let written: Vec<_> = append
             .local
             .into_iter()
@@ -185,6 +181,9 @@ impl SlotHolder {
             self.effects.push_back(Effect::Alarm("an entry follows another one than its holder knows"));
         }
         conversation.committed(clock.now_ms, &name, &entry, &append.content);
+        if let Kind::Recall { target } = entry.kind {
+            self.recent_bytes -= conversation.recall(target);
+        }
         if let Some(own) = conversation.targets.get_mut(&self.slot) {
             let all = own
                 .members
@@ -203,7 +202,7 @@ impl SlotHolder {
             // Apply saw the same and wrote no pending row, unless there was one.
         } else {
             conversation.pending = true;
-            let recent = RecentEntry { entry: entry.clone(), salt: salt.clone(), body: body.clone() };
+            let recent = RecentEntry::new(entry.clone(), salt.clone(), body.clone());
             self.recent_bytes += recent.bytes();
             conversation.recent.push(recent);
             while self.recent_bytes > self.limits.recent_bytes_max && !conversation.recent.entries.is_empty() {

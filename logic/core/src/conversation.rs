@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use seriatim_proto::command::{Content, DeliveryRecord, EntryRef};
+use seriatim_proto::command::{Content, DeliveryRecord, EntryRef, Kind};
 use seriatim_proto::hash;
 use seriatim_proto::ids::{ConversationId, Epoch, MessageId, Seq, SlotId, TenantId, UserId};
 use seriatim_proto::limits;
-use seriatim_proto::store::ConversationState;
+use seriatim_proto::store::{ConversationState, StoredMessage};
 
 use crate::allocator::Allocator;
 
@@ -36,6 +36,10 @@ pub(crate) struct Conversation {
     /// members by the slot of their inbox, and how far each slot has what they are owed
     pub(crate) targets: BTreeMap<SlotId, Target>,
     pub(crate) recent: Recent,
+    /// reads of what is no longer in memory that are under way
+    pub(crate) backlog_reads: u32,
+    /// messages that were recalled meanwhile: such a read may be older, and bring their bodies
+    pub(crate) recalled: BTreeSet<Seq>,
     /// sends that have no `n` yet
     pub(crate) waiting: VecDeque<u64>,
     /// sends without a reply, for retries that join them
@@ -100,6 +104,12 @@ pub(crate) struct Recent {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct RecentEntry {
     pub(crate) entry: EntryRef,
+    /// for the push; `None`: it was recalled, and nobody is given it any more
+    pub(crate) body: Option<Stored>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Stored {
     pub(crate) salt: Bytes,
     pub(crate) body: Bytes,
 }
@@ -108,8 +118,11 @@ pub(crate) struct RecentEntry {
 const ENTRY_BYTES: usize = 160;
 
 impl RecentEntry {
+    pub(crate) fn new(entry: EntryRef, salt: Bytes, body: Bytes) -> Self {
+        Self { entry, body: Some(Stored { salt, body }) }
+    }
     pub(crate) fn bytes(&self) -> usize {
-        self.salt.len() + self.body.len() + ENTRY_BYTES
+        self.body.as_ref().map_or(0, |stored| stored.salt.len() + stored.body.len()) + ENTRY_BYTES
     }
 }
 
@@ -128,6 +141,20 @@ impl Recent {
         self.after = Some(first.entry.seq);
         self.bytes -= first.bytes();
         first.bytes()
+    }
+    /// A message was recalled: its body and those of its edits go; says how many bytes went.
+    pub(crate) fn erase(&mut self, message: Seq) -> usize {
+        let before = self.bytes;
+        let bodies = self
+            .entries
+            .iter_mut()
+            .filter(|recent| recent.entry.seq == message || recent.entry.kind == Kind::Edit { target: message });
+        for recent in bodies {
+            let bytes = recent.bytes();
+            recent.body = None;
+            self.bytes -= bytes - recent.bytes();
+        }
+        before - self.bytes
     }
     /// Drops what everybody has; says how many bytes went.
     pub(crate) fn drop_until(&mut self, cursor: Option<Seq>) -> usize {
@@ -149,6 +176,8 @@ impl Conversation {
             allocator: Allocator::cold(epoch),
             targets: BTreeMap::new(),
             recent: Recent::default(),
+            backlog_reads: 0,
+            recalled: BTreeSet::new(),
             waiting: VecDeque::new(),
             joins: BTreeMap::new(),
             in_flight: 0,
@@ -156,6 +185,35 @@ impl Conversation {
             pending: false,
             appended_at_ms: 0,
         }
+    }
+
+    /// A message was recalled: its body and those of its edits go from memory, and from what is being read; says how many
+    /// bytes went.
+    pub(crate) fn recall(&mut self, message: Seq) -> usize {
+        if self.backlog_reads > 0 {
+            self.recalled.insert(message);
+        }
+        self.recent.erase(message)
+    }
+
+    /// Entries of a backlog that was read, without what was recalled before or meanwhile.
+    pub(crate) fn backlog_read(&mut self, messages: Vec<StoredMessage>) -> Vec<RecentEntry> {
+        let entry = |message: StoredMessage| {
+            let about = match message.entry.kind {
+                Kind::Edit { target } => target,
+                _ => message.entry.seq,
+            };
+            match message.erased || self.recalled.contains(&about) {
+                true => RecentEntry { entry: message.entry, body: None },
+                false => RecentEntry::new(message.entry, message.salt, message.body),
+            }
+        };
+        let entries = messages.into_iter().map(entry).collect();
+        self.backlog_reads = self.backlog_reads.saturating_sub(1);
+        if self.backlog_reads == 0 {
+            self.recalled.clear();
+        }
+        entries
     }
 
     /// Takes what the store knows; `None`: it does not exist.
@@ -202,7 +260,7 @@ impl Conversation {
             (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => {
                 [a, b].into_iter().for_each(&mut join)
             }
-            (Content::Message { .. }, _) => {}
+            (Content::Message { .. } | Content::Amend { .. }, _) => {}
             (Content::Create { members }, _) => std::iter::once(sender).chain(members).for_each(&mut join),
             (Content::Members { add, .. }, _) => add.iter().for_each(&mut join),
         }
@@ -217,7 +275,7 @@ impl Conversation {
             (Content::Message { .. }, ConversationId::Direct(a, b)) if !self.exists => {
                 [a, b].into_iter().for_each(|user| self.join(*tenant, user, seq))
             }
-            (Content::Message { .. }, _) => {}
+            (Content::Message { .. } | Content::Amend { .. }, _) => {}
             (Content::Create { members }, _) => {
                 members.iter().chain([&entry.sender]).for_each(|user| self.join(*tenant, user, seq))
             }

@@ -86,6 +86,7 @@ impl SlotHolder {
             }
             if target.cursor < conversation.recent.after {
                 target.busy = true;
+                conversation.backlog_reads += 1;
                 reads.push(*slot);
                 continue;
             }
@@ -135,14 +136,11 @@ impl SlotHolder {
         messages: Vec<StoredMessage>,
     ) {
         let Some(conversation) = self.conversations.get_mut(&name) else { return };
+        let mut entries = conversation.backlog_read(messages);
         let (last, Some(target)) = (conversation.last, conversation.targets.get_mut(&slot)) else { return };
         target.busy = false;
         // Entries whose outcome is still on its way to us may bring members that we do not know yet.
-        let entries: Vec<RecentEntry> = messages
-            .into_iter()
-            .filter(|message| Some(message.entry.seq) <= last)
-            .map(|message| RecentEntry { entry: message.entry, salt: message.salt, body: message.body })
-            .collect();
+        entries.retain(|recent| Some(recent.entry.seq) <= last);
         let Some(last) = last else { return };
         if entries.is_empty() {
             self.effects.push_back(Effect::Alarm("entries that were committed are not in the log"));
@@ -248,13 +246,13 @@ impl Outgoing {
         }
         for (recent, _) in range.iter().zip(&owed).filter(|(_, owed)| **owed) {
             self.bytes += recent.bytes();
-            self.deliveries.bodies.push(DeliveryBody {
+            self.deliveries.bodies.extend(recent.body.as_ref().map(|stored| DeliveryBody {
                 tenant: name.0,
                 conversation: name.1.clone(),
                 seq: recent.entry.seq,
-                salt: recent.salt.clone(),
-                body: recent.body.clone(),
-            });
+                salt: stored.salt.clone(),
+                body: stored.body.clone(),
+            }));
         }
         target.busy = true;
         self.parts.push(Part { name: name.clone(), upto, entries: range.len() as u64, deliveries });

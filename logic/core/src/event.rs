@@ -1,7 +1,7 @@
 //! Events and effects: everything that goes into a holder and comes out of it.
 
 use bytes::Bytes;
-use seriatim_proto::command::{Content, Delivery, DeliveryOutcome, Outcome};
+use seriatim_proto::command::{Content, Delivery, DeliveryOutcome, Mark, Outcome};
 use seriatim_proto::error::Refusal;
 use seriatim_proto::ids::{ConversationId, CounterName, DeviceId, MessageId, NodeId, Seq, TenantId, UserId};
 use seriatim_proto::logic::{CallError, DeliveryBody, PushEntry, Reply, SlotDeliveries};
@@ -110,6 +110,19 @@ pub enum Event {
         device: DeviceId,
         /// exclusive
         cursor: Seq,
+    },
+    /// A user says something about a conversation to his own devices → `Reply`, once durable.
+    Mark {
+        /// for the reply
+        request: RequestId,
+        /// whose
+        tenant: TenantId,
+        /// whose
+        user: UserId,
+        /// which
+        conversation: ConversationId,
+        /// what
+        mark: Mark,
     },
     /// A session wants what comes into its inbox → `Registered`.
     Register {

@@ -29,6 +29,7 @@ use crate::delivery::Batch;
 use crate::event::{Cancel, Clock, Effect, Event, RequestId, Send};
 use crate::inbox::{Inbox, InboxName};
 use crate::incoming::Incoming;
+use crate::mark::Marks;
 use crate::pipeline::{Note, Pipeline, Standing};
 
 /// Pause before a failed read is made again.
@@ -152,6 +153,7 @@ pub struct SlotHolder {
     /// wait for an `n`
     pub(crate) cancels: VecDeque<(RequestId, Cancel)>,
     pub(crate) cancels_in_flight: usize,
+    pub(crate) marks: Marks,
     pub(crate) recent_bytes: usize,
     pub(crate) effects: VecDeque<Effect>,
     /// `Ended`, until it was said: whatever comes between the end and then is still answered, and answers go first
@@ -196,6 +198,7 @@ impl SlotHolder {
             cursors_at: BTreeMap::new(),
             cancels: VecDeque::new(),
             cancels_in_flight: 0,
+            marks: Marks::default(),
             recent_bytes: 0,
             effects: VecDeque::new(),
             over: None,
@@ -228,6 +231,9 @@ impl SlotHolder {
             Event::Cancel { request, cancel } => self.on_cancel(request, cancel),
             Event::Ack { request, tenant, user, device, cursor } => {
                 self.on_ack(clock, request, (tenant, user), device, cursor)
+            }
+            Event::Mark { request, tenant, user, conversation, mark } => {
+                self.on_mark(clock, request, (tenant, user), conversation, mark)
             }
             Event::Register { request, session, tenant, user, position } => {
                 self.on_register(clock, request, session, (tenant, user), position)
@@ -291,6 +297,7 @@ impl SlotHolder {
             self.number_wants();
             self.number_wants_alone();
             self.number_cursors(clock);
+            self.number_marks(clock);
             self.number_records(clock);
         }
         if self.phase == Phase::Serving {
@@ -319,6 +326,7 @@ impl SlotHolder {
             .filter(|(_, conversation)| conversation.targets.values().any(|target| target.retry_at_ms > 0));
         self.dirty.extend(retry.map(|(name, _)| name.clone()).collect::<Vec<_>>());
         self.due_cursors(clock);
+        self.due_marks(clock);
         if !self.unrecorded.is_empty() {
             self.wake(self.recorded_at_ms + RECORD_MS);
         }
@@ -351,6 +359,7 @@ impl SlotHolder {
     pub(crate) fn unstall(&mut self) {
         self.ready.append(&mut self.stalled);
         self.ready_incoming.extend(self.stalled_incoming.drain(..));
+        self.marks.unstall();
     }
 
     pub(crate) fn allocator(&mut self, namespace: &Namespace) -> Option<&mut Allocator> {
@@ -516,8 +525,11 @@ impl SlotHolder {
     // --- endings
 
     fn release(&mut self, heir: Option<NodeId>) {
-        let quiet =
-            self.pipeline.is_empty() && self.sends.is_empty() && self.incoming.is_empty() && self.unrecorded.is_empty();
+        let quiet = self.marks.is_quiet()
+            && self.pipeline.is_empty()
+            && self.sends.is_empty()
+            && self.incoming.is_empty()
+            && self.unrecorded.is_empty();
         if quiet && self.pipeline.is_open() {
             self.phase = Phase::Released;
             self.submit(HolderOp::Release { heir }, Note::None);
@@ -553,6 +565,7 @@ impl SlotHolder {
         self.wants.clear();
         self.wants_alone.clear();
         self.refuse_cancels();
+        self.refuse_marks();
         self.refuse_counters();
         let waiting = self.inboxes.values_mut().flat_map(|inbox| inbox.refuse_acks()).collect::<Vec<_>>();
         for request in waiting {
@@ -582,12 +595,13 @@ impl SlotHolder {
         }
         let acks: Vec<RequestId> = self.inboxes.values_mut().flat_map(Inbox::drain_acks).collect();
         self.reply(&acks, &unknown());
-        let cancels = self.pipeline.drain_notes().filter_map(|(_, note)| match note {
-            Note::Cancel(request) => Some(request),
-            _ => None,
+        let asked = self.pipeline.drain_notes().flat_map(|(_, note)| match note {
+            Note::Cancel(request) => vec![request],
+            Note::Marks(keys) => keys.into_iter().flat_map(|(_, asked)| asked).map(|(request, _)| request).collect(),
+            Note::None | Note::Send(_) | Note::Incoming(_) => Vec::new(),
         });
-        let cancels: Vec<RequestId> = cancels.collect();
-        self.reply(&cancels, &unknown());
+        let asked: Vec<RequestId> = asked.collect();
+        self.reply(&asked, &unknown());
         self.conversations.clear();
         self.inboxes.clear();
         self.counters.clear();
@@ -616,6 +630,7 @@ impl SlotHolder {
             keep
         });
         self.virgin &= self.conversations.len() == before;
+        self.marks.forget(since_ms);
         self.forget_counters(since_ms);
         self.inboxes.retain(|_, inbox| !inbox.is_idle() || inbox.allocator.used_at_ms() > since_ms);
     }

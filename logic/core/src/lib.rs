@@ -25,6 +25,7 @@ pub mod event;
 pub mod holder;
 mod inbox;
 mod incoming;
+mod mark;
 mod pipeline;
 pub mod placement;
 mod quota;

@@ -54,6 +54,8 @@ pub(crate) enum Note {
     Send(u64),
     /// `CancelSend`: who asked
     Cancel(RequestId),
+    /// `SetMarks`: for each mark, which, and who asked
+    Marks(Vec<(crate::mark::MarkKey, Vec<crate::mark::Asked>)>),
     /// `Deliver`: for each delivery, which incoming batch and which place in it
     Incoming(Vec<(u64, usize)>),
 }

@@ -5,7 +5,7 @@
 //! memory anew, as after a takeover: deliveries resume from the durable cursors, inboxes skip what they have, and
 //! registered sessions are told the tail.
 
-use seriatim_proto::command::{HolderOp, Outcome, Reject};
+use seriatim_proto::command::{HolderOp, Outcome, Reject, identity};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::logic::{CallError, Reply};
 use seriatim_proto::store::ReadOutcome;
@@ -42,6 +42,10 @@ impl SlotHolder {
             }
             (HolderOp::Deliver { deliveries }, Note::Incoming(places), _) => self.on_deliver_lost(&deliveries, &places),
             (HolderOp::CancelSend(_), Note::Cancel(request), outcome) => self.on_cancelled(request, Some(outcome)),
+            (HolderOp::SetMarks { marks }, Note::Marks(keys), Outcome::MarksSet(outcomes)) => {
+                self.on_marks_set(clock, marks, keys, Some(outcomes))
+            }
+            (HolderOp::SetMarks { marks }, Note::Marks(keys), _) => self.on_marks_set(clock, marks, keys, None),
             (HolderOp::SetCursors { cursors }, _, Outcome::CursorsSet(outcomes)) => {
                 self.on_cursors_set(clock, cursors, Some(outcomes))
             }
@@ -55,9 +59,11 @@ impl SlotHolder {
             }
             (HolderOp::Release { .. }, _, _) => self.end(true),
             (HolderOp::Delivered { .. }, _, _) => {}
-            (HolderOp::Append(_) | HolderOp::Deliver { .. } | HolderOp::CancelSend(_), _, _) => {
-                self.effects.push_back(Effect::Alarm("a command was answered with something else"))
-            }
+            (
+                HolderOp::Append(_) | HolderOp::Deliver { .. } | HolderOp::CancelSend(_) | HolderOp::SetMarks { .. },
+                _,
+                _,
+            ) => self.effects.push_back(Effect::Alarm("a command was answered with something else")),
         }
     }
 
@@ -93,6 +99,7 @@ impl SlotHolder {
             }
             (HolderOp::Deliver { deliveries }, Note::Incoming(places)) => self.on_deliver_lost(&deliveries, &places),
             (HolderOp::CancelSend(_), Note::Cancel(request)) => self.on_cancelled(request, None),
+            (HolderOp::SetMarks { marks }, Note::Marks(keys)) => self.on_marks_set(clock, marks, keys, None),
             (HolderOp::SetCursors { cursors }, _) => self.on_cursors_set(clock, cursors, None),
             (HolderOp::Release { .. }, _) => self.end(true),
             (
@@ -100,7 +107,8 @@ impl SlotHolder {
                 | HolderOp::Delivered { .. }
                 | HolderOp::Append(_)
                 | HolderOp::Deliver { .. }
-                | HolderOp::CancelSend(_),
+                | HolderOp::CancelSend(_)
+                | HolderOp::SetMarks { .. },
                 _,
             ) => {}
         }
@@ -112,7 +120,8 @@ impl SlotHolder {
             self.settle_reads = self.settle_reads.saturating_sub(1);
             return;
         };
-        let Some(content) = op.send.as_ref().map(|send| (send.tenant, send.conversation.clone(), send.content.hash()))
+        let Some(content) =
+            op.send.as_ref().map(|send| (send.tenant, send.conversation.clone(), send.content.identity()))
         else {
             return;
         };
@@ -132,7 +141,7 @@ impl SlotHolder {
             }
             ReadOutcome::Cancelled => Err(Refusal::new(ErrorCode::Cancelled, Reject::Cancelled.to_string())),
             ReadOutcome::Messages(messages) => match messages.first() {
-                Some(message) if message.entry.body_hash == hash => {
+                Some(message) if identity(message.entry.kind, message.entry.body_hash) == hash => {
                     Ok(Reply::Committed { seq: message.entry.seq, duplicate: false })
                 }
                 Some(_) => Err(Refusal::new(ErrorCode::Conflict, Reject::Conflict.to_string())),

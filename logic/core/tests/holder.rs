@@ -4,12 +4,13 @@ mod world;
 
 use seriatim_logic_core::{Event, SourceId};
 use seriatim_proto::codec;
-use seriatim_proto::command::{Command, Content, DeliveryOutcome, HolderOp, Outcome, Reject};
+use seriatim_proto::command::{Act, Command, Content, DeliveryOutcome, HolderOp, Kind, Mark, Outcome, Reject};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
 use seriatim_proto::ids::*;
 use seriatim_proto::limits;
 use seriatim_proto::logic::{CallError, Reply, SendState};
+use seriatim_proto::store::Read;
 use world::*;
 
 fn direct(a: &str, b: &str) -> ConversationId {
@@ -747,4 +748,218 @@ fn a_jump_sends_the_source_back_to_what_the_inbox_has() {
     let log = seqs(&world, &conversation);
     world.assert_inbox("alice", &conversation, &log);
     world.assert_inbox("bob", &conversation, &log);
+}
+
+/// What a slot without a holder is owed when it has one again: the recall and what it is about, and no body of it.
+#[test]
+fn a_message_that_was_recalled_before_it_was_delivered_is_pushed_to_nobody() {
+    for takeover in [false, true] {
+        let mut world = World::new();
+        let conversation = direct("alice", "bob");
+        let home = hash::conversation_slot(TENANT, &conversation);
+        let (near, far) = if home == slot_of("alice") { ("alice", "bob") } else { ("bob", "alice") };
+        world.claim(home);
+        let first = world.send(send(near, &conversation, 1, message("a secret")));
+        world.run(100);
+        let target = world.committed(first).unwrap();
+        let amend = |act| Content::Amend { target, act };
+        let edit = Act::Edit { salt: "s".into(), body: "another secret".into(), within_s: u32::MAX };
+        world.send(send(near, &conversation, 2, amend(edit)));
+        world.send(send(near, &conversation, 3, message("none")));
+        world.run(100);
+        let recall = world.send(send(near, &conversation, 4, amend(Act::Recall { within_s: u32::MAX })));
+        world.run(100);
+        assert!(world.committed(recall).is_some());
+        if takeover {
+            // The next holder reads what it delivers.
+            world.crash_all();
+            world.run(100);
+            world.claim(home);
+        }
+        world.claim(slot_of(far));
+        let request = world.request();
+        let session = seriatim_logic_core::SessionKey { stream: 9, session: 1 };
+        world.handle(
+            slot_of(far),
+            Event::Register { request, session, tenant: TENANT, user: user(far), position: Seq::FIRST },
+        );
+        let mut bodies = Vec::new();
+        for _ in 0..60 {
+            for wire in std::mem::take(&mut world.wires) {
+                if let Wire::Deliver { deliveries, .. } = &wire {
+                    bodies.extend(deliveries.bodies.iter().map(|body| body.body.clone()));
+                }
+                world.step(wire, Fate::Arrives);
+            }
+            world.advance(100);
+        }
+        let inbox = world.inbox(far);
+        let kinds: Vec<_> = inbox.iter().map(|entry| entry.entry.kind).collect();
+        assert_eq!(kinds, [Kind::Message, Kind::Edit { target }, Kind::Message, Kind::Recall { target }]);
+        assert!(!bodies.is_empty() && bodies.iter().all(|body| body.is_empty() || body == "none"), "{bodies:?}");
+        // Whoever listens is told to sync, where the bodies are said to be erased.
+        assert!(world.lagging.iter().any(|(_, tail)| *tail == inbox[3].seq.next()), "{:?}", world.lagging);
+        let pushed: Vec<_> = world.pushes.iter().flat_map(|(_, entries)| entries).map(|entry| &entry.body).collect();
+        assert!(pushed.iter().all(|body| !body.ends_with(b"secret")), "{pushed:?}");
+    }
+}
+
+fn mark(world: &mut World, name: &str, conversation: &ConversationId, mark: Mark) -> seriatim_logic_core::RequestId {
+    let request = world.request();
+    let (tenant, user, conversation) = (TENANT, user(name), conversation.clone());
+    world.handle(slot_of(name), Event::Mark { request, tenant, user, conversation, mark });
+    request
+}
+
+/// How many commands set marks so far.
+fn mark_commands(world: &World) -> usize {
+    let is_mark = |bytes: &bytes::Bytes| {
+        let framed = [&[codec::VERSION][..], bytes].concat();
+        matches!(codec::decode(&framed).expect("our own bytes"), Command::Held { op: HolderOp::SetMarks { .. }, .. })
+    };
+    world.proposed.iter().filter(|(_, _, _, bytes)| is_mark(bytes)).count()
+}
+
+#[test]
+fn read_marks_of_one_conversation_gather_and_all_are_answered() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    for id in 0..6 {
+        world.send(send("alice", &conversation, id, message("hi")));
+    }
+    world.run(2_000);
+    let places: Vec<Seq> = world.inbox("bob").iter().map(|entry| entry.seq).collect();
+    assert_eq!(places.len(), 6);
+    let asked: Vec<_> =
+        places.iter().map(|upto| (*upto, mark(&mut world, "bob", &conversation, Mark::Read { upto: *upto }))).collect();
+    world.run(100);
+    assert_eq!(mark_commands(&world), 1, "the first one goes at once");
+    world.run(2_000);
+    assert_eq!(mark_commands(&world), 2, "the others together, a second later");
+    for (upto, request) in asked {
+        let Some(Ok(Reply::Marked(listed))) = world.replies.get(&request) else { panic!("{:?}", world.replies) };
+        assert!(listed.read.unwrap().inbox_seq >= upto);
+    }
+    let kinds: Vec<_> = world.inbox("bob").iter().skip(6).map(|entry| entry.entry.kind).collect();
+    assert_eq!(kinds, [Kind::Read, Kind::Read]);
+    // Lower, of nothing, of another slot.
+    let lower = mark(&mut world, "bob", &conversation, Mark::Read { upto: places[0] });
+    let nothing = mark(&mut world, "bob", &conversation, Mark::Read { upto: Seq::new(9_999).unwrap() });
+    let request = world.request();
+    let (tenant, conversation) = (TENANT, conversation.clone());
+    let elsewhere = Event::Mark { request, tenant, user: user("bob"), conversation, mark: Mark::Mute { on: true } };
+    world.handle(slot_of("alice"), elsewhere);
+    world.run(4_000);
+    // They were gathered; the one that is wrong alone is refused.
+    assert!(matches!(&world.replies[&lower], Ok(Reply::Marked(listed)) if listed.read.unwrap().inbox_seq == places[5]));
+    assert!(
+        matches!(&world.replies[&nothing], Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::NotFound)
+    );
+    assert!(matches!(world.replies[&request], Err(CallError::NotHolder { .. })));
+    assert_eq!(world.inbox("bob").len(), 8);
+}
+
+#[test]
+fn whoever_changes_his_mind_all_the_time_holds_nobody_up() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 1, message("hi")));
+    world.run(2_000);
+    let upto = world.inbox("bob")[0].seq;
+    let mut asked = Vec::new();
+    for on in [true, false].into_iter().cycle().take(101) {
+        asked.push(mark(&mut world, "bob", &conversation, Mark::Mute { on }));
+        asked.push(mark(&mut world, "bob", &conversation, Mark::Archive { on: !on }));
+    }
+    let read = mark(&mut world, "bob", &conversation, Mark::Read { upto });
+    world.run(4_000);
+    for request in asked {
+        assert!(matches!(world.replies[&request], Ok(Reply::Marked(_))), "{:?}", world.replies[&request]);
+    }
+    let Ok(Reply::Marked(now)) = &world.replies[&read] else { panic!("{:?}", world.replies[&read]) };
+    assert_eq!((now.muted, now.unread()), (true, 0));
+    assert!(mark_commands(&world) <= 4, "{}", mark_commands(&world));
+    // What names nothing is refused without a second for each.
+    let nothing: Vec<_> = (1_000..1_050u64)
+        .map(|upto| mark(&mut world, "bob", &conversation, Mark::Read { upto: Seq::new(upto).unwrap() }))
+        .collect();
+    world.run(4_000);
+    for request in nothing {
+        let refused = &world.replies[&request];
+        assert!(matches!(refused, Err(CallError::Refused(no)) if no.code == ErrorCode::NotFound), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_recall_beside_a_read_of_the_backlog_takes_the_body_that_was_read() {
+    let mut world = World::new();
+    let conversation = direct("alice", "bob");
+    let home = hash::conversation_slot(TENANT, &conversation);
+    let (near, far) = if home == slot_of("alice") { ("alice", "bob") } else { ("bob", "alice") };
+    world.claim(home);
+    let first = world.send(send(near, &conversation, 1, message("a secret")));
+    world.run(100);
+    let target = world.committed(first).unwrap();
+    let amend = |act| Content::Amend { target, act };
+    let edit = Act::Edit { salt: "s".into(), body: "another secret".into(), within_s: u32::MAX };
+    world.send(send(near, &conversation, 2, amend(edit)));
+    world.run(100);
+    // The next holder has nothing in memory: it reads, and the answer takes its time.
+    world.crash_all();
+    world.run(100);
+    world.claim(home);
+    let is_backlog = |wire: &Wire| matches!(wire, Wire::Read { read: Read::Messages { .. }, .. });
+    let mut read = None;
+    for _ in 0..100 {
+        for wire in std::mem::take(&mut world.wires) {
+            match wire {
+                Wire::Read { id, read: what, .. } if read.is_none() && matches!(what, Read::Messages { .. }) => {
+                    read = Some((id, world.read(&what)));
+                }
+                wire => world.step(wire, Fate::Arrives),
+            }
+        }
+        world.advance(100);
+    }
+    let (id, outcome) = read.expect("the backlog is read");
+    assert!(!world.wires.iter().any(is_backlog), "one read at a time");
+    let recall = world.send(send(near, &conversation, 3, amend(Act::Recall { within_s: u32::MAX })));
+    world.run(100);
+    assert!(world.committed(recall).is_some());
+    world.handle(home, Event::ReadDone { id, outcome: Some(outcome) });
+    world.claim(slot_of(far));
+    let mut bodies = Vec::new();
+    for _ in 0..60 {
+        for wire in std::mem::take(&mut world.wires) {
+            if let Wire::Deliver { deliveries, .. } = &wire {
+                bodies.extend(deliveries.bodies.iter().map(|body| body.body.clone()));
+            }
+            world.step(wire, Fate::Arrives);
+        }
+        world.advance(100);
+    }
+    let kinds: Vec<_> = world.inbox(far).iter().map(|entry| entry.entry.kind).collect();
+    assert_eq!(kinds, [Kind::Message, Kind::Edit { target }, Kind::Recall { target }]);
+    assert!(bodies.iter().all(bytes::Bytes::is_empty), "{bodies:?}");
+}
+
+#[test]
+fn a_holder_that_leaves_answers_every_mark() {
+    let mut world = World::new();
+    with_slots(&mut world, &["alice", "bob"]);
+    let conversation = direct("alice", "bob");
+    world.send(send("alice", &conversation, 1, message("hi")));
+    world.run(2_000);
+    let upto = world.inbox("bob")[0].seq;
+    let marks = [Mark::Read { upto }, Mark::Mute { on: true }, Mark::Archive { on: true }];
+    let asked = marks.map(|what| mark(&mut world, "bob", &conversation, what));
+    world.handle(slot_of("bob"), Event::Release { heir: None });
+    world.run(2_000);
+    assert!(matches!(world.replies[&asked[0]], Ok(Reply::Marked(_))), "it had its number");
+    for request in &asked[1..] {
+        assert!(matches!(world.replies[request], Err(CallError::NotHolder { .. })));
+    }
+    assert_eq!(world.ended, [(slot_of("bob"), true)]);
 }

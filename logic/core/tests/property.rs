@@ -3,9 +3,10 @@
 
 mod world;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use seriatim_logic_core::Event;
-use seriatim_proto::command::Content;
+use seriatim_proto::command::{Act, Content, Kind};
 use seriatim_proto::error::{Certainty, ErrorCode};
 use seriatim_proto::ids::*;
 use seriatim_proto::logic::{CallError, Reply, SendState};
@@ -65,6 +66,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
+/// Mostly messages; of the last ids amendments of the first few entries, some of which are refused.
+fn content(sender: usize, id: u8) -> Content {
+    let target = Seq::new(1 + u64::from(id % 16)).expect("it is above 0");
+    let act = match id {
+        192..208 => Act::Recall { within_s: u32::MAX },
+        208..224 => Act::Edit { salt: Bytes::new(), body: Bytes::copy_from_slice(&[id]), within_s: u32::MAX },
+        224..240 => Act::React { emoji: Emoji::new("+").expect("a name"), set: sender.is_multiple_of(2) },
+        240.. => Act::Pin { set: sender.is_multiple_of(2) },
+        _ => return message(&format!("{sender} {id}")),
+    };
+    Content::Amend { target, act }
+}
+
 fn run(steps: Vec<Step>) {
     let mut world = World::new();
     let group = ConversationId::Group(ConversationKey([7; 16]));
@@ -92,7 +106,7 @@ fn run(steps: Vec<Step>) {
         }
         match step {
             Step::Send { sender, conversation, id } => {
-                let content = message(&format!("{sender} {id}"));
+                let content = content(sender, id);
                 let send = send(NAMES[sender], &conversations[conversation], id.max(1), content);
                 sent.push((world.send(send.clone()), send));
             }
@@ -139,6 +153,12 @@ fn run(steps: Vec<Step>) {
             world.assert_inbox(name, conversation, &seqs);
         }
         assert!(!world.is_pending(conversation));
+        // A recall takes the bodies of its message and of what edited it, and of nothing else.
+        let recalled = |seq: Seq| log.iter().any(|message| message.entry.kind == Kind::Recall { target: seq });
+        for message in &log {
+            let of = if let Kind::Edit { target } = message.entry.kind { target } else { message.entry.seq };
+            assert_eq!(message.erased, recalled(of), "{:?}", message.entry);
+        }
         // I7: one message id, one message.
         let mut ids: Vec<_> =
             log.iter().map(|message| (message.entry.sender.clone(), message.entry.message_id)).collect();

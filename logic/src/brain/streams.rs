@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use seriatim_logic_core::{Cancel, Event, RequestId, Send, SessionKey, SourceId};
 use seriatim_proto::chaos::{self, Point};
-use seriatim_proto::command::DeliveryOutcome;
+use seriatim_proto::command::{DeliveryOutcome, Mark};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::hash;
-use seriatim_proto::ids::{CounterName, GroupId, Namespace, NodeId, Seq, SlotId, TenantId};
+use seriatim_proto::ids::{ConversationId, CounterName, GroupId, Namespace, NodeId, Seq, SlotId, TenantId};
 use seriatim_proto::logic::{
     CallError, GatewayResponse, HolderTable, Identity, PeerRequest, PeerResponse, PushEntry, SlotDeliveries,
 };
@@ -34,6 +34,8 @@ pub(crate) enum SessionInput {
     Send { id: u64, send: Box<Send> },
     /// A message id to be settled.
     Cancel { id: u64, cancel: Box<Cancel> },
+    /// What a user says about a conversation to his own devices.
+    Mark { id: u64, identity: Identity, conversation: ConversationId, mark: Mark },
     /// A cursor.
     Ack { id: u64, identity: Identity, cursor: Seq },
     /// Something of the sequence service.
@@ -142,6 +144,15 @@ impl Brain {
                 let slot = hash::conversation_slot(cancel.tenant, &cancel.conversation);
                 self.metrics.cancels.inc();
                 let event = Event::Cancel { request: RequestId { stream, id }, cancel: *cancel };
+                if !self.handle(slot, event) {
+                    self.refuse_call(stream, id, slot);
+                }
+            }
+            SessionInput::Mark { id, identity, conversation, mark } => {
+                let slot = hash::inbox_slot(identity.tenant, &identity.user);
+                let (tenant, user) = (identity.tenant, identity.user);
+                self.metrics.marks.inc();
+                let event = Event::Mark { request: RequestId { stream, id }, tenant, user, conversation, mark };
                 if !self.handle(slot, event) {
                     self.refuse_call(stream, id, slot);
                 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::v1;
 use crate::command::Kind;
 use crate::error::{Certainty, ErrorCode, Refusal, Retry};
-use crate::ids::{ConversationId, ConversationKey, CounterName, MessageId, Seq, UserId};
+use crate::ids::{ConversationId, ConversationKey, CounterName, Emoji, MessageId, Seq, UserId};
 use crate::limits;
 
 fn malformed(what: &str) -> Refusal {
@@ -65,6 +65,11 @@ pub fn counter_from_wire(name: &str) -> Result<CounterName, Refusal> {
     CounterName::new(name).map_err(|error| malformed(&error.to_string()))
 }
 
+/// What a reaction says.
+pub fn emoji_from_wire(emoji: &str) -> Result<Emoji, Refusal> {
+    Emoji::new(emoji).map_err(|error| malformed(&format!("the emoji: {error}")))
+}
+
 /// A message id of 16 bytes.
 pub fn message_id_from_wire(bytes: &[u8]) -> Result<MessageId, Refusal> {
     MessageId::from_slice(bytes).ok_or_else(|| malformed("a message id has 16 bytes"))
@@ -106,5 +111,12 @@ pub fn kind_to_wire(kind: Kind) -> v1::entry::Kind {
         Kind::Message => v1::entry::Kind::Message,
         Kind::Create => v1::entry::Kind::Create,
         Kind::Members => v1::entry::Kind::Members,
+        Kind::Edit { .. } => v1::entry::Kind::Edit,
+        Kind::Recall { .. } => v1::entry::Kind::Recall,
+        Kind::Reaction { .. } => v1::entry::Kind::Reaction,
+        Kind::Pin { .. } => v1::entry::Kind::Pin,
+        Kind::Read => v1::entry::Kind::Read,
+        Kind::Mute { .. } => v1::entry::Kind::Mute,
+        Kind::Archive { .. } => v1::entry::Kind::Archive,
     }
 }

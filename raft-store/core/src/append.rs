@@ -1,7 +1,7 @@
 //! Append: an entry of a conversation, and the inbox entries of members in the same slot.
 //!
 //! Checks first, in the order of design.md §3.7: dedupe, follows, membership, seq; then all writes. So a rejected
-//! append writes nothing. Rows touched by a direct message: conversation, dedupe, message; and for the co-located
+//! append writes nothing. What an amendment may do is `amend.rs`'s, between membership and seq. Rows touched by a direct message: conversation, dedupe, message; and for the co-located
 //! user inbox, inbox entry and `last`.
 //!
 //! # Invariants
@@ -10,15 +10,15 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use seriatim_proto::command::{
-    Append, Appended, Content, DeliveryRecord, EntryRef, Kind, LocalOutcome, Outcome, Reject, Segment,
+    Act, Append, Appended, Content, DeliveryRecord, EntryRef, Kind, LocalOutcome, Outcome, Reject, Segment, identity,
 };
 use seriatim_proto::guard::{self, Guard};
 use seriatim_proto::ids::{BodyHash, Owner, Seq, UserId};
 use seriatim_proto::store::StoredMessage;
-use seriatim_proto::{chain, codec, limits};
+use seriatim_proto::{chain, limits};
 
+use crate::amend;
 use crate::apply::{Held, No};
 use crate::inbox::Inbox;
 use crate::input;
@@ -42,20 +42,22 @@ pub(crate) fn append(view: &mut impl View, held: Held, append: &Append) -> Resul
         return Err(Reject::Malformed.into());
     }
 
-    let (salt, body) = stored_body(&append.content);
+    let (salt, body) = append.content.stored();
     let body_hash = chain::body_hash(&salt, &body);
     if let Some(seq) = check_dedupe(view, held, append, before.trim, body_hash)? {
         return Ok(Outcome::Appended(duplicate(append, seq)));
     }
     let roll = membership::plan(view, place, &row, &append.sender, &append.content)?;
+    let at_ms = append.at_ms.max(row.at_ms);
+    let amended = amend::plan(view, place, append, at_ms)?;
     let (seq, segment) = row.namespace.allot(held, append.place, 1)?;
     let locals = plan_locals(view, held, append, &roll, before.last_seq)?;
 
     // Nothing is refused from here on.
-    let at_ms = append.at_ms.max(row.at_ms);
     let (sender, message_id) = (append.sender.clone(), append.message_id);
     let entry = EntryRef { seq, kind: append.content.kind(), sender, message_id, body_hash, at_ms };
     write_message(view, held, append, &mut row, &entry, (salt, body));
+    amended.write(view, seq);
     if let Some(record) = &append.delivered {
         row.delivered = record.clone();
     }
@@ -84,6 +86,7 @@ fn is_valid(held: Held, append: &Append) -> bool {
         }
         Content::Create { members } => members.iter().all(input::user_is_valid),
         Content::Members { add, remove } => add.iter().chain(remove).all(input::user_is_valid),
+        Content::Amend { target, act } => input::seq_is_valid(*target) && act_is_valid(act),
     };
     let locals_are_valid = append
         .local
@@ -100,20 +103,22 @@ fn is_valid(held: Held, append: &Append) -> bool {
         && locals_are_distinct
 }
 
+fn act_is_valid(act: &Act) -> bool {
+    match act {
+        Act::Edit { salt, body, .. } => {
+            salt.len() <= limits::SALT_BYTES_MAX as usize && body.len() <= limits::MESSAGE_BYTES_MAX as usize
+        }
+        Act::React { emoji, .. } => input::name_is_valid(emoji.as_str()),
+        Act::Recall { .. } | Act::Pin { .. } => true,
+    }
+}
+
 /// Delivery cursors name entries that exist, and slots once that are not before `all`.
 pub(crate) fn record_is_valid(record: &DeliveryRecord, last_seq: Option<Seq>) -> bool {
     record.all <= last_seq
         && record.behind.len() <= limits::DELIVERY_SLOTS_BEHIND_MAX as usize
         && record.behind.iter().all(|(slot, position)| slot.0 < limits::SLOTS && *position <= record.all)
         && record.behind.windows(2).all(|pair| pair[0].0 < pair[1].0)
-}
-
-/// What is stored and hashed: a message's own bytes, or the encoded content, as [`Content::hash`] has it.
-fn stored_body(content: &Content) -> (Bytes, Bytes) {
-    match content {
-        Content::Message { salt, body } => (salt.clone(), body.clone()),
-        Content::Create { .. } | Content::Members { .. } => (Bytes::new(), codec::encode_bytes(content)),
-    }
 }
 
 /// I7: the place of an earlier attempt; or a no, if this message id cannot be settled now.
@@ -124,6 +129,7 @@ fn check_dedupe(
     trim: Seq,
     body_hash: BodyHash,
 ) -> Result<Option<Seq>, No> {
+    let body_hash = identity(append.content.kind(), body_hash);
     let find = |id| view.dedupe_row(held.slot, append.tenant, &append.conversation, &append.sender, id);
     let found = if guard::is_out(Guard::Dedupe) { None } else { find(append.message_id)? };
     match found {
@@ -151,7 +157,7 @@ fn write_message(
     append: &Append,
     row: &mut ConversationRow,
     entry: &EntryRef,
-    (salt, body): (Bytes, Bytes),
+    (salt, body): (bytes::Bytes, bytes::Bytes),
 ) {
     let counted = entry.kind == Kind::Message;
     let before = row.namespace;
@@ -162,6 +168,7 @@ fn write_message(
         chain: before.chain,
         salt,
         body,
+        erased: false,
     };
     message.chain = message.link_from(before.chain);
     row.namespace.enter(entry.seq, counted, message.chain);
@@ -170,7 +177,7 @@ fn write_message(
     row.at_ms = entry.at_ms;
     row.first_seq.get_or_insert(entry.seq);
     view.put(tenant_key(held, append, Item::Message(append.conversation.clone(), entry.seq)), Row::Message(message));
-    let committed = DedupeRow::Committed { seq: entry.seq, body_hash: entry.body_hash };
+    let committed = DedupeRow::Committed { seq: entry.seq, body_hash: identity(entry.kind, entry.body_hash) };
     let item = Item::Dedupe(append.conversation.clone(), append.sender.clone(), append.message_id);
     view.put(tenant_key(held, append, item), Row::Dedupe(committed));
 }

@@ -12,7 +12,7 @@ use seriatim_proto::store::HolderRow;
 
 use crate::key::Key;
 use crate::view::{Fatal, View};
-use crate::{append, cancel, claim, cursor, deliver, fence, lease, meta, namespace};
+use crate::{append, cancel, claim, cursor, deliver, fence, lease, mark, meta, namespace};
 
 /// Where a command stands in its group's log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -106,6 +106,7 @@ fn held(view: &mut impl View, at: At, fence: Fence, op: &HolderOp, events: &mut 
         HolderOp::Deliver { deliveries } => deliver::deliver(view, held, deliveries),
         HolderOp::Delivered { records } => deliver::delivered(view, held, records),
         HolderOp::SetCursors { cursors } => cursor::set_cursors(view, held, cursors),
+        HolderOp::SetMarks { marks } => mark::set_marks(view, held, marks),
         HolderOp::CancelSend(command) => cancel::cancel_send(view, held, command),
     }
 }

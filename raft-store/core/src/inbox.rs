@@ -58,6 +58,7 @@ impl<'a> Inbox<'a> {
             chain: self.row.chain,
             conversation: self.conversation.clone(),
             entry: entry.clone(),
+            messages: self.messages() + u64::from(counted),
         };
         if chaos::sabotaged(Sabotage::MapOrder) {
             stored.entry.at_ms += u64::from(chaos::of_this_process());
@@ -67,8 +68,33 @@ impl<'a> Inbox<'a> {
             InboxWritten { seq, prev_seq: stored.prev_seq, ordinal: stored.ordinal, conversation_seq: entry.seq };
         self.row.enter(seq, counted, stored.chain);
         assert_eq!(self.row.ordinal, stored.ordinal, "I5: the row counts what the entry counts");
-        let messages = self.last.map_or(0, |row| row.messages) + u64::from(counted);
+        let messages = stored.messages;
         self.last = Some(LastRow { last: entry.seq, inbox_seq: Some(seq), messages });
+        view.put(Key::tenant(self.slot, self.tenant, Item::Inbox(self.user.clone(), seq)), Row::Inbox(stored));
+        written
+    }
+
+    /// Messages of the conversation.
+    fn messages(&self) -> u64 {
+        self.last.map_or(0, |row| row.messages)
+    }
+
+    /// Writes a mark's entry at a seq that was allotted: it comes from no conversation, so `last` stays.
+    pub(crate) fn note(&mut self, view: &mut impl View, seq: Seq, entry: &EntryRef) -> InboxWritten {
+        assert!(entry.kind.is_mark(), "all others come from their conversations");
+        let mut stored = InboxEntry {
+            seq,
+            prev_seq: self.row.last_seq,
+            ordinal: self.row.ordinal,
+            chain: self.row.chain,
+            conversation: self.conversation.clone(),
+            entry: entry.clone(),
+            messages: self.messages(),
+        };
+        stored.chain = stored.link_from(self.row.chain);
+        self.row.enter(seq, false, stored.chain);
+        let written =
+            InboxWritten { seq, prev_seq: stored.prev_seq, ordinal: stored.ordinal, conversation_seq: entry.seq };
         view.put(Key::tenant(self.slot, self.tenant, Item::Inbox(self.user.clone(), seq)), Row::Inbox(stored));
         written
     }

@@ -9,8 +9,8 @@
 //! The variants of [`Item`], [`SlotItem`] and [`GroupItem`] stand in the order of their letters in `keys.rs`.
 
 use seriatim_proto::ids::{
-    ConversationId, DeviceId, GroupId, LeaseId, MessageId, Namespace, NodeId, Owner, ReplicaId, Seq, SlotId, StoreId,
-    TenantId, UserId,
+    ConversationId, DeviceId, Emoji, GroupId, LeaseId, MessageId, Namespace, NodeId, Owner, ReplicaId, Seq, SlotId,
+    StoreId, TenantId, UserId,
 };
 use seriatim_proto::limits;
 
@@ -43,14 +43,24 @@ pub enum Item {
     Cursor(UserId, DeviceId),
     /// What became of a message id.
     Dedupe(ConversationId, UserId, MessageId),
+    /// What became of a message: its edits and its recall.
+    Amended(ConversationId, Seq),
     /// An entry of an inbox.
     Inbox(UserId, Seq),
+    /// What a user says about a conversation to his own devices.
+    Mark(UserId, ConversationId),
     /// A conversation in a user's list: the last entry that his inbox has of it.
     Last(UserId, ConversationId),
     /// An entry of a conversation.
     Message(ConversationId, Seq),
+    /// How many messages a user has read, of all conversations.
+    Reading(UserId),
     /// A member of a group conversation, by the slot of his inbox. Direct ones have no such rows: their id says it.
     Member(ConversationId, SlotId, UserId),
+    /// A pinned message.
+    Pin(ConversationId, Seq),
+    /// A reaction to a message that is set.
+    Reaction(ConversationId, Seq, UserId, Emoji),
 }
 
 /// Rows of a slot itself.
@@ -195,6 +205,39 @@ pub enum Scan {
         /// which
         conversation: ConversationId,
     },
+    /// A user's list of conversations.
+    Lasts {
+        /// of the inbox
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// whose
+        user: UserId,
+        /// behind this one, `None` from the start
+        after: Option<ConversationId>,
+    },
+    /// Pinned messages of a conversation.
+    Pins {
+        /// of the conversation
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// which
+        conversation: ConversationId,
+    },
+    /// Reactions to a message.
+    Reactions {
+        /// of the conversation
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// which
+        conversation: ConversationId,
+        /// the message
+        target: Seq,
+        /// of this user only, `None` for all
+        user: Option<UserId>,
+    },
 }
 
 impl Scan {
@@ -227,6 +270,19 @@ impl Scan {
             Scan::Members { slot, tenant, conversation } => {
                 Key::tenant(*slot, *tenant, Item::Member(conversation.clone(), SlotId(0), user_first()))
             }
+            Scan::Lasts { slot, tenant, user, after } => {
+                let first = || ConversationId::Direct(user_first(), user_first());
+                let conversation = after.clone().unwrap_or_else(first);
+                return (Key::tenant(*slot, *tenant, Item::Last(user.clone(), conversation)), after.is_some());
+            }
+            Scan::Pins { slot, tenant, conversation } => {
+                Key::tenant(*slot, *tenant, Item::Pin(conversation.clone(), Seq::FIRST))
+            }
+            Scan::Reactions { slot, tenant, conversation, target, user } => {
+                let user = user.clone().unwrap_or_else(user_first);
+                let emoji = Emoji::new(NAME_FIRST).expect("a space is a name");
+                Key::tenant(*slot, *tenant, Item::Reaction(conversation.clone(), *target, user, emoji))
+            }
         };
         (key, false)
     }
@@ -246,10 +302,17 @@ impl Scan {
             (Scan::Rotten, Scope::Group(GroupItem::Rotten(..))) => group(GroupId::META),
             (Scan::Pending { slot, .. }, Scope::Slot(SlotItem::Pending(..))) => key.slot == *slot,
             (Scan::Cursors { slot, tenant, user }, Scope::Tenant(of, Item::Cursor(owner, _)))
+            | (Scan::Lasts { slot, tenant, user, .. }, Scope::Tenant(of, Item::Last(owner, _)))
             | (Scan::Inbox { slot, tenant, user, .. }, Scope::Tenant(of, Item::Inbox(owner, _))) => {
                 key.slot == *slot && of == tenant && owner == user
             }
+            (Scan::Reactions { slot, tenant, conversation, target, user }, Scope::Tenant(of, item)) => {
+                let Item::Reaction(owner, at, whose, _) = item else { return false };
+                let same_user = user.as_ref().is_none_or(|user| user == whose);
+                key.slot == *slot && of == tenant && owner == conversation && at == target && same_user
+            }
             (Scan::Messages { slot, tenant, conversation, .. }, Scope::Tenant(of, Item::Message(owner, _)))
+            | (Scan::Pins { slot, tenant, conversation }, Scope::Tenant(of, Item::Pin(owner, _)))
             | (Scan::Members { slot, tenant, conversation }, Scope::Tenant(of, Item::Member(owner, ..))) => {
                 key.slot == *slot && of == tenant && owner == conversation
             }
@@ -305,7 +368,18 @@ mod tests {
             Scan::Cursors { slot, tenant, user: user.clone() },
             Scan::Inbox { slot, tenant, user, from },
             Scan::Messages { slot, tenant, conversation: conversation.clone(), from },
-            Scan::Members { slot, tenant, conversation },
+            Scan::Members { slot, tenant, conversation: conversation.clone() },
+            Scan::Pins { slot, tenant, conversation: conversation.clone() },
+            Scan::Lasts { slot, tenant, user: user_first(), after: None },
+            Scan::Lasts { slot, tenant, user: user_first(), after: Some(conversation.clone()) },
+            Scan::Reactions {
+                slot,
+                tenant,
+                conversation: conversation.clone(),
+                target: from,
+                user: Some(user_first()),
+            },
+            Scan::Reactions { slot, tenant, conversation, target: from, user: None },
         ] {
             assert!(scan.contains(&scan.start().0), "{scan:?}");
         }

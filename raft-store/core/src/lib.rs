@@ -22,6 +22,7 @@ pub mod read;
 pub mod row;
 pub mod view;
 
+mod amend;
 mod append;
 mod cancel;
 mod claim;
@@ -31,6 +32,7 @@ mod fence;
 mod inbox;
 mod input;
 mod lease;
+mod mark;
 mod membership;
 mod meta;
 mod namespace;

@@ -65,7 +65,9 @@ pub(crate) fn plan(
     let exists = row.namespace.last_seq.is_some();
     let mut roll = Roll { members_here: row.members_here, members_elsewhere: row.members_elsewhere, ..Roll::default() };
     match (place.conversation, content) {
-        (ConversationId::Direct(a, b), Content::Message { .. }) => {
+        // An amendment is no first entry.
+        (ConversationId::Direct(..), Content::Amend { .. }) if !exists => return Err(Reject::NotFound.into()),
+        (ConversationId::Direct(a, b), Content::Message { .. } | Content::Amend { .. }) => {
             if sender != a && sender != b {
                 return Err(Reject::NotFound.into());
             }
@@ -89,7 +91,7 @@ pub(crate) fn plan(
                 roll.change(view, place, user, Change::Join)?;
             }
         }
-        (ConversationId::Group(_), Content::Message { .. }) => {
+        (ConversationId::Group(_), Content::Message { .. } | Content::Amend { .. }) => {
             check_member(view, place, exists, sender)?;
             (roll.owed_here, roll.owed_elsewhere) = (roll.members_here, roll.members_elsewhere);
         }
@@ -126,6 +128,17 @@ pub(crate) fn was_member(view: &impl Reader, place: Place<'_>, user: &UserId) ->
     match place.conversation {
         ConversationId::Direct(a, b) => Ok(user == a || user == b),
         ConversationId::Group(_) => Ok(!place.read(view, hash::inbox_slot(place.tenant, user), user)?.stays.is_empty()),
+    }
+}
+
+/// Was the user owed this entry? Members of direct conversations are owed all.
+pub(crate) fn was_owed(view: &impl Reader, place: Place<'_>, user: &UserId, seq: Seq) -> Result<bool, Fatal> {
+    match place.conversation {
+        ConversationId::Direct(a, b) => Ok(user == a || user == b),
+        ConversationId::Group(_) => {
+            let member = place.read(view, hash::inbox_slot(place.tenant, user), user)?;
+            Ok(member.stays.iter().any(|(joined, left)| *joined <= seq && left.is_none_or(|left| seq <= left)))
+        }
     }
 }
 

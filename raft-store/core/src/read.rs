@@ -8,11 +8,14 @@ use seriatim_proto::ids::{
     ConversationId, DeviceId, GroupId, LeaseId, Namespace, NodeId, Owner, Seq, SlotId, TenantId, UserId,
 };
 use seriatim_proto::meta::Directory;
-use seriatim_proto::store::{ConversationState, HolderRow, InboxEntry, Read, ReadOutcome, Stay, StoredMessage};
+use seriatim_proto::store::{
+    Amendments, ConversationState, HolderRow, InboxEntry, Read, ReadOutcome, Stay, StoredMessage,
+};
 use seriatim_proto::{hash, limits};
 
 use crate::input;
 use crate::key::{GroupItem, Item, Key, Scan, Scope, SlotItem};
+use crate::mark;
 use crate::meta::read_groups;
 use crate::namespace::checked;
 use crate::placement;
@@ -77,6 +80,23 @@ pub fn read(view: &impl Reader, group: GroupId, read: &Read) -> Result<ReadOutco
         Read::Cursors { tenant, user } => {
             of_inbox(view, group, *tenant, user, |slot| Ok(ReadOutcome::Cursors(cursors(view, slot, *tenant, user)?)))
         }
+        Read::Amendments { tenant, conversation, target } => {
+            of_conversation(view, group, *tenant, conversation, |slot| {
+                Ok(ReadOutcome::Amendments(amendments(view, slot, *tenant, conversation, *target)?))
+            })
+        }
+        Read::List { tenant, user, after, limit } => of_inbox(view, group, *tenant, user, |slot| {
+            if after.as_ref().is_some_and(|after| !input::conversation_is_valid(after)) {
+                return Ok(ReadOutcome::WrongGroup);
+            }
+            let state = view.inbox_row(slot, *tenant, user)?.map(|row| row.state());
+            let read = view.reading_row(slot, *tenant, user)?.unwrap_or(0);
+            let list = mark::list(view, slot, *tenant, user, after.clone(), capped(*limit))?;
+            Ok(ReadOutcome::List { state, read, list })
+        }),
+        Read::Pins { tenant, conversation } => of_conversation(view, group, *tenant, conversation, |slot| {
+            Ok(ReadOutcome::Pins(pins(view, slot, *tenant, conversation)?))
+        }),
     }
 }
 
@@ -340,6 +360,41 @@ fn cursors(view: &impl Reader, slot: SlotId, tenant: TenantId, user: &UserId) ->
         _ => Err(Fatal::broken(&key, "a row of another kind")),
     };
     view.scan(&scan, limits::READ_ROWS_MAX as usize)?.into_iter().map(cursor).collect()
+}
+
+fn amendments(
+    view: &impl Reader,
+    slot: SlotId,
+    tenant: TenantId,
+    conversation: &ConversationId,
+    target: Seq,
+) -> Result<Amendments, Fatal> {
+    let row = view.amended_row(slot, tenant, conversation, target)?.unwrap_or_default();
+    let scan = Scan::Reactions { slot, tenant, conversation: conversation.clone(), target, user: None };
+    let reaction = |(key, row): (Key, Row)| match (&key.scope, row) {
+        (Scope::Tenant(_, Item::Reaction(_, _, user, emoji)), Row::Reaction(seq)) => {
+            Ok((user.clone(), emoji.clone(), seq))
+        }
+        _ => Err(Fatal::broken(&key, "a row of another kind")),
+    };
+    let rows = view.scan(&scan, limits::READ_ROWS_MAX as usize)?;
+    let reactions = rows.into_iter().map(reaction).collect::<Result<_, _>>()?;
+    let pinned = view.pin_row(slot, tenant, conversation, target)?;
+    Ok(Amendments { edits: row.edits, recalled: row.recalled, reactions, pinned })
+}
+
+fn pins(
+    view: &impl Reader,
+    slot: SlotId,
+    tenant: TenantId,
+    conversation: &ConversationId,
+) -> Result<Vec<(Seq, Seq)>, Fatal> {
+    let scan = Scan::Pins { slot, tenant, conversation: conversation.clone() };
+    let pin = |(key, row): (Key, Row)| match (&key.scope, row) {
+        (Scope::Tenant(_, Item::Pin(_, target)), Row::Pin(seq)) => Ok((*target, seq)),
+        _ => Err(Fatal::broken(&key, "a row of another kind")),
+    };
+    view.scan(&scan, limits::PINS_MAX as usize)?.into_iter().map(pin).collect()
 }
 
 /// Messages that one scan of a bounded read takes.

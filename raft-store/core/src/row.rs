@@ -4,7 +4,7 @@
 //! kind under a key knows that the store is broken.
 
 use serde::{Deserialize, Serialize};
-use seriatim_proto::command::{DeliveryRecord, SlotRange};
+use seriatim_proto::command::{DeliveryRecord, ReadUpto, SlotRange};
 use seriatim_proto::ids::{
     BodyHash, Chain, ClusterId, Epoch, Generation, GroupId, LeaseId, NodeId, ReplicaId, Seq, SlotId, StoreId,
 };
@@ -54,12 +54,42 @@ pub enum Row {
     Move(MoveRecord),
     /// under `GroupItem::Standing`
     Standing(StandingRow),
+    /// under `Item::Amended`
+    Amended(AmendedRow),
+    /// under `Item::Pin`: the entry that pinned the message
+    Pin(Seq),
+    /// under `Item::Reaction`: the entry that set it
+    Reaction(Seq),
+    /// under `Item::Mark`
+    Mark(MarkRow),
+    /// under `Item::Reading`
+    Reading(u64),
     /// under `GroupItem::Rotten`
     Rotten(RotRecord),
     /// under `GroupItem::Domain`
     Domain(String),
     /// under `GroupItem::Voters`
     Voters(u32),
+}
+
+/// What a user says about a conversation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct MarkRow {
+    /// how far it is read. Invariant: I11: only rises
+    pub read: Option<ReadUpto>,
+    /// he does not want to be disturbed by it
+    pub muted: bool,
+    /// he does not want to see it
+    pub archived: bool,
+}
+
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Debug, Default)]
+pub struct AmendedRow {
+    /// its edits, rising, at most `limits::EDITS_MAX`
+    pub edits: Vec<Seq>,
+    /// the entry that recalled it: there is one at most, and nothing comes behind it
+    pub recalled: Option<Seq>,
 }
 
 /// How a store stands, beside its record. A store of `Init` has none until it is drained.
@@ -162,7 +192,7 @@ pub enum DedupeRow {
     Committed {
         /// its place
         seq: Seq,
-        /// `H(salt, body)`
+        /// `H(salt, body)`; of an amendment, its identity (`seriatim_proto::command::identity`)
         body_hash: BodyHash,
     },
     /// Its sender cancelled it: it will never be.

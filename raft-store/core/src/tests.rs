@@ -1,10 +1,12 @@
 //! Tests of apply and read through their public doors only, on a [`MemoryView`].
 
+mod amend;
 mod append;
 mod cancel;
 mod claim;
 mod cursor;
 mod deliver;
+mod mark;
 mod membership;
 mod meta;
 mod model;

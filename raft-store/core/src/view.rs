@@ -6,11 +6,15 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use seriatim_proto::ids::{ConversationId, GroupId, LeaseId, LogIndex, MessageId, Owner, SlotId, TenantId, UserId};
+use seriatim_proto::ids::{
+    ConversationId, GroupId, LeaseId, LogIndex, MessageId, Owner, Seq, SlotId, TenantId, UserId,
+};
+use seriatim_proto::store::{InboxEntry, StoredMessage};
 
 use crate::key::{GroupItem, Item, Key, Scan};
 use crate::row::{
-    ClusterRow, ConversationRow, DedupeRow, LastRow, LeaseRow, MemberRow, NamespaceRow, OwnedRow, Row, SlotRow,
+    AmendedRow, ClusterRow, ConversationRow, DedupeRow, LastRow, LeaseRow, MarkRow, MemberRow, NamespaceRow, OwnedRow,
+    Row, SlotRow,
 };
 
 /// Why the process must stop. Never a verdict on input, never replied.
@@ -120,6 +124,24 @@ typed! {
     /// what became of a message id
     dedupe_row(slot: SlotId, tenant: TenantId, conversation: &ConversationId, sender: &UserId, id: MessageId) -> Dedupe(DedupeRow)
         at Key::tenant(slot, tenant, Item::Dedupe(conversation.clone(), sender.clone(), id));
+    /// an entry of a conversation
+    message_row(slot: SlotId, tenant: TenantId, conversation: &ConversationId, seq: Seq) -> Message(StoredMessage)
+        at Key::tenant(slot, tenant, Item::Message(conversation.clone(), seq));
+    /// what became of a message
+    amended_row(slot: SlotId, tenant: TenantId, conversation: &ConversationId, target: Seq) -> Amended(AmendedRow)
+        at Key::tenant(slot, tenant, Item::Amended(conversation.clone(), target));
+    /// an entry of an inbox
+    inbox_entry_row(slot: SlotId, tenant: TenantId, user: &UserId, seq: Seq) -> Inbox(InboxEntry)
+        at Key::tenant(slot, tenant, Item::Inbox(user.clone(), seq));
+    /// what a user says about a conversation
+    mark_row(slot: SlotId, tenant: TenantId, user: &UserId, conversation: &ConversationId) -> Mark(MarkRow)
+        at Key::tenant(slot, tenant, Item::Mark(user.clone(), conversation.clone()));
+    /// how many messages a user has read
+    reading_row(slot: SlotId, tenant: TenantId, user: &UserId) -> Reading(u64)
+        at Key::tenant(slot, tenant, Item::Reading(user.clone()));
+    /// the entry that pinned a message
+    pin_row(slot: SlotId, tenant: TenantId, conversation: &ConversationId, target: Seq) -> Pin(Seq)
+        at Key::tenant(slot, tenant, Item::Pin(conversation.clone(), target));
     /// `last` of a conversation in an inbox
     last_row(slot: SlotId, tenant: TenantId, user: &UserId, conversation: &ConversationId) -> Last(LastRow)
         at Key::tenant(slot, tenant, Item::Last(user.clone(), conversation.clone()));

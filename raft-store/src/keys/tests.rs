@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use seriatim_proto::codec;
-use seriatim_proto::command::{DeliveryRecord, EntryRef, Kind, SlotRange};
+use seriatim_proto::command::{DeliveryRecord, EntryRef, Kind, ReadUpto, SlotRange};
 use seriatim_proto::ids::{BodyHash, Chain, ClusterId, Epoch, ReplicaId};
 use seriatim_proto::meta::{
     GroupRecord, MoveRecord, NodeKind, NodeRecord, ReplicaRecord, RotRecord, StoreRecord, StoreToken,
@@ -55,6 +55,14 @@ fn keys_have_their_golden_bytes() {
         (
             tenant_key(Item::Member(group(), SlotId(9), user("al"))),
             "0102000000037067111111111111111111111111111111110009616c00",
+        ),
+        (tenant_key(Item::Amended(direct(), seq(258))), "0102000000036564616c00626f000000000000000102"),
+        (tenant_key(Item::Mark(user("al"), direct())), "0102000000036b616c0064616c00626f00"),
+        (tenant_key(Item::Reading(user("al"))), "0102000000036f616c00"),
+        (tenant_key(Item::Pin(direct(), seq(258))), "0102000000037164616c00626f000000000000000102"),
+        (
+            tenant_key(Item::Reaction(direct(), seq(258), user("al"), Emoji::new("+").unwrap())),
+            "0102000000037264616c00626f000000000000000102616c002b00",
         ),
         (Key::holder(SlotId(0x0102)), "0102ffffffff73"),
         (Key::pending(SlotId(0x0102), TenantId(3), direct()), "0102ffffffff750000000364616c00626f00"),
@@ -186,8 +194,9 @@ fn rows_have_their_golden_bytes() {
                 chain,
                 conversation: direct(),
                 entry: entry.clone(),
+                messages: 300,
             }),
-            format!("0106050001{cc}0002616c02626f{entry_hex}"),
+            format!("0106050001{cc}0002616c02626f{entry_hex}ac02"),
         ),
         (Row::Last(LastRow { last: seq(2), inbox_seq: Some(seq(5)), messages: 1 }), "010702010501".to_owned()),
         (
@@ -198,8 +207,9 @@ fn rows_have_their_golden_bytes() {
                 chain,
                 salt: Bytes::from_static(b"s"),
                 body: Bytes::from_static(b"hi"),
+                erased: false,
             }),
-            format!("0108{entry_hex}010101{cc}0173026869"),
+            format!("0108{entry_hex}010101{cc}017302686900"),
         ),
         (Row::Member(MemberRow { stays: vec![(seq(1), Some(seq(2))), (seq(3), None)] }), "0109020101020300".to_owned()),
         (
@@ -235,15 +245,30 @@ fn rows_have_their_golden_bytes() {
             "0112040101 02000007".to_owned(),
         ),
         (Row::Standing(StandingRow { token: Some(StoreToken([0xcc; 16])), draining: true }), format!("011301{cc}01")),
-        (Row::Domain("r1".to_owned()), "0115027231".to_owned()),
-        (Row::Voters(5), "011605".to_owned()),
+        (
+            Row::Amended(AmendedRow { edits: vec![seq(3), seq(300)], recalled: Some(seq(301)) }),
+            "01140203ac0201ad02".to_owned(),
+        ),
+        (Row::Pin(seq(300)), "0115ac02".to_owned()),
+        (
+            Row::Mark(MarkRow {
+                read: Some(ReadUpto { inbox_seq: seq(5), seq: seq(2), messages: 300 }),
+                muted: true,
+                archived: false,
+            }),
+            "0117010502ac020100".to_owned(),
+        ),
+        (Row::Reading(300), "0118ac02".to_owned()),
+        (Row::Reaction(seq(300)), "0116ac02".to_owned()),
+        (Row::Domain("r1".to_owned()), "011a027231".to_owned()),
+        (Row::Voters(5), "011b05".to_owned()),
         (
             Row::Rotten(RotRecord {
                 group: GroupId(4),
                 replica: ReplicaRecord { id: ReplicaId(7), store: StoreId(2) },
                 what: "no".to_owned(),
             }),
-            "011404070202".to_owned() + "6e6f",
+            "011904070202".to_owned() + "6e6f",
         ),
     ];
     for (row, golden) in cases {
@@ -291,6 +316,16 @@ fn any_item() -> impl Strategy<Value = Item> {
         (any_user(), any_conversation()).prop_map(|(user, conversation)| Item::Last(user, conversation)),
         (any_conversation(), any_seq()).prop_map(|(conversation, seq)| Item::Message(conversation, seq)),
         (any_conversation(), 0..300u16, any_user()).prop_map(|(c, slot, user)| Item::Member(c, SlotId(slot), user)),
+        (any_conversation(), any_seq()).prop_map(|(conversation, seq)| Item::Amended(conversation, seq)),
+        (any_conversation(), any_seq()).prop_map(|(conversation, seq)| Item::Pin(conversation, seq)),
+        (any_user(), any_conversation()).prop_map(|(user, conversation)| Item::Mark(user, conversation)),
+        any_user().prop_map(Item::Reading),
+        (any_conversation(), any_seq(), any_user(), any_name()).prop_map(|(c, seq, user, emoji)| Item::Reaction(
+            c,
+            seq,
+            user,
+            Emoji::new(&emoji).unwrap()
+        )),
     ]
 }
 fn any_key() -> impl Strategy<Value = Key> {

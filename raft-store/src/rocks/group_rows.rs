@@ -67,7 +67,15 @@ fn is_hot(key: &Key) -> bool {
     match &key.scope {
         Scope::Tenant(_, item) => match item {
             Item::Namespace(_) | Item::Last(..) | Item::Member(..) => true,
-            Item::Cursor(..) | Item::Dedupe(..) | Item::Inbox(..) | Item::Message(..) => false,
+            Item::Cursor(..)
+            | Item::Dedupe(..)
+            | Item::Amended(..)
+            | Item::Inbox(..)
+            | Item::Mark(..)
+            | Item::Message(..)
+            | Item::Reading(..)
+            | Item::Pin(..)
+            | Item::Reaction(..) => false,
         },
         Scope::Slot(SlotItem::Holder) => true,
         Scope::Slot(SlotItem::Pending(..)) => false,

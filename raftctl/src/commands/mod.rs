@@ -1,6 +1,7 @@
 //! Commands: one file per noun; here only the match.
 
 mod alarm;
+mod amend;
 mod auth;
 mod check;
 mod cluster;
@@ -21,7 +22,7 @@ mod verify;
 use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 
-use crate::cli::{Alarm, Auth, Check, Cli, Cluster, Counter, Group, Msg, Node, Raft, Tenant, User};
+use crate::cli::{Alarm, Auth, Check, Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -80,6 +81,13 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Auth(Auth::Mint { user, scopes, life }) => auth::mint(&target()?, &user, &scopes, life),
         Group::Msg(Msg::Status(of)) => msg::status(&target()?, &of).await,
         Group::Msg(Msg::Cancel(of)) => msg::cancel(&target()?, &of).await,
+        Group::Msg(Msg::Show(of)) => amend::show(&target()?, &of).await,
+        Group::Msg(Msg::Edit { of, text }) => amend::edit(&target()?, &of, &text).await,
+        Group::Msg(Msg::Recall(of)) => amend::recall(&target()?, &of).await,
+        Group::Msg(Msg::React { of, emoji, unset }) => amend::react(&target()?, &of, &emoji, unset).await,
+        Group::Msg(Msg::Pin { of, unset }) => amend::pin(&target()?, &of, unset).await,
+        Group::Conversation(Conversation::Show(route)) => amend::conversation(&target()?, &route).await,
+        Group::Conversation(Conversation::Ls { user }) => amend::conversations(&target()?, user.as_deref()).await,
         Group::Send(send) => send::send(&target()?, &send).await,
         Group::Playground(verb) => playground::run(globals, verb).await,
         Group::Help { topic } => help(&topic),

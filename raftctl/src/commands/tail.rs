@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use seriatim_client::{Entry, EntryBody, Kind};
-use seriatim_proto::ids::Seq;
+use seriatim_proto::ids::{Emoji, Seq};
 
 use super::user::{nothing_arrived, user_id};
 use crate::cli::Format;
@@ -101,7 +101,10 @@ fn item(entry: &Entry, device: &Device) -> Value {
         "ordinal": number(entry.ordinal),
         "conversation": entry.conversation.id_for(&device.user).to_string(),
         "conversationSeq": number(entry.conversation_seq.get()),
-        "kind": kind(entry.kind),
+        "kind": entry.kind.name(),
+        "target": entry.kind.target().map(|target| number(target.get())),
+        "emoji": entry.emoji.as_ref().map(Emoji::as_str),
+        "unset": entry.unset,
         "sender": entry.sender.as_str(),
         "messageId": entry.message_id.to_string(),
         "atMs": number(entry.at_ms),
@@ -112,27 +115,34 @@ fn item(entry: &Entry, device: &Device) -> Value {
     })
 }
 
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Message => "message",
-        Kind::Create => "create",
-        Kind::Members => "members",
-    }
-}
-
 /// What an entry says, on one line and without control characters.
 fn what(entry: &Entry) -> String {
     let names =
         |users: &[seriatim_proto::ids::UserId]| users.iter().map(|user| user.as_str()).collect::<Vec<_>>().join(", ");
-    match (entry.kind, &entry.body) {
-        (Kind::Message, EntryBody::Here { body, .. }) => {
+    let text = || match &entry.body {
+        EntryBody::Here { body, .. } => {
             String::from_utf8_lossy(body).chars().map(|one| if one.is_control() { ' ' } else { one }).collect()
         }
-        (Kind::Message, EntryBody::Erased) => "(erased)".to_owned(),
-        (Kind::Message, EntryBody::Trimmed) => "(trimmed)".to_owned(),
-        (Kind::Message, EntryBody::Unavailable) => "(unavailable)".to_owned(),
+        EntryBody::Erased => "(erased)".to_owned(),
+        EntryBody::Trimmed => "(trimmed)".to_owned(),
+        EntryBody::Unavailable => "(unavailable)".to_owned(),
+    };
+    let emoji = || entry.emoji.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
+    match (entry.kind, entry.unset) {
+        (Kind::Message, _) => text(),
         (Kind::Create, _) => format!("(created, with {})", names(&entry.added)),
         (Kind::Members, _) => format!("(joined: {}; left: {})", names(&entry.added), names(&entry.removed)),
+        (Kind::Edit { target }, _) => format!("(edited {target}: {})", text()),
+        (Kind::Recall { target }, _) => format!("(recalled {target})"),
+        (Kind::Reaction { target }, false) => format!("({} to {target})", emoji()),
+        (Kind::Reaction { target }, true) => format!("({} to {target} taken back)", emoji()),
+        (Kind::Pin { target }, false) => format!("(pinned {target})"),
+        (Kind::Read, _) => format!("(read up to {})", entry.conversation_seq),
+        (Kind::Mute { on: true }, _) => "(muted)".to_owned(),
+        (Kind::Mute { on: false }, _) => "(not muted any more)".to_owned(),
+        (Kind::Archive { on: true }, _) => "(archived)".to_owned(),
+        (Kind::Archive { on: false }, _) => "(not archived any more)".to_owned(),
+        (Kind::Pin { target }, true) => format!("(unpinned {target})"),
     }
 }
 

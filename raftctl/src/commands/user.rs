@@ -44,15 +44,22 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         Read::Namespace(Namespace::inbox(target.tenant, user.clone())),
         Read::Cursors { tenant: target.tenant, user: user.clone() },
         Read::Holder(slot),
+        Read::List { tenant: target.tenant, user: user.clone(), after: None, limit: 0 },
     ];
     let outcomes = store::read_at_leader(stores, group, &reads, target.timeout).await?;
-    let [ReadOutcome::Namespace(inbox), ReadOutcome::Cursors(devices), ReadOutcome::Holder(holder)] = &outcomes[..]
+    let [
+        ReadOutcome::Namespace(inbox),
+        ReadOutcome::Cursors(devices),
+        ReadOutcome::Holder(holder),
+        ReadOutcome::List { read, .. },
+    ] = &outcomes[..]
     else {
         return Err(Failure::internal(format!("group {group} answered something else than was asked")));
     };
     let Some(inbox) = inbox else {
         return Err(nothing_arrived(target, &user));
     };
+    let unread = inbox.ordinal.saturating_sub(*read);
     let mut list = List::new("User", &["what", "value"]);
     let rows = [
         ("user", user.to_string()),
@@ -65,6 +72,7 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         ("ceiling", inbox.ceiling.to_string()),
         ("last seq", dash(inbox.last_seq)),
         ("messages", inbox.ordinal.to_string()),
+        ("unread", unread.to_string()),
         ("chain", inbox.chain.to_string()),
     ];
     list.rows.extend(rows.into_iter().map(|(what, value)| vec![what.to_owned(), value]));
@@ -83,6 +91,7 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         "ceiling": number(inbox.ceiling.get()),
         "lastSeq": maybe_number(inbox.last_seq.map(|seq| seq.get())),
         "messages": number(inbox.ordinal),
+        "unread": number(unread),
         "chain": inbox.chain.to_string(),
         "devices": devices.iter().map(|(device, cursor)| json!({"device": device.as_str(), "cursor": number(cursor.get())})).collect::<Vec<_>>(),
     }));

@@ -136,6 +136,8 @@ const overWebSocket = async ({ url }, onframe) => {
   };
 };
 
+const string = (value) => new TextDecoder().decode(value);
+
 const session = async (way, options) => {
   const waiting = new Map();
   const entries = [];
@@ -144,7 +146,7 @@ const session = async (way, options) => {
   const connection = await { webtransport: overWebTransport, websocket: overWebSocket }[way](options, (frame, isInbox) => {
     if (isInbox) {
       for (const deliver of frame[14] ?? []) for (const entry of decode(deliver)[1] ?? []) entries.push(decode(entry));
-      if (entries.length) delivered();
+      if (entries.some((entry) => string(entry[13][0]) === options.body)) delivered();
     } else {
       waiting.get(Number(frame[1]?.[0] ?? 0n))?.(frame);
     }
@@ -154,7 +156,6 @@ const session = async (way, options) => {
     await connection.send(stream, concat(number(1, id), bytes(field, body)), end);
     return Promise.race([answer, connection.closed.then((code) => ({ closed: code }))]);
   };
-  const string = (value) => new TextDecoder().decode(value);
   const hello = await ask(0, 1, 10, concat(bytes(5, text(options.token)), bytes(6, text(way))));
   if (!hello[10]) return { protocol: connection.protocol, closed: await connection.closed };
   const welcome = decode(hello[10][0]);

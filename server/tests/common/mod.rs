@@ -221,10 +221,20 @@ fn spawn(folder: &Path, arguments: &[String]) -> (Child, ChildStdin) {
     (child, stdin)
 }
 
-/// Sends a signal to a process of this test.
+/// Sends a signal to a process of this test. Behind a `STOP` none of its threads runs any more.
 pub fn signal(pid: u32, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(process, signal).unwrap();
+    if signal == rustix::process::Signal::STOP {
+        // One thread takes the signal and stops the others: on a busy machine they work on for a while.
+        wait_until("all threads are stopped", || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat"))).all(|stat| {
+                // A thread that has ended meanwhile does not run either.
+                stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+            })
+        });
+    }
 }
 
 /// Waits on a condition, with a deadline.

@@ -1,8 +1,8 @@
 """Requests: what was asked and not yet answered, and what to do with each refusal. No I/O, no clock of its own.
 
 A request keeps its frame and is sent again as it is, after a lost connection and after a refusal that allows it.
-Sends of one conversation that are under way at the same time name their predecessor (`follows`), so that a retry of
-one cannot be overtaken by the next.
+Sends and amendments of one conversation that are under way at the same time name their predecessor (`follows`), so that
+a retry of one cannot be overtaken by the next.
 
 ::
 
@@ -26,9 +26,9 @@ from seriatim.v1 import client_pb2 as pb
 
 PAUSE_MIN = 0.020
 PAUSE_MAX = 1.0
-_WRITES = frozenset(("send", "cancel_send", "create_group", "change_members", "next"))
+_WRITES = frozenset(("send", "amend", "cancel_send", "create_group", "change_members", "next"))
 """Requests of which it matters whether an attempt happened."""
-_HEAVY = frozenset(("sync", "history"))
+_HEAVY = frozenset(("sync", "history", "list"))
 _HEAVY_WEIGHT = 32
 
 
@@ -47,6 +47,11 @@ class _State(enum.Enum):
     PARKED = enum.auto()
 
 
+def _send_of(frame: pb.ClientFrame) -> pb.Send | pb.Amend:
+    """What has a place among the sends of its conversation."""
+    return frame.amend if frame.WhichOneof("body") == "amend" else frame.send
+
+
 Settled = Callable[[pb.ServerFrame | RequestError], None]
 
 
@@ -57,7 +62,7 @@ class Request:
     way: Way
     frame: pb.ClientFrame
     conversation: Conversation | None
-    """of a send"""
+    """of a send or an amendment"""
     deadline: float
     settled: Settled
     due: float
@@ -109,13 +114,14 @@ class Requests:
         settled: Settled,
         conversation: Conversation | None = None,
     ) -> None:
-        """Takes a request. `conversation`: of a send."""
+        """Takes a request. `conversation`: of a send or an amendment."""
         frame.request_id = self.new_id()
         if conversation is not None:
+            send = _send_of(frame)
             last = self._last_sends.get(conversation)
-            self._last_sends[conversation] = frame.send.message_id
-            if last is not None and not frame.send.follows and last != frame.send.message_id:
-                frame.send.follows = last
+            self._last_sends[conversation] = send.message_id
+            if last is not None and not send.follows and last != send.message_id:
+                send.follows = last
         request = Request(way, frame, conversation, deadline, settled, due=deadline, size=frame.ByteSize())
         self._requests[request.id] = request
         self._ready.add(request.id)
@@ -218,12 +224,12 @@ class Requests:
 
     def _follows_open(self, request: Request) -> bool:
         """Is the send that this one follows still open here?"""
-        follows = request.frame.send.follows
+        follows = _send_of(request.frame).follows
         return bool(follows) and self._is_open(follows)
 
     def _is_open(self, message_id: bytes) -> bool:
         sends = (other for other in self._requests.values() if other.conversation is not None)
-        return any(other.frame.send.message_id == message_id for other in sends)
+        return any(_send_of(other.frame).message_id == message_id for other in sends)
 
     def _pause(self, now: float, request: Request, refusal: Refusal, uncertain: bool) -> None:
         pause: float = min(PAUSE_MIN * 2 ** min(request.attempts - 1, 8), PAUSE_MAX) * self.rng.uniform(0.5, 1.0)
@@ -242,10 +248,10 @@ class Requests:
         del self._requests[request.id]
         self._ready.discard(request.id)
         if request.conversation is not None:
-            self._settle_place(request.conversation, request.frame.send, isinstance(end, Rejected))
+            self._settle_place(request.conversation, _send_of(request.frame), isinstance(end, Rejected))
         request.settled(end)
 
-    def _settle_place(self, conversation: Conversation, gone: pb.Send, rejected: bool) -> None:
+    def _settle_place(self, conversation: Conversation, gone: pb.Send | pb.Amend, rejected: bool) -> None:
         """A send is settled: those behind it go on. If it was rejected, they follow the one that it followed; if it is
         unknown, it may still come, and they keep their place behind it."""
         if self._is_open(gone.message_id):
@@ -255,10 +261,10 @@ class Requests:
             if rejected and gone.follows and self._is_open(gone.follows):
                 self._last_sends[conversation] = gone.follows
         for request in self._requests.values():
-            if request.conversation is None or request.frame.send.follows != gone.message_id:
+            if request.conversation is None or _send_of(request.frame).follows != gone.message_id:
                 continue
             if rejected:
-                request.frame.send.follows = gone.follows
+                _send_of(request.frame).follows = gone.follows
             if request.state is _State.PARKED:
                 request.state = _State.READY
                 self._ready.add(request.id)

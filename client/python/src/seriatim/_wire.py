@@ -223,8 +223,6 @@ class Wire(QuicConnectionProtocol):
     def datagram_received(self, data: bytes | str, addr: Any) -> None:
         if self._ended is not None:
             return
-        self._received_at = self._loop.time()
-        self._asked_at = None
         super().datagram_received(data, addr)
         if self._listener is not None:
             self._listener.handle_read()
@@ -236,6 +234,10 @@ class Wire(QuicConnectionProtocol):
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if self._ended is not None:
             return
+        # Only what could be decrypted is a sign of life: a gateway that was started anew answers the packets of its
+        # predecessor's connections too, with resets that mean nothing to us.
+        self._received_at = self._loop.time()
+        self._asked_at = None
         match event:
             case events.HandshakeCompleted():
                 if event.alpn_protocol != ALPN:

@@ -17,13 +17,21 @@ from seriatim._wire import Address, Trust
 from seriatim.cursors import CursorStore
 from seriatim.entry import (
     MESSAGE_BYTES_MAX,
+    Act,
+    AmendRequest,
     Committed,
     Conversation,
+    Edit,
     Group,
     HistoryPage,
     Identity,
+    Listed,
+    ListPage,
     Numbers,
     Peer,
+    Pin,
+    React,
+    Recall,
     SendRequest,
     SendStatus,
     StatusPage,
@@ -136,10 +144,10 @@ class Connecting:
 
 
 class Ticket:
-    """A send that is under way. Waiting for it gives `Committed`, or raises `Rejected` or `OutcomeUnknown`; it may be
-    waited for again."""
+    """A send or an amendment that is under way. Waiting for it gives `Committed`, or raises `Rejected` or
+    `OutcomeUnknown`; it may be waited for again."""
 
-    def __init__(self, future: asyncio.Future[Committed], request: SendRequest) -> None:
+    def __init__(self, future: asyncio.Future[Committed], request: SendRequest | AmendRequest) -> None:
         self._future = future
         self.request = request
         """what was sent: may be sent again after an unknown outcome"""
@@ -219,10 +227,7 @@ class Client:
     async def submit(self, request: SendRequest) -> Ticket:
         """Puts a message on its way and does not wait for its end. Messages submitted one after another to the same
         conversation take their places in this order. Waits while 256 requests are open."""
-        bytes_max = self._pilot.limits.message_bytes or MESSAGE_BYTES_MAX
-        if len(request.body) > bytes_max:
-            text = f"a body of {len(request.body)} bytes, at most {bytes_max} are allowed"
-            raise Rejected(Refusal.of(Code.MESSAGE_TOO_LARGE, text))
+        self._check_body(request.body)
         send = pb.Send(
             message_id=request.message_id,
             conversation=conversation_to_wire(request.to),
@@ -232,12 +237,49 @@ class Client:
             follows=request.follows or b"",
         )
 
-        def take(frame: pb.ServerFrame) -> Committed:
-            committed = _committed(frame)
-            self._pilot.saw(request.to, committed.seq)
-            return committed
+        return await self._submit(pb.ClientFrame(send=send), request)
 
-        return Ticket(await self._ask(Way.LANE, pb.ClientFrame(send=send), take, request.to), request)
+    # ---- amending ----
+
+    def prepare_amendment(self, to: Conversation | str, target: int, act: Act) -> AmendRequest:
+        """A new amendment that names what this client has seen of the conversation: what is needed to send it again
+        much later. `target`: the message's `conversation_seq`."""
+        conversation = _conversation(to)
+        return AmendRequest(conversation, target, act, known=self._pilot.known(conversation))
+
+    async def submit_amendment(self, request: AmendRequest) -> Ticket:
+        """Puts an amendment on its way, in the order of the messages and amendments submitted to the conversation.
+
+        Rejected with `NOT_FOUND` if the target is no message that this user was given, `NOT_AUTHOR` if another one
+        wrote what is to be edited or recalled, `RECALLED`, `TOO_LATE` beyond the tenant's time for it, and
+        `AMENDMENTS_TOO_MANY`.
+        """
+        if isinstance(request.act, Edit):
+            self._check_body(request.act.body)
+        return await self._submit(pb.ClientFrame(amend=request.to_wire()), request)
+
+    async def amend(self, to: Conversation | str, target: int, act: Act) -> Committed:
+        """Sends a new amendment, retrying under one message id. Rejected as `submit_amendment` is."""
+        return await (await self.submit_amendment(self.prepare_amendment(to, target, act)))
+
+    async def edit(self, to: Conversation | str, target: int, body: bytes | str) -> Committed:
+        """Gives a message of this user's own another body. The last edit in the conversation's order holds."""
+        return await self.amend(to, target, Edit(body.encode() if isinstance(body, str) else bytes(body)))
+
+    async def recall(self, to: Conversation | str, target: int) -> Committed:
+        """Recalls a message of this user's own: its body and those of its edits are erased, for everybody and for
+        good."""
+        return await self.amend(to, target, Recall())
+
+    async def react(self, to: Conversation | str, target: int, emoji: str, *, unset: bool = False) -> Committed:
+        """Sets a reaction of this user to a message, or takes it back. Again, it changes nothing."""
+        return await self.amend(to, target, React(emoji, unset))
+
+    async def pin(self, to: Conversation | str, target: int, *, unset: bool = False) -> Committed:
+        """Pins a message for all members, or unpins it."""
+        return await self.amend(to, target, Pin(unset))
+
+    # ---- what became of it ----
 
     async def query_send(self, to: Conversation | str, message_id: bytes, known: int | None = None) -> SendStatus:
         """What became of a send."""
@@ -337,6 +379,34 @@ class Client:
         self._pilot.saw_all(page.entries)
         return page
 
+    # ---- marks ----
+
+    async def mark_read(self, conversation: Conversation | str, upto: int) -> Listed:
+        """Says for all devices of the user that everything of a conversation up to this entry of the inbox is read. A
+        mark only rises: a lower one changes nothing. Messages of one's own count as unread until they are marked, too.
+        Rejected with `NOT_FOUND` if the conversation brought no such entry."""
+        return await self._mark(conversation, pb.Mark(read_upto=check_seq(upto)))
+
+    async def mute(self, conversation: Conversation | str, on: bool = True) -> Listed:
+        """Says for all devices of the user whether he wants to be disturbed by a conversation. Rejected with
+        `NOT_FOUND` if he has no such conversation."""
+        return await self._mark(conversation, pb.Mark(muted=on))
+
+    async def archive(self, conversation: Conversation | str, on: bool = True) -> Listed:
+        """Says for all devices of the user whether he wants to see a conversation. Rejected with `NOT_FOUND` if he has
+        no such conversation."""
+        return await self._mark(conversation, pb.Mark(archived=on))
+
+    async def list_conversations(self, after: Conversation | str | None = None, *, limit: int = 0) -> ListPage:
+        """A page of the user's conversations behind `after`, with what is not read of each and of all; `limit` 0 takes
+        the gateway's."""
+        place = None if after is None else conversation_to_wire(_conversation(after))
+
+        def take(frame: pb.ServerFrame) -> ListPage:
+            return ListPage.from_wire(_body(frame, "list_page").list_page)
+
+        return await (await self._ask(Way.CALL, pb.ClientFrame(list=pb.List(after=place, limit=limit)), take))
+
     async def status(self) -> StatusPage:
         """Where the inbox and its devices stand."""
 
@@ -377,6 +447,28 @@ class Client:
         return await (await self._ask(Way.LANE, pb.ClientFrame(current=asked), take))
 
     # ---- steps ----
+
+    def _check_body(self, body: bytes) -> None:
+        bytes_max = self._pilot.limits.message_bytes or MESSAGE_BYTES_MAX
+        if len(body) > bytes_max:
+            text = f"a body of {len(body)} bytes, at most {bytes_max} are allowed"
+            raise Rejected(Refusal.of(Code.MESSAGE_TOO_LARGE, text))
+
+    async def _submit(self, frame: pb.ClientFrame, request: SendRequest | AmendRequest) -> Ticket:
+        def take(answer: pb.ServerFrame) -> Committed:
+            committed = _committed(answer)
+            self._pilot.saw(request.to, committed.seq)
+            return committed
+
+        return Ticket(await self._ask(Way.LANE, frame, take, request.to), request)
+
+    async def _mark(self, conversation: Conversation | str, mark: pb.Mark) -> Listed:
+        mark.conversation.CopyFrom(conversation_to_wire(_conversation(conversation)))
+
+        def take(frame: pb.ServerFrame) -> Listed:
+            return Listed.from_wire(_body(frame, "marked").marked.now)
+
+        return await (await self._ask(Way.LANE, pb.ClientFrame(mark=mark), take))
 
     async def _ask(
         self,

@@ -27,7 +27,8 @@ ZERO_CHAIN = bytes(ID_BYTES)
 
 
 def check_name(name: str) -> str:
-    """A name of a user, a device or a counter: 1 to 64 bytes, no control characters. `ValueError` for others."""
+    """A name of a user, a device or a counter, or a reaction's emoji: 1 to 64 bytes, no control characters.
+    `ValueError` for others."""
     if not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
         raise ValueError(f"a name has 1 to {NAME_BYTES_MAX} bytes: {name!r}")
     if any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in name):
@@ -92,6 +93,26 @@ class Kind(enum.IntEnum):
     MESSAGE = 0
     CREATE = 1
     MEMBERS = 2
+    EDIT = 3
+    """another body for an earlier message, its `target`"""
+    RECALL = 4
+    """the bodies of the target and of its edits are erased"""
+    REACTION = 5
+    PIN = 6
+    READ = 7
+    """a mark of the user's own, in no other inbox: everything up to `conversation_seq` is read"""
+    MUTE = 8
+    ARCHIVE = 9
+
+    @property
+    def is_amendment(self) -> bool:
+        """Is it about an earlier message?"""
+        return Kind.EDIT <= self <= Kind.PIN
+
+    @property
+    def is_mark(self) -> bool:
+        """Does it come from the user himself, and from no conversation?"""
+        return self >= Kind.READ
 
 
 class BodyState(enum.Enum):
@@ -118,7 +139,7 @@ class SendState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A message, a group or a change of members is durable."""
+    """A message, an amendment, a group or a change of members is durable."""
 
     seq: int
     """place in the conversation"""
@@ -191,6 +212,100 @@ class SendRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """Another body for a message of one's own."""
+
+    body: bytes = field(repr=False)
+    """opaque, at most 64 KiB"""
+    salt: bytes = field(default_factory=lambda: os.urandom(ID_BYTES), repr=False)
+    """of the body's hash, at most 32 bytes"""
+
+    def __post_init__(self) -> None:
+        if len(self.salt) > SALT_BYTES_MAX:
+            raise ValueError(f"a salt of {len(self.salt)} bytes, at most {SALT_BYTES_MAX} are allowed")
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The end of a message of one's own: its body and those of its edits are erased, for everybody and for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class React:
+    """A reaction of this user."""
+
+    emoji: str
+    """1 to 64 bytes"""
+    unset: bool = False
+    """take it back"""
+
+    def __post_init__(self) -> None:
+        check_name(self.emoji)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A pin for all members."""
+
+    unset: bool = False
+    """take it away, whoever pinned"""
+
+
+Act: TypeAlias = Edit | Recall | React | Pin
+"""What may be done about an earlier message."""
+
+
+@dataclass(frozen=True, slots=True)
+class AmendRequest:
+    """An amendment to send: an entry about an earlier message. The same value may be sent again after an unknown
+    outcome; `Client.query_send` and `Client.cancel_send` know its message id too.
+
+    `ValueError` for an id or a seq out of its range.
+    """
+
+    to: Conversation
+    target: int
+    """the message's `conversation_seq`"""
+    act: Act
+    message_id: bytes = field(default_factory=new_message_id)
+    """idempotency key, 16 bytes"""
+    follows: bytes | None = None
+    """as in `SendRequest`"""
+    known: int | None = None
+    """as in `SendRequest`; see `Client.prepare_amendment`"""
+
+    def __post_init__(self) -> None:
+        check_seq(self.target)
+        check_id(self.message_id)
+        if self.follows is not None:
+            check_id(self.follows)
+        if self.known is not None:
+            check_seq(self.known)
+
+    def to_wire(self) -> pb.Amend:
+        """Its frame."""
+        amend = pb.Amend(
+            message_id=self.message_id,
+            conversation=conversation_to_wire(self.to),
+            target=self.target,
+            known=self.known or 0,
+            follows=self.follows or b"",
+        )
+        match self.act:
+            case Edit(body, salt):
+                amend.edit.CopyFrom(pb.Edit(salt=salt, body=body))
+                amend.edit.SetInParent()
+            case Recall():
+                amend.recall.SetInParent()
+            case React(emoji, unset):
+                amend.react.CopyFrom(pb.React(emoji=emoji, unset=unset))
+            case Pin(unset):
+                amend.pin.CopyFrom(pb.Pin(unset=unset))
+                amend.pin.SetInParent()
+        return amend
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An entry of the inbox, or of a conversation (`HistoryPage`: then it has no place in the inbox)."""
 
@@ -219,6 +334,12 @@ class Entry:
     """who left"""
     chain: bytes | None
     """the inbox's chain up to and with it; only in a `SyncPage`"""
+    target: int | None = None
+    """of an amendment: `conversation_seq` of the message that it is about"""
+    emoji: str | None = None
+    """of a reaction"""
+    unset: bool = False
+    """a reaction, a pin, a mute or an archive was taken back"""
 
     @property
     def end(self) -> int:
@@ -230,13 +351,14 @@ class Entry:
     @classmethod
     def from_wire(cls, entry: pb.Entry) -> Entry:
         """Checks it; `ProtocolError` if it breaks the protocol."""
+        kind = _known(_KINDS, entry.kind, "kind")
         return cls(
             seq=_optional_seq(entry.seq, "seq"),
             prev_seq=_optional_seq(entry.prev_seq, "prev_seq"),
             ordinal=entry.ordinal,
             conversation=conversation_from_wire(entry.conversation),
             conversation_seq=seq_from_wire(entry.conversation_seq, "conversation_seq"),
-            kind=_known(_KINDS, entry.kind, "kind"),
+            kind=kind,
             sender=_name(entry.sender),
             message_id=_bytes16(entry.message_id, "message id"),
             at_ms=entry.at_ms,
@@ -247,6 +369,9 @@ class Entry:
             added=tuple(_name(name) for name in entry.added),
             removed=tuple(_name(name) for name in entry.removed),
             chain=_bytes16(entry.chain, "chain") if entry.chain else None,
+            target=seq_from_wire(entry.target, "target") if kind.is_amendment else None,
+            emoji=_name(entry.emoji) if entry.emoji else None,
+            unset=entry.unset,
         )
 
     @classmethod
@@ -305,6 +430,61 @@ class HistoryPage:
         """Checks it; `ProtocolError` if it breaks the protocol."""
         entries = tuple(replace(Entry.from_wire(entry), seq=None, prev_seq=None) for entry in page.entries)
         return cls(entries=entries, upto=seq_from_wire(page.upto, "upto"), more=page.more)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A conversation in the user's list."""
+
+    conversation: Conversation
+    last: int
+    """everything up to this place of the conversation is in the inbox"""
+    inbox_seq: int | None
+    """the newest entry that it brought into the inbox"""
+    messages: int
+    """of it in the inbox"""
+    unread: int
+    """how many of them are not read"""
+    read_upto: int | None
+    """the read mark: the entry's place in the inbox"""
+    read_seq: int | None
+    """the read mark: the entry's place in the conversation"""
+    muted: bool
+    """the user does not want to be disturbed by it"""
+    archived: bool
+    """the user does not want to see it"""
+
+    @classmethod
+    def from_wire(cls, listed: pb.Listed) -> Listed:
+        """Checks it; `ProtocolError` if it breaks the protocol."""
+        return cls(
+            conversation=conversation_from_wire(listed.conversation),
+            last=seq_from_wire(listed.last, "last"),
+            inbox_seq=_optional_seq(listed.inbox_seq, "inbox_seq"),
+            messages=listed.messages,
+            unread=listed.unread,
+            read_upto=_optional_seq(listed.read_upto, "read_upto"),
+            read_seq=_optional_seq(listed.read_seq, "read_seq"),
+            muted=listed.muted,
+            archived=listed.archived,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """A page of the user's conversations."""
+
+    conversations: tuple[Listed, ...]
+    """in an order of the server's own"""
+    more: bool
+    """there is more behind the last one"""
+    unread: int
+    """messages that are not read, of all conversations"""
+
+    @classmethod
+    def from_wire(cls, page: pb.ListPage) -> ListPage:
+        """Checks it; `ProtocolError` if it breaks the protocol."""
+        return cls(tuple(Listed.from_wire(listed) for listed in page.list), page.more, page.unread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +579,13 @@ _KINDS: dict[int, Kind] = {
     pb.Entry.KIND_MESSAGE: Kind.MESSAGE,
     pb.Entry.KIND_CREATE: Kind.CREATE,
     pb.Entry.KIND_MEMBERS: Kind.MEMBERS,
+    pb.Entry.KIND_EDIT: Kind.EDIT,
+    pb.Entry.KIND_RECALL: Kind.RECALL,
+    pb.Entry.KIND_REACTION: Kind.REACTION,
+    pb.Entry.KIND_PIN: Kind.PIN,
+    pb.Entry.KIND_READ: Kind.READ,
+    pb.Entry.KIND_MUTE: Kind.MUTE,
+    pb.Entry.KIND_ARCHIVE: Kind.ARCHIVE,
 }
 _BODY_STATES: dict[int, BodyState] = {
     pb.Entry.BODY_HERE: BodyState.HERE,

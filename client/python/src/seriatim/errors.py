@@ -51,6 +51,10 @@ class Code(enum.IntEnum):
     ADDRESS_IN_USE = 34
     FOLDER_IN_USE = 35
     WRONG_STORE = 36
+    RECALLED = 37
+    NOT_AUTHOR = 38
+    TOO_LATE = 39
+    AMENDMENTS_TOO_MANY = 40
 
 
 _SETTLING = frozenset((Code.ALREADY_EXISTS, Code.CANCELLED, Code.CONFLICT))

@@ -20,7 +20,7 @@ def header(user: str, entry: Entry) -> bytes:
             b"\x01",
             _conversation(user, entry.conversation),
             _integer(entry.conversation_seq),
-            bytes((entry.kind,)),
+            _kind(entry),
             _text(entry.sender),
             entry.message_id,
             entry.body_hash,
@@ -57,10 +57,28 @@ def verify_page(user: str, previous: bytes, page: SyncPage) -> bytes:
 
 
 def body_matches(entry: Entry) -> bool:
-    """Does the body match its hash? True where there is none to check."""
-    if entry.kind is not Kind.MESSAGE or entry.body_state is not BodyState.HERE:
+    """Does the body match its hash; of a reaction and of a pin, what they say? True where there is none to check."""
+    if entry.body_state is not BodyState.HERE:
         return True
-    return body_hash(entry.salt, entry.body) == entry.body_hash
+    set_or_not = bytes((not entry.unset,))
+    match entry.kind:
+        case Kind.CREATE | Kind.MEMBERS:
+            return True
+        case Kind.REACTION:
+            says = set_or_not + (entry.emoji or "").encode()
+            return entry.emoji is not None and body_hash(b"", says) == entry.body_hash
+        case Kind.PIN:
+            return body_hash(b"", set_or_not) == entry.body_hash
+        case _:
+            return body_hash(entry.salt, entry.body) == entry.body_hash
+
+
+def _kind(entry: Entry) -> bytes:
+    if entry.target is not None:
+        return bytes((entry.kind,)) + _integer(entry.target)
+    if entry.kind in (Kind.MUTE, Kind.ARCHIVE):
+        return bytes((entry.kind, not entry.unset))
+    return bytes((entry.kind,))
 
 
 def _conversation(user: str, conversation: Conversation) -> bytes:

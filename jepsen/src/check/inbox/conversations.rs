@@ -132,9 +132,10 @@ fn stays_of(contents: &Contents, number: u32, entries: &[u32]) -> Option<BTreeMa
             Some(change) => change,
             // The creator may be alone.
             None if kind == "create" => &nobody,
-            None if kind == "message" => continue,
             // Nobody could say who came or went.
-            None => return None,
+            None if kind == "members" => return None,
+            // Messages, and what is said about them.
+            None => continue,
         };
         let creator = (kind == "create").then_some(content.sender);
         for user in removed {

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use seriatim_proto::command::{CancelSend, CursorWrite, DeliveredRecord, DeliveryRecord, Want};
-use seriatim_proto::ids::{DeviceId, Namespace};
+use seriatim_proto::command::{Act, CancelSend, CursorWrite, DeliveredRecord, DeliveryRecord, Want};
+use seriatim_proto::ids::{DeviceId, Emoji, Namespace};
 use seriatim_proto::store::Stay;
 
 use super::*;
@@ -76,7 +76,7 @@ fn any_place() -> impl Strategy<Value = Option<u64>> {
 fn any_step() -> impl Strategy<Value = Step> {
     let local = proptest::collection::vec((0..4usize, any_place()), 0..3);
     prop_oneof![
-        6 => (0..3usize, 0..4usize, 0..30u8, 0..8u8, any_place(), local).prop_map(
+        6 => (0..3usize, 0..4usize, 0..30u8, 0..12u8, any_place(), local).prop_map(
             |(conversation, sender, id, content, place, local)| Step::Append { conversation, sender, id, content, place, local }
         ),
         4 => (0..3usize, 0..4usize, 0..8usize, 0..5usize, any_place())
@@ -113,6 +113,15 @@ fn content(kind: u8, id: u8) -> Content {
         0 => Content::Create { members: users[..2].to_vec() },
         1 => Content::Members { add: vec![one], remove: vec![] },
         2 => Content::Members { add: vec![], remove: vec![one] },
+        3 => Content::Amend { target: seq(1 + u64::from(id % 8)), act: Act::Recall { within_s: u32::MAX } },
+        4 => Content::Amend {
+            target: seq(1 + u64::from(id % 8)),
+            act: Act::Edit { salt: Bytes::new(), body: Bytes::from(vec![id]), within_s: u32::MAX },
+        },
+        5 => Content::Amend {
+            target: seq(1 + u64::from(id % 8)),
+            act: Act::React { emoji: Emoji::new("+").unwrap(), set: !id.is_multiple_of(3) },
+        },
         _ => Content::Message { salt: Bytes::new(), body: Bytes::from(vec![id, kind % 2]) },
     }
 }
@@ -247,7 +256,7 @@ fn assert_rising(before: &MemoryView, after: &MemoryView) {
     use crate::Row;
     for (key, old) in &before.rows {
         let Some(new) = after.rows.get(key) else {
-            assert!(matches!(old, Row::Lease(_) | Row::Pending), "{key:?} is gone");
+            assert!(matches!(old, Row::Lease(_) | Row::Pending | Row::Reaction(_)), "{key:?} is gone");
             continue;
         };
         match (old, new) {
@@ -261,6 +270,13 @@ fn assert_rising(before: &MemoryView, after: &MemoryView) {
             (Row::Cursor(old), Row::Cursor(new)) => assert!(old <= new, "I11"),
             (Row::Last(old), Row::Last(new)) => assert!(old.last <= new.last, "I9"),
             (Row::Holder(old), Row::Holder(new)) => assert!(old.epoch <= new.epoch, "I3"),
+            (Row::Message(old), Row::Message(new)) if new.erased => {
+                let (salt, body) = (old.salt.clone(), old.body.clone());
+                let whole = StoredMessage { salt, body, erased: old.erased, ..new.clone() };
+                assert_eq!(*old, whole, "a recall takes the body and nothing else");
+                assert!(new.salt.is_empty() && new.body.is_empty());
+            }
+            (Row::Amended(old), Row::Amended(new)) => assert!(new.edits.starts_with(&old.edits), "edits only come"),
             (Row::Message(_) | Row::Inbox(_) | Row::Dedupe(_), new) => assert_eq!(old, new, "entries are immutable"),
             _ => {}
         }

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClientFrame(_message.Message):
-    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "hello", "ping", "subscribe", "unsubscribe", "ack", "credit", "send", "query_send", "cancel_send", "sync", "create_group", "change_members", "history", "status", "next", "current")
+    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "hello", "ping", "subscribe", "unsubscribe", "ack", "credit", "send", "query_send", "cancel_send", "sync", "create_group", "change_members", "history", "status", "next", "current", "amend", "mark", "list")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     OPTIONAL_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,9 @@ class ClientFrame(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FIELD_NUMBER: _ClassVar[int]
+    AMEND_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    LIST_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     traceparent: str
     optional: bool
@@ -51,10 +54,13 @@ class ClientFrame(_message.Message):
     status: Status
     next: Next
     current: Current
-    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., unsubscribe: _Optional[_Union[Unsubscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., send: _Optional[_Union[Send, _Mapping]] = ..., query_send: _Optional[_Union[QuerySend, _Mapping]] = ..., cancel_send: _Optional[_Union[CancelSend, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., create_group: _Optional[_Union[CreateGroup, _Mapping]] = ..., change_members: _Optional[_Union[ChangeMembers, _Mapping]] = ..., history: _Optional[_Union[History, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., next: _Optional[_Union[Next, _Mapping]] = ..., current: _Optional[_Union[Current, _Mapping]] = ...) -> None: ...
+    amend: Amend
+    mark: Mark
+    list: List
+    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., unsubscribe: _Optional[_Union[Unsubscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., send: _Optional[_Union[Send, _Mapping]] = ..., query_send: _Optional[_Union[QuerySend, _Mapping]] = ..., cancel_send: _Optional[_Union[CancelSend, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., create_group: _Optional[_Union[CreateGroup, _Mapping]] = ..., change_members: _Optional[_Union[ChangeMembers, _Mapping]] = ..., history: _Optional[_Union[History, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., next: _Optional[_Union[Next, _Mapping]] = ..., current: _Optional[_Union[Current, _Mapping]] = ..., amend: _Optional[_Union[Amend, _Mapping]] = ..., mark: _Optional[_Union[Mark, _Mapping]] = ..., list: _Optional[_Union[List, _Mapping]] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "inbox", "welcome", "pong", "subscribed", "stream_header", "deliver", "lagging", "acked", "go_away", "committed", "send_status", "sync_page", "history_page", "status_page", "error", "numbers", "current_number")
+    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "inbox", "welcome", "pong", "subscribed", "stream_header", "deliver", "lagging", "acked", "go_away", "committed", "send_status", "sync_page", "history_page", "status_page", "error", "numbers", "current_number", "marked", "list_page")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     OPTIONAL_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +83,8 @@ class ServerFrame(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     CURRENT_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MARKED_FIELD_NUMBER: _ClassVar[int]
+    LIST_PAGE_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     traceparent: str
     optional: bool
@@ -99,7 +107,9 @@ class ServerFrame(_message.Message):
     error: Error
     numbers: Numbers
     current_number: CurrentNumber
-    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., inbox: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., stream_header: _Optional[_Union[StreamHeader, _Mapping]] = ..., deliver: _Optional[_Union[Deliver, _Mapping]] = ..., lagging: _Optional[_Union[Lagging, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., send_status: _Optional[_Union[SendStatus, _Mapping]] = ..., sync_page: _Optional[_Union[SyncPage, _Mapping]] = ..., history_page: _Optional[_Union[HistoryPage, _Mapping]] = ..., status_page: _Optional[_Union[StatusPage, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., numbers: _Optional[_Union[Numbers, _Mapping]] = ..., current_number: _Optional[_Union[CurrentNumber, _Mapping]] = ...) -> None: ...
+    marked: Marked
+    list_page: ListPage
+    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., inbox: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., stream_header: _Optional[_Union[StreamHeader, _Mapping]] = ..., deliver: _Optional[_Union[Deliver, _Mapping]] = ..., lagging: _Optional[_Union[Lagging, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., send_status: _Optional[_Union[SendStatus, _Mapping]] = ..., sync_page: _Optional[_Union[SyncPage, _Mapping]] = ..., history_page: _Optional[_Union[HistoryPage, _Mapping]] = ..., status_page: _Optional[_Union[StatusPage, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., numbers: _Optional[_Union[Numbers, _Mapping]] = ..., current_number: _Optional[_Union[CurrentNumber, _Mapping]] = ..., marked: _Optional[_Union[Marked, _Mapping]] = ..., list_page: _Optional[_Union[ListPage, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("min_minor", "max_minor", "features", "client", "token", "device")
@@ -318,6 +328,94 @@ class ChangeMembers(_message.Message):
     known: int
     def __init__(self, message_id: _Optional[bytes] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., add: _Optional[_Iterable[str]] = ..., remove: _Optional[_Iterable[str]] = ..., known: _Optional[int] = ...) -> None: ...
 
+class Amend(_message.Message):
+    __slots__ = ("message_id", "conversation", "target", "known", "follows", "edit", "recall", "react", "pin")
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    REACT_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    conversation: Conversation
+    target: int
+    known: int
+    follows: bytes
+    edit: Edit
+    recall: Recall
+    react: React
+    pin: Pin
+    def __init__(self, message_id: _Optional[bytes] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., target: _Optional[int] = ..., known: _Optional[int] = ..., follows: _Optional[bytes] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., react: _Optional[_Union[React, _Mapping]] = ..., pin: _Optional[_Union[Pin, _Mapping]] = ...) -> None: ...
+
+class Edit(_message.Message):
+    __slots__ = ("salt", "body")
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    salt: bytes
+    body: bytes
+    def __init__(self, salt: _Optional[bytes] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class Recall(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class React(_message.Message):
+    __slots__ = ("emoji", "unset")
+    EMOJI_FIELD_NUMBER: _ClassVar[int]
+    UNSET_FIELD_NUMBER: _ClassVar[int]
+    emoji: str
+    unset: bool
+    def __init__(self, emoji: _Optional[str] = ..., unset: bool = ...) -> None: ...
+
+class Pin(_message.Message):
+    __slots__ = ("unset",)
+    UNSET_FIELD_NUMBER: _ClassVar[int]
+    unset: bool
+    def __init__(self, unset: bool = ...) -> None: ...
+
+class Mark(_message.Message):
+    __slots__ = ("conversation", "read_upto", "muted", "archived")
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    READ_UPTO_FIELD_NUMBER: _ClassVar[int]
+    MUTED_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVED_FIELD_NUMBER: _ClassVar[int]
+    conversation: Conversation
+    read_upto: int
+    muted: bool
+    archived: bool
+    def __init__(self, conversation: _Optional[_Union[Conversation, _Mapping]] = ..., read_upto: _Optional[int] = ..., muted: bool = ..., archived: bool = ...) -> None: ...
+
+class Marked(_message.Message):
+    __slots__ = ("now",)
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    now: Listed
+    def __init__(self, now: _Optional[_Union[Listed, _Mapping]] = ...) -> None: ...
+
+class Listed(_message.Message):
+    __slots__ = ("conversation", "last", "inbox_seq", "messages", "unread", "read_upto", "read_seq", "muted", "archived")
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    INBOX_SEQ_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    UNREAD_FIELD_NUMBER: _ClassVar[int]
+    READ_UPTO_FIELD_NUMBER: _ClassVar[int]
+    READ_SEQ_FIELD_NUMBER: _ClassVar[int]
+    MUTED_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVED_FIELD_NUMBER: _ClassVar[int]
+    conversation: Conversation
+    last: int
+    inbox_seq: int
+    messages: int
+    unread: int
+    read_upto: int
+    read_seq: int
+    muted: bool
+    archived: bool
+    def __init__(self, conversation: _Optional[_Union[Conversation, _Mapping]] = ..., last: _Optional[int] = ..., inbox_seq: _Optional[int] = ..., messages: _Optional[int] = ..., unread: _Optional[int] = ..., read_upto: _Optional[int] = ..., read_seq: _Optional[int] = ..., muted: bool = ..., archived: bool = ...) -> None: ...
+
 class Next(_message.Message):
     __slots__ = ("counter", "count")
     COUNTER_FIELD_NUMBER: _ClassVar[int]
@@ -390,6 +488,24 @@ class HistoryPage(_message.Message):
     more: bool
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., upto: _Optional[int] = ..., more: bool = ...) -> None: ...
 
+class List(_message.Message):
+    __slots__ = ("after", "limit")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    after: Conversation
+    limit: int
+    def __init__(self, after: _Optional[_Union[Conversation, _Mapping]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListPage(_message.Message):
+    __slots__ = ("list", "more", "unread")
+    LIST_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    UNREAD_FIELD_NUMBER: _ClassVar[int]
+    list: _containers.RepeatedCompositeFieldContainer[Listed]
+    more: bool
+    unread: int
+    def __init__(self, list: _Optional[_Iterable[_Union[Listed, _Mapping]]] = ..., more: bool = ..., unread: _Optional[int] = ...) -> None: ...
+
 class Status(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -442,17 +558,31 @@ class Lagging(_message.Message):
     def __init__(self, subscription_id: _Optional[int] = ..., upto: _Optional[int] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("seq", "prev_seq", "ordinal", "conversation", "conversation_seq", "kind", "sender", "message_id", "at_ms", "body_hash", "body_state", "salt", "body", "added", "removed", "chain")
+    __slots__ = ("seq", "prev_seq", "ordinal", "conversation", "conversation_seq", "kind", "sender", "message_id", "at_ms", "body_hash", "body_state", "salt", "body", "added", "removed", "chain", "target", "emoji", "unset")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Entry.Kind]
         KIND_MESSAGE: _ClassVar[Entry.Kind]
         KIND_CREATE: _ClassVar[Entry.Kind]
         KIND_MEMBERS: _ClassVar[Entry.Kind]
+        KIND_EDIT: _ClassVar[Entry.Kind]
+        KIND_RECALL: _ClassVar[Entry.Kind]
+        KIND_REACTION: _ClassVar[Entry.Kind]
+        KIND_PIN: _ClassVar[Entry.Kind]
+        KIND_READ: _ClassVar[Entry.Kind]
+        KIND_MUTE: _ClassVar[Entry.Kind]
+        KIND_ARCHIVE: _ClassVar[Entry.Kind]
     KIND_UNSPECIFIED: Entry.Kind
     KIND_MESSAGE: Entry.Kind
     KIND_CREATE: Entry.Kind
     KIND_MEMBERS: Entry.Kind
+    KIND_EDIT: Entry.Kind
+    KIND_RECALL: Entry.Kind
+    KIND_REACTION: Entry.Kind
+    KIND_PIN: Entry.Kind
+    KIND_READ: Entry.Kind
+    KIND_MUTE: Entry.Kind
+    KIND_ARCHIVE: Entry.Kind
     class Body(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         BODY_UNSPECIFIED: _ClassVar[Entry.Body]
@@ -481,6 +611,9 @@ class Entry(_message.Message):
     ADDED_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    EMOJI_FIELD_NUMBER: _ClassVar[int]
+    UNSET_FIELD_NUMBER: _ClassVar[int]
     seq: int
     prev_seq: int
     ordinal: int
@@ -497,7 +630,10 @@ class Entry(_message.Message):
     added: _containers.RepeatedScalarFieldContainer[str]
     removed: _containers.RepeatedScalarFieldContainer[str]
     chain: bytes
-    def __init__(self, seq: _Optional[int] = ..., prev_seq: _Optional[int] = ..., ordinal: _Optional[int] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., conversation_seq: _Optional[int] = ..., kind: _Optional[_Union[Entry.Kind, str]] = ..., sender: _Optional[str] = ..., message_id: _Optional[bytes] = ..., at_ms: _Optional[int] = ..., body_hash: _Optional[bytes] = ..., body_state: _Optional[_Union[Entry.Body, str]] = ..., salt: _Optional[bytes] = ..., body: _Optional[bytes] = ..., added: _Optional[_Iterable[str]] = ..., removed: _Optional[_Iterable[str]] = ..., chain: _Optional[bytes] = ...) -> None: ...
+    target: int
+    emoji: str
+    unset: bool
+    def __init__(self, seq: _Optional[int] = ..., prev_seq: _Optional[int] = ..., ordinal: _Optional[int] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., conversation_seq: _Optional[int] = ..., kind: _Optional[_Union[Entry.Kind, str]] = ..., sender: _Optional[str] = ..., message_id: _Optional[bytes] = ..., at_ms: _Optional[int] = ..., body_hash: _Optional[bytes] = ..., body_state: _Optional[_Union[Entry.Body, str]] = ..., salt: _Optional[bytes] = ..., body: _Optional[bytes] = ..., added: _Optional[_Iterable[str]] = ..., removed: _Optional[_Iterable[str]] = ..., chain: _Optional[bytes] = ..., target: _Optional[int] = ..., emoji: _Optional[str] = ..., unset: bool = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "name", "message", "retry_after_ms", "retry", "unknown")

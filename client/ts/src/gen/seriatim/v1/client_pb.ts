@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file seriatim/v1/client.proto.
  */
 export const file_seriatim_v1_client: GenFile = /*@__PURE__*/
-  fileDesc("ChhzZXJpYXRpbS92MS9jbGllbnQucHJvdG8SC3NlcmlhdGltLnYxIpYGCgtDbGllbnRGcmFtZRISCgpyZXF1ZXN0X2lkGAEgASgEEhgKC3RyYWNlcGFyZW50GAIgASgJSAGIAQESEAoIb3B0aW9uYWwYAyABKAgSDAoEbGFuZRgEIAEoBBILCgNlbmQYBSABKAgSIwoFaGVsbG8YCiABKAsyEi5zZXJpYXRpbS52MS5IZWxsb0gAEiEKBHBpbmcYCyABKAsyES5zZXJpYXRpbS52MS5QaW5nSAASKwoJc3Vic2NyaWJlGAwgASgLMhYuc2VyaWF0aW0udjEuU3Vic2NyaWJlSAASLwoLdW5zdWJzY3JpYmUYDSABKAsyGC5zZXJpYXRpbS52MS5VbnN1YnNjcmliZUgAEh8KA2FjaxgOIAEoCzIQLnNlcmlhdGltLnYxLkFja0gAEiUKBmNyZWRpdBgPIAEoCzITLnNlcmlhdGltLnYxLkNyZWRpdEgAEiEKBHNlbmQYECABKAsyES5zZXJpYXRpbS52MS5TZW5kSAASLAoKcXVlcnlfc2VuZBgRIAEoCzIWLnNlcmlhdGltLnYxLlF1ZXJ5U2VuZEgAEi4KC2NhbmNlbF9zZW5kGBIgASgLMhcuc2VyaWF0aW0udjEuQ2FuY2VsU2VuZEgAEiEKBHN5bmMYEyABKAsyES5zZXJpYXRpbS52MS5TeW5jSAASMAoMY3JlYXRlX2dyb3VwGBQgASgLMhguc2VyaWF0aW0udjEuQ3JlYXRlR3JvdXBIABI0Cg5jaGFuZ2VfbWVtYmVycxgVIAEoCzIaLnNlcmlhdGltLnYxLkNoYW5nZU1lbWJlcnNIABInCgdoaXN0b3J5GBYgASgLMhQuc2VyaWF0aW0udjEuSGlzdG9yeUgAEiUKBnN0YXR1cxgXIAEoCzITLnNlcmlhdGltLnYxLlN0YXR1c0gAEiEKBG5leHQYGCABKAsyES5zZXJpYXRpbS52MS5OZXh0SAASJwoHY3VycmVudBgZIAEoCzIULnNlcmlhdGltLnYxLkN1cnJlbnRIAEIGCgRib2R5Qg4KDF90cmFjZXBhcmVudCLMBgoLU2VydmVyRnJhbWUSEgoKcmVxdWVzdF9pZBgBIAEoBBIYCgt0cmFjZXBhcmVudBgCIAEoCUgBiAEBEhAKCG9wdGlvbmFsGAMgASgIEgwKBGxhbmUYBCABKAQSCwoDZW5kGAUgASgIEg0KBWluYm94GAYgASgEEicKB3dlbGNvbWUYCiABKAsyFC5zZXJpYXRpbS52MS5XZWxjb21lSAASIQoEcG9uZxgLIAEoCzIRLnNlcmlhdGltLnYxLlBvbmdIABItCgpzdWJzY3JpYmVkGAwgASgLMhcuc2VyaWF0aW0udjEuU3Vic2NyaWJlZEgAEjIKDXN0cmVhbV9oZWFkZXIYDSABKAsyGS5zZXJpYXRpbS52MS5TdHJlYW1IZWFkZXJIABInCgdkZWxpdmVyGA4gASgLMhQuc2VyaWF0aW0udjEuRGVsaXZlckgAEicKB2xhZ2dpbmcYDyABKAsyFC5zZXJpYXRpbS52MS5MYWdnaW5nSAASIwoFYWNrZWQYECABKAsyEi5zZXJpYXRpbS52MS5BY2tlZEgAEiYKB2dvX2F3YXkYESABKAsyEy5zZXJpYXRpbS52MS5Hb0F3YXlIABIrCgljb21taXR0ZWQYEiABKAsyFi5zZXJpYXRpbS52MS5Db21taXR0ZWRIABIuCgtzZW5kX3N0YXR1cxgTIAEoCzIXLnNlcmlhdGltLnYxLlNlbmRTdGF0dXNIABIqCglzeW5jX3BhZ2UYFCABKAsyFS5zZXJpYXRpbS52MS5TeW5jUGFnZUgAEjAKDGhpc3RvcnlfcGFnZRgVIAEoCzIYLnNlcmlhdGltLnYxLkhpc3RvcnlQYWdlSAASLgoLc3RhdHVzX3BhZ2UYFiABKAsyFy5zZXJpYXRpbS52MS5TdGF0dXNQYWdlSAASIwoFZXJyb3IYFyABKAsyEi5zZXJpYXRpbS52MS5FcnJvckgAEicKB251bWJlcnMYGCABKAsyFC5zZXJpYXRpbS52MS5OdW1iZXJzSAASNAoOY3VycmVudF9udW1iZXIYGSABKAsyGi5zZXJpYXRpbS52MS5DdXJyZW50TnVtYmVySABCBgoEYm9keUIOCgxfdHJhY2VwYXJlbnQihwEKBUhlbGxvEhEKCW1pbl9taW5vchgBIAEoDRIRCgltYXhfbWlub3IYAiABKA0SEAoIZmVhdHVyZXMYAyADKAkSJwoGY2xpZW50GAQgASgLMhcuc2VyaWF0aW0udjEuQ2xpZW50SW5mbxINCgV0b2tlbhgFIAEoCRIOCgZkZXZpY2UYBiABKAkiPQoKQ2xpZW50SW5mbxIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSEAoIcGxhdGZvcm0YAyABKAkirQEKB1dlbGNvbWUSDQoFbWlub3IYASABKA0SEAoIZmVhdHVyZXMYAiADKAkSEgoKc2Vzc2lvbl9pZBgDIAEoBBIWCg5zZXJ2ZXJfdGltZV9tcxgEIAEoBBIjCgZsaW1pdHMYBSABKAsyEy5zZXJpYXRpbS52MS5MaW1pdHMSDgoGdGVuYW50GAYgASgNEgwKBHVzZXIYByABKAkSEgoKZ2VuZXJhdGlvbhgIIAEoDSKEAQoGTGltaXRzEhMKC2ZyYW1lX2J5dGVzGAEgASgNEhUKDW1lc3NhZ2VfYnl0ZXMYAiABKA0SEAoIcmVxdWVzdHMYAyABKA0SDQoFbGFuZXMYBCABKA0SFAoMc3luY19lbnRyaWVzGAUgASgNEhcKD2lkbGVfdGltZW91dF9tcxgGIAEoDSIVCgRQaW5nEg0KBW5vbmNlGAEgASgEIhUKBFBvbmcSDQoFbm9uY2UYASABKAQiOQoJU3Vic2NyaWJlEgwKBGZyb20YASABKAQSDgoGY3Vyc29yGAIgASgEEg4KBmNyZWRpdBgDIAEoBCIlCgpTdWJzY3JpYmVkEhcKD3N1YnNjcmlwdGlvbl9pZBgBIAEoBCImCgtVbnN1YnNjcmliZRIXCg9zdWJzY3JpcHRpb25faWQYASABKAQiMgoGQ3JlZGl0EhcKD3N1YnNjcmlwdGlvbl9pZBgBIAEoBBIPCgdlbnRyaWVzGAIgASgEIhUKA0FjaxIOCgZjdXJzb3IYASABKAQiFwoFQWNrZWQSDgoGY3Vyc29yGAEgASgEIhoKBkdvQXdheRIQCghkcmFpbl9tcxgBIAEoDSI1CgxDb252ZXJzYXRpb24SDgoEcGVlchgBIAEoCUgAEg8KBWdyb3VwGAIgASgMSABCBAoCaWQihwEKBFNlbmQSEgoKbWVzc2FnZV9pZBgBIAEoDBIvCgxjb252ZXJzYXRpb24YAiABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDAoEc2FsdBgDIAEoDBIMCgRib2R5GAQgASgMEg0KBWtub3duGAUgASgEEg8KB2ZvbGxvd3MYBiABKAwiKwoJQ29tbWl0dGVkEgsKA3NlcRgBIAEoBBIRCglkdXBsaWNhdGUYAiABKAgiXwoJUXVlcnlTZW5kEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEg0KBWtub3duGAMgASgEImAKCkNhbmNlbFNlbmQSEgoKbWVzc2FnZV9pZBgBIAEoDBIvCgxjb252ZXJzYXRpb24YAiABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDQoFa25vd24YAyABKAQitwEKClNlbmRTdGF0dXMSLAoFc3RhdGUYASABKA4yHS5zZXJpYXRpbS52MS5TZW5kU3RhdHVzLlN0YXRlEgsKA3NlcRgCIAEoBCJuCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhMKD1NUQVRFX0NPTU1JVFRFRBABEhMKD1NUQVRFX0NBTkNFTExFRBACEhEKDVNUQVRFX0VYUElSRUQQAxIRCg1TVEFURV9OT1RfWUVUEAQiQQoLQ3JlYXRlR3JvdXASEgoKbWVzc2FnZV9pZBgBIAEoDBINCgVncm91cBgCIAEoDBIPCgdtZW1iZXJzGAMgAygJIoABCg1DaGFuZ2VNZW1iZXJzEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEgsKA2FkZBgDIAMoCRIOCgZyZW1vdmUYBCADKAkSDQoFa25vd24YBSABKAQiJgoETmV4dBIPCgdjb3VudGVyGAEgASgJEg0KBWNvdW50GAIgASgNIicKB051bWJlcnMSDQoFZmlyc3QYASABKAQSDQoFY291bnQYAiABKA0iGgoHQ3VycmVudBIPCgdjb3VudGVyGAEgASgJIh8KDUN1cnJlbnROdW1iZXISDgoGbnVtYmVyGAEgASgEIiMKBFN5bmMSDAoEZnJvbRgBIAEoBBINCgVsaW1pdBgCIAEoDSKIAQoIU3luY1BhZ2USIwoHZW50cmllcxgBIAMoCzISLnNlcmlhdGltLnYxLkVudHJ5EgwKBHVwdG8YAiABKAQSDAoEbW9yZRgDIAEoCBIQCgh0b29fbG9uZxgEIAEoCBIMCgR0cmltGAUgASgEEg0KBWNoYWluGAYgASgMEgwKBHRhaWwYByABKAQiVwoHSGlzdG9yeRIvCgxjb252ZXJzYXRpb24YASABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDAoEZnJvbRgCIAEoBBINCgVsaW1pdBgDIAEoDSJOCgtIaXN0b3J5UGFnZRIjCgdlbnRyaWVzGAEgAygLMhIuc2VyaWF0aW0udjEuRW50cnkSDAoEdXB0bxgCIAEoBBIMCgRtb3JlGAMgASgIIggKBlN0YXR1cyKFAQoKU3RhdHVzUGFnZRIMCgR0cmltGAEgASgEEgwKBHRhaWwYAiABKAQSDwoHY2VpbGluZxgDIAEoBBIPCgdvcmRpbmFsGAQgASgEEg0KBWNoYWluGAUgASgMEioKB2RldmljZXMYBiADKAsyGS5zZXJpYXRpbS52MS5EZXZpY2VDdXJzb3IiLgoMRGV2aWNlQ3Vyc29yEg4KBmRldmljZRgBIAEoCRIOCgZjdXJzb3IYAiABKAQiQwoMU3RyZWFtSGVhZGVyEhcKD3N1YnNjcmlwdGlvbl9pZBgBIAEoBBIMCgR1c2VyGAIgASgJEgwKBGZyb20YAyABKAQiLgoHRGVsaXZlchIjCgdlbnRyaWVzGAEgAygLMhIuc2VyaWF0aW0udjEuRW50cnkiMAoHTGFnZ2luZxIXCg9zdWJzY3JpcHRpb25faWQYASABKAQSDAoEdXB0bxgCIAEoBCKgBAoFRW50cnkSCwoDc2VxGAEgASgEEhAKCHByZXZfc2VxGAIgASgEEg8KB29yZGluYWwYAyABKAQSLwoMY29udmVyc2F0aW9uGAQgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEhgKEGNvbnZlcnNhdGlvbl9zZXEYBSABKAQSJQoEa2luZBgGIAEoDjIXLnNlcmlhdGltLnYxLkVudHJ5LktpbmQSDgoGc2VuZGVyGAcgASgJEhIKCm1lc3NhZ2VfaWQYCCABKAwSDQoFYXRfbXMYCSABKAQSEQoJYm9keV9oYXNoGAogASgMEisKCmJvZHlfc3RhdGUYCyABKA4yFy5zZXJpYXRpbS52MS5FbnRyeS5Cb2R5EgwKBHNhbHQYDCABKAwSDAoEYm9keRgNIAEoDBINCgVhZGRlZBgOIAMoCRIPCgdyZW1vdmVkGA8gAygJEg0KBWNoYWluGBAgASgMIlEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEhAKDEtJTkRfTUVTU0FHRRABEg8KC0tJTkRfQ1JFQVRFEAISEAoMS0lORF9NRU1CRVJTEAMiZAoEQm9keRIUChBCT0RZX1VOU1BFQ0lGSUVEEAASDQoJQk9EWV9IRVJFEAESDwoLQk9EWV9FUkFTRUQQAhIQCgxCT0RZX1RSSU1NRUQQAxIUChBCT0RZX1VOQVZBSUxBQkxFEAQibAoFRXJyb3ISDAoEY29kZRgBIAEoDRIMCgRuYW1lGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYBCABKA0SDQoFcmV0cnkYBSABKAgSDwoHdW5rbm93bhgGIAEoCGIGcHJvdG8z");
+  fileDesc("ChhzZXJpYXRpbS92MS9jbGllbnQucHJvdG8SC3NlcmlhdGltLnYxIoEHCgtDbGllbnRGcmFtZRISCgpyZXF1ZXN0X2lkGAEgASgEEhgKC3RyYWNlcGFyZW50GAIgASgJSAGIAQESEAoIb3B0aW9uYWwYAyABKAgSDAoEbGFuZRgEIAEoBBILCgNlbmQYBSABKAgSIwoFaGVsbG8YCiABKAsyEi5zZXJpYXRpbS52MS5IZWxsb0gAEiEKBHBpbmcYCyABKAsyES5zZXJpYXRpbS52MS5QaW5nSAASKwoJc3Vic2NyaWJlGAwgASgLMhYuc2VyaWF0aW0udjEuU3Vic2NyaWJlSAASLwoLdW5zdWJzY3JpYmUYDSABKAsyGC5zZXJpYXRpbS52MS5VbnN1YnNjcmliZUgAEh8KA2FjaxgOIAEoCzIQLnNlcmlhdGltLnYxLkFja0gAEiUKBmNyZWRpdBgPIAEoCzITLnNlcmlhdGltLnYxLkNyZWRpdEgAEiEKBHNlbmQYECABKAsyES5zZXJpYXRpbS52MS5TZW5kSAASLAoKcXVlcnlfc2VuZBgRIAEoCzIWLnNlcmlhdGltLnYxLlF1ZXJ5U2VuZEgAEi4KC2NhbmNlbF9zZW5kGBIgASgLMhcuc2VyaWF0aW0udjEuQ2FuY2VsU2VuZEgAEiEKBHN5bmMYEyABKAsyES5zZXJpYXRpbS52MS5TeW5jSAASMAoMY3JlYXRlX2dyb3VwGBQgASgLMhguc2VyaWF0aW0udjEuQ3JlYXRlR3JvdXBIABI0Cg5jaGFuZ2VfbWVtYmVycxgVIAEoCzIaLnNlcmlhdGltLnYxLkNoYW5nZU1lbWJlcnNIABInCgdoaXN0b3J5GBYgASgLMhQuc2VyaWF0aW0udjEuSGlzdG9yeUgAEiUKBnN0YXR1cxgXIAEoCzITLnNlcmlhdGltLnYxLlN0YXR1c0gAEiEKBG5leHQYGCABKAsyES5zZXJpYXRpbS52MS5OZXh0SAASJwoHY3VycmVudBgZIAEoCzIULnNlcmlhdGltLnYxLkN1cnJlbnRIABIjCgVhbWVuZBgaIAEoCzISLnNlcmlhdGltLnYxLkFtZW5kSAASIQoEbWFyaxgbIAEoCzIRLnNlcmlhdGltLnYxLk1hcmtIABIhCgRsaXN0GBwgASgLMhEuc2VyaWF0aW0udjEuTGlzdEgAQgYKBGJvZHlCDgoMX3RyYWNlcGFyZW50Ip8HCgtTZXJ2ZXJGcmFtZRISCgpyZXF1ZXN0X2lkGAEgASgEEhgKC3RyYWNlcGFyZW50GAIgASgJSAGIAQESEAoIb3B0aW9uYWwYAyABKAgSDAoEbGFuZRgEIAEoBBILCgNlbmQYBSABKAgSDQoFaW5ib3gYBiABKAQSJwoHd2VsY29tZRgKIAEoCzIULnNlcmlhdGltLnYxLldlbGNvbWVIABIhCgRwb25nGAsgASgLMhEuc2VyaWF0aW0udjEuUG9uZ0gAEi0KCnN1YnNjcmliZWQYDCABKAsyFy5zZXJpYXRpbS52MS5TdWJzY3JpYmVkSAASMgoNc3RyZWFtX2hlYWRlchgNIAEoCzIZLnNlcmlhdGltLnYxLlN0cmVhbUhlYWRlckgAEicKB2RlbGl2ZXIYDiABKAsyFC5zZXJpYXRpbS52MS5EZWxpdmVySAASJwoHbGFnZ2luZxgPIAEoCzIULnNlcmlhdGltLnYxLkxhZ2dpbmdIABIjCgVhY2tlZBgQIAEoCzISLnNlcmlhdGltLnYxLkFja2VkSAASJgoHZ29fYXdheRgRIAEoCzITLnNlcmlhdGltLnYxLkdvQXdheUgAEisKCWNvbW1pdHRlZBgSIAEoCzIWLnNlcmlhdGltLnYxLkNvbW1pdHRlZEgAEi4KC3NlbmRfc3RhdHVzGBMgASgLMhcuc2VyaWF0aW0udjEuU2VuZFN0YXR1c0gAEioKCXN5bmNfcGFnZRgUIAEoCzIVLnNlcmlhdGltLnYxLlN5bmNQYWdlSAASMAoMaGlzdG9yeV9wYWdlGBUgASgLMhguc2VyaWF0aW0udjEuSGlzdG9yeVBhZ2VIABIuCgtzdGF0dXNfcGFnZRgWIAEoCzIXLnNlcmlhdGltLnYxLlN0YXR1c1BhZ2VIABIjCgVlcnJvchgXIAEoCzISLnNlcmlhdGltLnYxLkVycm9ySAASJwoHbnVtYmVycxgYIAEoCzIULnNlcmlhdGltLnYxLk51bWJlcnNIABI0Cg5jdXJyZW50X251bWJlchgZIAEoCzIaLnNlcmlhdGltLnYxLkN1cnJlbnROdW1iZXJIABIlCgZtYXJrZWQYGiABKAsyEy5zZXJpYXRpbS52MS5NYXJrZWRIABIqCglsaXN0X3BhZ2UYGyABKAsyFS5zZXJpYXRpbS52MS5MaXN0UGFnZUgAQgYKBGJvZHlCDgoMX3RyYWNlcGFyZW50IocBCgVIZWxsbxIRCgltaW5fbWlub3IYASABKA0SEQoJbWF4X21pbm9yGAIgASgNEhAKCGZlYXR1cmVzGAMgAygJEicKBmNsaWVudBgEIAEoCzIXLnNlcmlhdGltLnYxLkNsaWVudEluZm8SDQoFdG9rZW4YBSABKAkSDgoGZGV2aWNlGAYgASgJIj0KCkNsaWVudEluZm8SDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEhAKCHBsYXRmb3JtGAMgASgJIq0BCgdXZWxjb21lEg0KBW1pbm9yGAEgASgNEhAKCGZlYXR1cmVzGAIgAygJEhIKCnNlc3Npb25faWQYAyABKAQSFgoOc2VydmVyX3RpbWVfbXMYBCABKAQSIwoGbGltaXRzGAUgASgLMhMuc2VyaWF0aW0udjEuTGltaXRzEg4KBnRlbmFudBgGIAEoDRIMCgR1c2VyGAcgASgJEhIKCmdlbmVyYXRpb24YCCABKA0ihAEKBkxpbWl0cxITCgtmcmFtZV9ieXRlcxgBIAEoDRIVCg1tZXNzYWdlX2J5dGVzGAIgASgNEhAKCHJlcXVlc3RzGAMgASgNEg0KBWxhbmVzGAQgASgNEhQKDHN5bmNfZW50cmllcxgFIAEoDRIXCg9pZGxlX3RpbWVvdXRfbXMYBiABKA0iFQoEUGluZxINCgVub25jZRgBIAEoBCIVCgRQb25nEg0KBW5vbmNlGAEgASgEIjkKCVN1YnNjcmliZRIMCgRmcm9tGAEgASgEEg4KBmN1cnNvchgCIAEoBBIOCgZjcmVkaXQYAyABKAQiJQoKU3Vic2NyaWJlZBIXCg9zdWJzY3JpcHRpb25faWQYASABKAQiJgoLVW5zdWJzY3JpYmUSFwoPc3Vic2NyaXB0aW9uX2lkGAEgASgEIjIKBkNyZWRpdBIXCg9zdWJzY3JpcHRpb25faWQYASABKAQSDwoHZW50cmllcxgCIAEoBCIVCgNBY2sSDgoGY3Vyc29yGAEgASgEIhcKBUFja2VkEg4KBmN1cnNvchgBIAEoBCIaCgZHb0F3YXkSEAoIZHJhaW5fbXMYASABKA0iNQoMQ29udmVyc2F0aW9uEg4KBHBlZXIYASABKAlIABIPCgVncm91cBgCIAEoDEgAQgQKAmlkIocBCgRTZW5kEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEgwKBHNhbHQYAyABKAwSDAoEYm9keRgEIAEoDBINCgVrbm93bhgFIAEoBBIPCgdmb2xsb3dzGAYgASgMIisKCUNvbW1pdHRlZBILCgNzZXEYASABKAQSEQoJZHVwbGljYXRlGAIgASgIIl8KCVF1ZXJ5U2VuZBISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhINCgVrbm93bhgDIAEoBCJgCgpDYW5jZWxTZW5kEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEg0KBWtub3duGAMgASgEIrcBCgpTZW5kU3RhdHVzEiwKBXN0YXRlGAEgASgOMh0uc2VyaWF0aW0udjEuU2VuZFN0YXR1cy5TdGF0ZRILCgNzZXEYAiABKAQibgoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABITCg9TVEFURV9DT01NSVRURUQQARITCg9TVEFURV9DQU5DRUxMRUQQAhIRCg1TVEFURV9FWFBJUkVEEAMSEQoNU1RBVEVfTk9UX1lFVBAEIkEKC0NyZWF0ZUdyb3VwEhIKCm1lc3NhZ2VfaWQYASABKAwSDQoFZ3JvdXAYAiABKAwSDwoHbWVtYmVycxgDIAMoCSKAAQoNQ2hhbmdlTWVtYmVycxISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhILCgNhZGQYAyADKAkSDgoGcmVtb3ZlGAQgAygJEg0KBWtub3duGAUgASgEIpMCCgVBbWVuZBISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhIOCgZ0YXJnZXQYAyABKAQSDQoFa25vd24YBSABKAQSDwoHZm9sbG93cxgGIAEoDBIhCgRlZGl0GAogASgLMhEuc2VyaWF0aW0udjEuRWRpdEgAEiUKBnJlY2FsbBgLIAEoCzITLnNlcmlhdGltLnYxLlJlY2FsbEgAEiMKBXJlYWN0GAwgASgLMhIuc2VyaWF0aW0udjEuUmVhY3RIABIfCgNwaW4YDSABKAsyEC5zZXJpYXRpbS52MS5QaW5IAEIFCgNhY3QiIgoERWRpdBIMCgRzYWx0GAEgASgMEgwKBGJvZHkYAiABKAwiCAoGUmVjYWxsIiUKBVJlYWN0Eg0KBWVtb2ppGAEgASgJEg0KBXVuc2V0GAIgASgIIhQKA1BpbhINCgV1bnNldBgBIAEoCCJ5CgRNYXJrEi8KDGNvbnZlcnNhdGlvbhgBIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhITCglyZWFkX3VwdG8YAiABKARIABIPCgVtdXRlZBgDIAEoCEgAEhIKCGFyY2hpdmVkGAQgASgISABCBgoEd2hhdCIqCgZNYXJrZWQSIAoDbm93GAEgASgLMhMuc2VyaWF0aW0udjEuTGlzdGVkIsIBCgZMaXN0ZWQSLwoMY29udmVyc2F0aW9uGAEgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEgwKBGxhc3QYAiABKAQSEQoJaW5ib3hfc2VxGAMgASgEEhAKCG1lc3NhZ2VzGAQgASgEEg4KBnVucmVhZBgFIAEoBBIRCglyZWFkX3VwdG8YBiABKAQSEAoIcmVhZF9zZXEYByABKAQSDQoFbXV0ZWQYCCABKAgSEAoIYXJjaGl2ZWQYCSABKAgiJgoETmV4dBIPCgdjb3VudGVyGAEgASgJEg0KBWNvdW50GAIgASgNIicKB051bWJlcnMSDQoFZmlyc3QYASABKAQSDQoFY291bnQYAiABKA0iGgoHQ3VycmVudBIPCgdjb3VudGVyGAEgASgJIh8KDUN1cnJlbnROdW1iZXISDgoGbnVtYmVyGAEgASgEIiMKBFN5bmMSDAoEZnJvbRgBIAEoBBINCgVsaW1pdBgCIAEoDSKIAQoIU3luY1BhZ2USIwoHZW50cmllcxgBIAMoCzISLnNlcmlhdGltLnYxLkVudHJ5EgwKBHVwdG8YAiABKAQSDAoEbW9yZRgDIAEoCBIQCgh0b29fbG9uZxgEIAEoCBIMCgR0cmltGAUgASgEEg0KBWNoYWluGAYgASgMEgwKBHRhaWwYByABKAQiVwoHSGlzdG9yeRIvCgxjb252ZXJzYXRpb24YASABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDAoEZnJvbRgCIAEoBBINCgVsaW1pdBgDIAEoDSJOCgtIaXN0b3J5UGFnZRIjCgdlbnRyaWVzGAEgAygLMhIuc2VyaWF0aW0udjEuRW50cnkSDAoEdXB0bxgCIAEoBBIMCgRtb3JlGAMgASgIIj8KBExpc3QSKAoFYWZ0ZXIYASABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDQoFbGltaXQYAiABKA0iSwoITGlzdFBhZ2USIQoEbGlzdBgBIAMoCzITLnNlcmlhdGltLnYxLkxpc3RlZBIMCgRtb3JlGAIgASgIEg4KBnVucmVhZBgDIAEoBCIICgZTdGF0dXMihQEKClN0YXR1c1BhZ2USDAoEdHJpbRgBIAEoBBIMCgR0YWlsGAIgASgEEg8KB2NlaWxpbmcYAyABKAQSDwoHb3JkaW5hbBgEIAEoBBINCgVjaGFpbhgFIAEoDBIqCgdkZXZpY2VzGAYgAygLMhkuc2VyaWF0aW0udjEuRGV2aWNlQ3Vyc29yIi4KDERldmljZUN1cnNvchIOCgZkZXZpY2UYASABKAkSDgoGY3Vyc29yGAIgASgEIkMKDFN0cmVhbUhlYWRlchIXCg9zdWJzY3JpcHRpb25faWQYASABKAQSDAoEdXNlchgCIAEoCRIMCgRmcm9tGAMgASgEIi4KB0RlbGl2ZXISIwoHZW50cmllcxgBIAMoCzISLnNlcmlhdGltLnYxLkVudHJ5IjAKB0xhZ2dpbmcSFwoPc3Vic2NyaXB0aW9uX2lkGAEgASgEEgwKBHVwdG8YAiABKAQiwAUKBUVudHJ5EgsKA3NlcRgBIAEoBBIQCghwcmV2X3NlcRgCIAEoBBIPCgdvcmRpbmFsGAMgASgEEi8KDGNvbnZlcnNhdGlvbhgEIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhIYChBjb252ZXJzYXRpb25fc2VxGAUgASgEEiUKBGtpbmQYBiABKA4yFy5zZXJpYXRpbS52MS5FbnRyeS5LaW5kEg4KBnNlbmRlchgHIAEoCRISCgptZXNzYWdlX2lkGAggASgMEg0KBWF0X21zGAkgASgEEhEKCWJvZHlfaGFzaBgKIAEoDBIrCgpib2R5X3N0YXRlGAsgASgOMhcuc2VyaWF0aW0udjEuRW50cnkuQm9keRIMCgRzYWx0GAwgASgMEgwKBGJvZHkYDSABKAwSDQoFYWRkZWQYDiADKAkSDwoHcmVtb3ZlZBgPIAMoCRINCgVjaGFpbhgQIAEoDBIOCgZ0YXJnZXQYESABKAQSDQoFZW1vamkYEiABKAkSDQoFdW5zZXQYEyABKAgiwgEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEhAKDEtJTkRfTUVTU0FHRRABEg8KC0tJTkRfQ1JFQVRFEAISEAoMS0lORF9NRU1CRVJTEAMSDQoJS0lORF9FRElUEAQSDwoLS0lORF9SRUNBTEwQBRIRCg1LSU5EX1JFQUNUSU9OEAYSDAoIS0lORF9QSU4QBxINCglLSU5EX1JFQUQQCBINCglLSU5EX01VVEUQCRIQCgxLSU5EX0FSQ0hJVkUQCiJkCgRCb2R5EhQKEEJPRFlfVU5TUEVDSUZJRUQQABINCglCT0RZX0hFUkUQARIPCgtCT0RZX0VSQVNFRBACEhAKDEJPRFlfVFJJTU1FRBADEhQKEEJPRFlfVU5BVkFJTEFCTEUQBCJsCgVFcnJvchIMCgRjb2RlGAEgASgNEgwKBG5hbWUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIWCg5yZXRyeV9hZnRlcl9tcxgEIAEoDRINCgVyZXRyeRgFIAEoCBIPCgd1bmtub3duGAYgASgIYgZwcm90bzM");
 
 /**
  * One frame from a device.
@@ -160,6 +160,24 @@ export type ClientFrame = Message<"seriatim.v1.ClientFrame"> & {
      */
     value: Current;
     case: "current";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.Amend amend = 26;
+     */
+    value: Amend;
+    case: "amend";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.Mark mark = 27;
+     */
+    value: Mark;
+    case: "mark";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.List list = 28;
+     */
+    value: List;
+    case: "list";
   } | { case: undefined; value?: undefined };
 };
 
@@ -313,6 +331,18 @@ export type ServerFrame = Message<"seriatim.v1.ServerFrame"> & {
      */
     value: CurrentNumber;
     case: "currentNumber";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.Marked marked = 26;
+     */
+    value: Marked;
+    case: "marked";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.ListPage list_page = 27;
+     */
+    value: ListPage;
+    case: "listPage";
   } | { case: undefined; value?: undefined };
 };
 
@@ -986,6 +1016,298 @@ export const ChangeMembersSchema: GenMessage<ChangeMembers> = /*@__PURE__*/
   messageDesc(file_seriatim_v1_client, 22);
 
 /**
+ * An amendment: an entry about an earlier message of the same conversation. Answered like Send, and the same under
+ * QuerySend and CancelSend.
+ *
+ * @generated from message seriatim.v1.Amend
+ */
+export type Amend = Message<"seriatim.v1.Amend"> & {
+  /**
+   * 16 bytes, the same on every attempt.
+   *
+   * @generated from field: bytes message_id = 1;
+   */
+  messageId: Uint8Array;
+
+  /**
+   * @generated from field: seriatim.v1.Conversation conversation = 2;
+   */
+  conversation?: Conversation | undefined;
+
+  /**
+   * `conversation_seq` of the message.
+   *
+   * @generated from field: uint64 target = 3;
+   */
+  target: bigint;
+
+  /**
+   * As in Send.
+   *
+   * @generated from field: uint64 known = 5;
+   */
+  known: bigint;
+
+  /**
+   * As in Send.
+   *
+   * @generated from field: bytes follows = 6;
+   */
+  follows: Uint8Array;
+
+  /**
+   * @generated from oneof seriatim.v1.Amend.act
+   */
+  act: {
+    /**
+     * @generated from field: seriatim.v1.Edit edit = 10;
+     */
+    value: Edit;
+    case: "edit";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.Recall recall = 11;
+     */
+    value: Recall;
+    case: "recall";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.React react = 12;
+     */
+    value: React;
+    case: "react";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.Pin pin = 13;
+     */
+    value: Pin;
+    case: "pin";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message seriatim.v1.Amend.
+ * Use `create(AmendSchema)` to create a new message.
+ */
+export const AmendSchema: GenMessage<Amend> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 23);
+
+/**
+ * Another body takes the place of the message's. Its author's only.
+ *
+ * @generated from message seriatim.v1.Edit
+ */
+export type Edit = Message<"seriatim.v1.Edit"> & {
+  /**
+   * As in Send.
+   *
+   * @generated from field: bytes salt = 1;
+   */
+  salt: Uint8Array;
+
+  /**
+   * @generated from field: bytes body = 2;
+   */
+  body: Uint8Array;
+};
+
+/**
+ * Describes the message seriatim.v1.Edit.
+ * Use `create(EditSchema)` to create a new message.
+ */
+export const EditSchema: GenMessage<Edit> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 24);
+
+/**
+ * The bodies of the message and of its edits are erased. Its author's only.
+ *
+ * @generated from message seriatim.v1.Recall
+ */
+export type Recall = Message<"seriatim.v1.Recall"> & {
+};
+
+/**
+ * Describes the message seriatim.v1.Recall.
+ * Use `create(RecallSchema)` to create a new message.
+ */
+export const RecallSchema: GenMessage<Recall> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 25);
+
+/**
+ * Sets or unsets a reaction of the sender.
+ *
+ * @generated from message seriatim.v1.React
+ */
+export type React = Message<"seriatim.v1.React"> & {
+  /**
+   * 1 to 64 bytes without control characters.
+   *
+   * @generated from field: string emoji = 1;
+   */
+  emoji: string;
+
+  /**
+   * @generated from field: bool unset = 2;
+   */
+  unset: boolean;
+};
+
+/**
+ * Describes the message seriatim.v1.React.
+ * Use `create(ReactSchema)` to create a new message.
+ */
+export const ReactSchema: GenMessage<React> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 26);
+
+/**
+ * Pins the message for all members, or unpins it.
+ *
+ * @generated from message seriatim.v1.Pin
+ */
+export type Pin = Message<"seriatim.v1.Pin"> & {
+  /**
+   * @generated from field: bool unset = 1;
+   */
+  unset: boolean;
+};
+
+/**
+ * Describes the message seriatim.v1.Pin.
+ * Use `create(PinSchema)` to create a new message.
+ */
+export const PinSchema: GenMessage<Pin> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 27);
+
+/**
+ * What the user says about a conversation to his own devices. Answered with Marked once durable; asked again, it
+ * changes nothing.
+ *
+ * @generated from message seriatim.v1.Mark
+ */
+export type Mark = Message<"seriatim.v1.Mark"> & {
+  /**
+   * @generated from field: seriatim.v1.Conversation conversation = 1;
+   */
+  conversation?: Conversation | undefined;
+
+  /**
+   * @generated from oneof seriatim.v1.Mark.what
+   */
+  what: {
+    /**
+     * Everything of the conversation up to this entry of the inbox is read. Only rises.
+     *
+     * @generated from field: uint64 read_upto = 2;
+     */
+    value: bigint;
+    case: "readUpto";
+  } | {
+    /**
+     * @generated from field: bool muted = 3;
+     */
+    value: boolean;
+    case: "muted";
+  } | {
+    /**
+     * @generated from field: bool archived = 4;
+     */
+    value: boolean;
+    case: "archived";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message seriatim.v1.Mark.
+ * Use `create(MarkSchema)` to create a new message.
+ */
+export const MarkSchema: GenMessage<Mark> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 28);
+
+/**
+ * The conversation as it is in the user's list now.
+ *
+ * @generated from message seriatim.v1.Marked
+ */
+export type Marked = Message<"seriatim.v1.Marked"> & {
+  /**
+   * @generated from field: seriatim.v1.Listed now = 1;
+   */
+  now?: Listed | undefined;
+};
+
+/**
+ * Describes the message seriatim.v1.Marked.
+ * Use `create(MarkedSchema)` to create a new message.
+ */
+export const MarkedSchema: GenMessage<Marked> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 29);
+
+/**
+ * @generated from message seriatim.v1.Listed
+ */
+export type Listed = Message<"seriatim.v1.Listed"> & {
+  /**
+   * @generated from field: seriatim.v1.Conversation conversation = 1;
+   */
+  conversation?: Conversation | undefined;
+
+  /**
+   * Everything up to this `conversation_seq` is in the inbox.
+   *
+   * @generated from field: uint64 last = 2;
+   */
+  last: bigint;
+
+  /**
+   * The newest entry that the conversation brought into the inbox.
+   *
+   * @generated from field: uint64 inbox_seq = 3;
+   */
+  inboxSeq: bigint;
+
+  /**
+   * Messages of the conversation in the inbox, and how many of them are not read.
+   *
+   * @generated from field: uint64 messages = 4;
+   */
+  messages: bigint;
+
+  /**
+   * @generated from field: uint64 unread = 5;
+   */
+  unread: bigint;
+
+  /**
+   * The read mark: the entry's place in the inbox and in the conversation, 0 for none.
+   *
+   * @generated from field: uint64 read_upto = 6;
+   */
+  readUpto: bigint;
+
+  /**
+   * @generated from field: uint64 read_seq = 7;
+   */
+  readSeq: bigint;
+
+  /**
+   * @generated from field: bool muted = 8;
+   */
+  muted: boolean;
+
+  /**
+   * @generated from field: bool archived = 9;
+   */
+  archived: boolean;
+};
+
+/**
+ * Describes the message seriatim.v1.Listed.
+ * Use `create(ListedSchema)` to create a new message.
+ */
+export const ListedSchema: GenMessage<Listed> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 30);
+
+/**
  * The sequence service (docs/sequence.md), for tokens with the scope `sequence`. Asking again is always safe: numbers
  * may be skipped, none is given twice.
  *
@@ -1012,7 +1334,7 @@ export type Next = Message<"seriatim.v1.Next"> & {
  * Use `create(NextSchema)` to create a new message.
  */
 export const NextSchema: GenMessage<Next> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 23);
+  messageDesc(file_seriatim_v1_client, 31);
 
 /**
  * `count` numbers from `first` on, nobody else's for ever.
@@ -1036,7 +1358,7 @@ export type Numbers = Message<"seriatim.v1.Numbers"> & {
  * Use `create(NumbersSchema)` to create a new message.
  */
 export const NumbersSchema: GenMessage<Numbers> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 24);
+  messageDesc(file_seriatim_v1_client, 32);
 
 /**
  * @generated from message seriatim.v1.Current
@@ -1053,7 +1375,7 @@ export type Current = Message<"seriatim.v1.Current"> & {
  * Use `create(CurrentSchema)` to create a new message.
  */
 export const CurrentSchema: GenMessage<Current> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 25);
+  messageDesc(file_seriatim_v1_client, 33);
 
 /**
  * Every number answered before is below it, none asked for later is.
@@ -1072,7 +1394,7 @@ export type CurrentNumber = Message<"seriatim.v1.CurrentNumber"> & {
  * Use `create(CurrentNumberSchema)` to create a new message.
  */
 export const CurrentNumberSchema: GenMessage<CurrentNumber> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 26);
+  messageDesc(file_seriatim_v1_client, 34);
 
 /**
  * What is in the inbox from `from` on. A position above the tail is refused as from the future.
@@ -1100,7 +1422,7 @@ export type Sync = Message<"seriatim.v1.Sync"> & {
  * Use `create(SyncSchema)` to create a new message.
  */
 export const SyncSchema: GenMessage<Sync> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 27);
+  messageDesc(file_seriatim_v1_client, 35);
 
 /**
  * @generated from message seriatim.v1.SyncPage
@@ -1159,7 +1481,7 @@ export type SyncPage = Message<"seriatim.v1.SyncPage"> & {
  * Use `create(SyncPageSchema)` to create a new message.
  */
 export const SyncPageSchema: GenMessage<SyncPage> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 28);
+  messageDesc(file_seriatim_v1_client, 36);
 
 /**
  * What is in a conversation from `from` on.
@@ -1188,7 +1510,7 @@ export type History = Message<"seriatim.v1.History"> & {
  * Use `create(HistorySchema)` to create a new message.
  */
 export const HistorySchema: GenMessage<History> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 29);
+  messageDesc(file_seriatim_v1_client, 37);
 
 /**
  * @generated from message seriatim.v1.HistoryPage
@@ -1215,7 +1537,66 @@ export type HistoryPage = Message<"seriatim.v1.HistoryPage"> & {
  * Use `create(HistoryPageSchema)` to create a new message.
  */
 export const HistoryPageSchema: GenMessage<HistoryPage> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 30);
+  messageDesc(file_seriatim_v1_client, 38);
+
+/**
+ * The user's conversations, in the order of their names.
+ *
+ * @generated from message seriatim.v1.List
+ */
+export type List = Message<"seriatim.v1.List"> & {
+  /**
+   * Behind this one; from the start if it is missing.
+   *
+   * @generated from field: seriatim.v1.Conversation after = 1;
+   */
+  after?: Conversation | undefined;
+
+  /**
+   * Most conversations; 0 for the server's limit.
+   *
+   * @generated from field: uint32 limit = 2;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message seriatim.v1.List.
+ * Use `create(ListSchema)` to create a new message.
+ */
+export const ListSchema: GenMessage<List> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 39);
+
+/**
+ * @generated from message seriatim.v1.ListPage
+ */
+export type ListPage = Message<"seriatim.v1.ListPage"> & {
+  /**
+   * @generated from field: repeated seriatim.v1.Listed list = 1;
+   */
+  list: Listed[];
+
+  /**
+   * There is more behind the last one.
+   *
+   * @generated from field: bool more = 2;
+   */
+  more: boolean;
+
+  /**
+   * Messages that are not read, of all the user's conversations.
+   *
+   * @generated from field: uint64 unread = 3;
+   */
+  unread: bigint;
+};
+
+/**
+ * Describes the message seriatim.v1.ListPage.
+ * Use `create(ListPageSchema)` to create a new message.
+ */
+export const ListPageSchema: GenMessage<ListPage> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 40);
 
 /**
  * Where the inbox and its devices stand.
@@ -1230,7 +1611,7 @@ export type Status = Message<"seriatim.v1.Status"> & {
  * Use `create(StatusSchema)` to create a new message.
  */
 export const StatusSchema: GenMessage<Status> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 31);
+  messageDesc(file_seriatim_v1_client, 41);
 
 /**
  * @generated from message seriatim.v1.StatusPage
@@ -1272,7 +1653,7 @@ export type StatusPage = Message<"seriatim.v1.StatusPage"> & {
  * Use `create(StatusPageSchema)` to create a new message.
  */
 export const StatusPageSchema: GenMessage<StatusPage> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 32);
+  messageDesc(file_seriatim_v1_client, 42);
 
 /**
  * @generated from message seriatim.v1.DeviceCursor
@@ -1294,7 +1675,7 @@ export type DeviceCursor = Message<"seriatim.v1.DeviceCursor"> & {
  * Use `create(DeviceCursorSchema)` to create a new message.
  */
 export const DeviceCursorSchema: GenMessage<DeviceCursor> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 33);
+  messageDesc(file_seriatim_v1_client, 43);
 
 /**
  * The first frame of it.
@@ -1325,7 +1706,7 @@ export type StreamHeader = Message<"seriatim.v1.StreamHeader"> & {
  * Use `create(StreamHeaderSchema)` to create a new message.
  */
 export const StreamHeaderSchema: GenMessage<StreamHeader> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 34);
+  messageDesc(file_seriatim_v1_client, 44);
 
 /**
  * @generated from message seriatim.v1.Deliver
@@ -1342,7 +1723,7 @@ export type Deliver = Message<"seriatim.v1.Deliver"> & {
  * Use `create(DeliverSchema)` to create a new message.
  */
 export const DeliverSchema: GenMessage<Deliver> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 35);
+  messageDesc(file_seriatim_v1_client, 45);
 
 /**
  * There is more than the stream will bring: sync from the last entry on.
@@ -1368,7 +1749,7 @@ export type Lagging = Message<"seriatim.v1.Lagging"> & {
  * Use `create(LaggingSchema)` to create a new message.
  */
 export const LaggingSchema: GenMessage<Lagging> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 36);
+  messageDesc(file_seriatim_v1_client, 46);
 
 /**
  * An entry of an inbox (or, in HistoryPage, of a conversation: then `seq` and `prev_seq` are 0).
@@ -1469,6 +1850,27 @@ export type Entry = Message<"seriatim.v1.Entry"> & {
    * @generated from field: bytes chain = 16;
    */
   chain: Uint8Array;
+
+  /**
+   * KIND_EDIT, KIND_RECALL, KIND_REACTION and KIND_PIN: `conversation_seq` of the message that it is about, else 0.
+   *
+   * @generated from field: uint64 target = 17;
+   */
+  target: bigint;
+
+  /**
+   * KIND_REACTION.
+   *
+   * @generated from field: string emoji = 18;
+   */
+  emoji: string;
+
+  /**
+   * KIND_REACTION, KIND_PIN, KIND_MUTE and KIND_ARCHIVE: it was taken back.
+   *
+   * @generated from field: bool unset = 19;
+   */
+  unset: boolean;
 };
 
 /**
@@ -1476,7 +1878,7 @@ export type Entry = Message<"seriatim.v1.Entry"> & {
  * Use `create(EntrySchema)` to create a new message.
  */
 export const EntrySchema: GenMessage<Entry> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 37);
+  messageDesc(file_seriatim_v1_client, 47);
 
 /**
  * @generated from enum seriatim.v1.Entry.Kind
@@ -1501,13 +1903,50 @@ export enum Entry_Kind {
    * @generated from enum value: KIND_MEMBERS = 3;
    */
   MEMBERS = 3,
+
+  /**
+   * @generated from enum value: KIND_EDIT = 4;
+   */
+  EDIT = 4,
+
+  /**
+   * @generated from enum value: KIND_RECALL = 5;
+   */
+  RECALL = 5,
+
+  /**
+   * @generated from enum value: KIND_REACTION = 6;
+   */
+  REACTION = 6,
+
+  /**
+   * @generated from enum value: KIND_PIN = 7;
+   */
+  PIN = 7,
+
+  /**
+   * In the user's own inbox only, from no conversation: see Mark.
+   *
+   * @generated from enum value: KIND_READ = 8;
+   */
+  READ = 8,
+
+  /**
+   * @generated from enum value: KIND_MUTE = 9;
+   */
+  MUTE = 9,
+
+  /**
+   * @generated from enum value: KIND_ARCHIVE = 10;
+   */
+  ARCHIVE = 10,
 }
 
 /**
  * Describes the enum seriatim.v1.Entry.Kind.
  */
 export const Entry_KindSchema: GenEnum<Entry_Kind> = /*@__PURE__*/
-  enumDesc(file_seriatim_v1_client, 37, 0);
+  enumDesc(file_seriatim_v1_client, 47, 0);
 
 /**
  * @generated from enum seriatim.v1.Entry.Body
@@ -1547,7 +1986,7 @@ export enum Entry_Body {
  * Describes the enum seriatim.v1.Entry.Body.
  */
 export const Entry_BodySchema: GenEnum<Entry_Body> = /*@__PURE__*/
-  enumDesc(file_seriatim_v1_client, 37, 1);
+  enumDesc(file_seriatim_v1_client, 47, 1);
 
 /**
  * The refusal of a request, or (request_id 0) why the connection ends.
@@ -1599,5 +2038,5 @@ export type Error = Message<"seriatim.v1.Error"> & {
  * Use `create(ErrorSchema)` to create a new message.
  */
 export const ErrorSchema: GenMessage<Error> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 38);
+  messageDesc(file_seriatim_v1_client, 48);
 
