@@ -104,9 +104,13 @@ impl Cluster {
 
     /// A token for the sequence service and nothing else, of this tenant.
     pub fn sequence_token(&self, tenant: u32) -> String {
+        self.token_for(tenant, "counting", Scopes::SEQUENCE)
+    }
+
+    /// A token of these scopes.
+    pub fn token_for(&self, tenant: u32, user: &str, scopes: Scopes) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let user = UserId::new("counting").unwrap();
-        self.minter.mint_for(TenantId(tenant), &user, now + 3600, Scopes::SEQUENCE).unwrap()
+        self.minter.mint_for(TenantId(tenant), &UserId::new(user).unwrap(), now + 3600, scopes).unwrap()
     }
 
     pub fn gateway(&self) -> SocketAddr {
