@@ -75,16 +75,16 @@ pub(crate) async fn run(host: Arc<Host>) {
             let rots = directory.rotten.iter().any(|rot| rot.group == replica.group);
             let moves = directory.moves.iter().any(|moved| moved.group == replica.group);
             if rots && !moves && !directory.is_rotten(replica.group, replica.id()) {
-                let is_due = is_rest_due(&directory, &replica);
-                if !is_due || !is_busy {
-                    if is_due {
-                        is_busy = true;
-                        let newest = replica.live.digest().map_or(0, |newest| newest.index);
-                        begun = Some((replica.group, newest, Instant::now()));
-                    }
-                    if let Err(what) = rest_agrees(&host, &directory, &replica).await {
-                        tracing::debug!(group = replica.group.0, what, "a rotten replica is not rebuilt yet");
-                    }
+                let begins = !is_busy && is_rest_due(&directory, &replica);
+                if begins {
+                    is_busy = true;
+                    let newest = replica.live.digest().map_or(0, |newest| newest.index);
+                    begun = Some((replica.group, newest, Instant::now()));
+                }
+                if (begins || is_rest_begun(&directory, &replica))
+                    && let Err(what) = rest_agrees(&host, &directory, &replica).await
+                {
+                    tracing::debug!(group = replica.group.0, what, "a rotten replica is not rebuilt yet");
                 }
             }
             let newest = replica.live.digest();
@@ -200,11 +200,19 @@ fn voters_of(directory: &Directory, replica: &Replica) -> (BTreeSet<ReplicaId>, 
     (voters, sound)
 }
 
-/// Has a comparison of the voters that are not rotten still to be begun?
+/// Has a comparison of the voters that are not rotten still to be begun? Not while too few of them follow: nobody would
+/// be rebuilt, and what is read for it would be read again and again.
 fn is_rest_due(directory: &Directory, replica: &Replica) -> bool {
     let (voters, sound) = voters_of(directory, replica);
-    (2..voters.len()).contains(&sound.len())
-        && replica.rest.lock().as_ref().is_none_or(|rest| rest.is_over(&voters, &sound))
+    let is_over = replica.rest.lock().as_ref().is_none_or(|rest| rest.is_over(&voters, &sound));
+    let follows = |id: &&ReplicaId| **id == replica.id() || replica.is_close(**id);
+    is_over && (2..voters.len()).contains(&sound.len()) && sound.iter().filter(follows).count() > voters.len() / 2
+}
+
+/// Is a comparison of them under way, or done?
+fn is_rest_begun(directory: &Directory, replica: &Replica) -> bool {
+    let (voters, sound) = voters_of(directory, replica);
+    replica.rest.lock().as_ref().is_some_and(|rest| !rest.is_over(&voters, &sound))
 }
 
 /// Have the voters that are not rotten the same rows, as far as they are more than one? Before a new replica copies

@@ -77,10 +77,7 @@ pub(super) async fn withdraw(
     if dry_run {
         return Ok(Exit::Ok);
     }
-    if confirm != Some(replica.0) {
-        let what = format!("what is wrong with replica {replica} may be copied to others: say --confirm {replica}");
-        return Err(Failure::usage(what));
-    }
+    check_confirmed(replica, confirm)?;
     let act = format!("failed to withdraw the report of replica {replica} of group {group}");
     let withdrawn = store::tell_meta(target, &act, MetaCommand::WithdrawRot { group, replica }).await;
     withdrawn.map_err(|failure| match failure.exit {
@@ -89,6 +86,11 @@ pub(super) async fn withdraw(
     })?;
     eprintln!("withdrawn; if its store still finds it rotten, it reports again");
     Ok(Exit::Ok)
+}
+
+fn check_confirmed(replica: ReplicaId, confirm: Option<u64>) -> Result<(), Failure> {
+    let what = || format!("what is wrong with replica {replica} may be copied to others: say --confirm {replica}");
+    if confirm == Some(replica.0) { Ok(()) } else { Err(Failure::usage(what())) }
 }
 
 fn reported(directory: &Directory, group: GroupId, replica: ReplicaId) -> Result<&RotRecord, Failure> {
@@ -121,6 +123,14 @@ mod tests {
     use seriatim_proto::meta::{GroupRecord, MoveRecord};
 
     use super::*;
+
+    #[test]
+    fn a_report_is_withdrawn_only_by_who_names_the_replica_twice() {
+        assert!(check_confirmed(ReplicaId(7), Some(7)).is_ok());
+        for other in [None, Some(8)] {
+            assert_eq!(check_confirmed(ReplicaId(7), other).unwrap_err().exit, Exit::Usage);
+        }
+    }
 
     #[test]
     fn the_state_says_what_is_done() {
