@@ -61,7 +61,8 @@ pub(crate) async fn run(host: Arc<Host>) {
         let Some(directory) = host.events().directory().borrow().clone() else { continue };
         let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
         groups.retain(|group, _| led.iter().any(|replica| replica.group == *group));
-        // One after another: all digests of a store share one pace, and one that is begun anew is never done.
+        // One after another: all digests of a store share one pace, and one that is begun anew is never done. Those that
+        // a rebuild waits for have a pace of their own, and wait for each other only.
         let is_begun = |(group, index, at): &(GroupId, u64, Instant)| {
             let waits = |replica: &Arc<Replica>| {
                 replica.group == *group && replica.live.digest().is_none_or(|digest| digest.index <= *index)
@@ -70,14 +71,17 @@ pub(crate) async fn run(host: Arc<Host>) {
         };
         let mut is_busy =
             begun.as_ref().is_some_and(is_begun) || host.replicas().iter().any(|replica| replica.live.is_digesting());
+        let is_urgent = |group: GroupId| directory.rotten.iter().any(|rot| rot.group == group);
+        let mut is_urgently_busy = begun.as_ref().is_some_and(|begun| is_urgent(begun.0) && is_begun(begun))
+            || host.replicas().iter().any(|replica| is_urgent(replica.group) && replica.live.is_digesting());
         for replica in led {
             // Before a rotten replica is rebuilt, and stops, the others are compared: at once, and at a faster pace.
-            let rots = directory.rotten.iter().any(|rot| rot.group == replica.group);
+            let rots = is_urgent(replica.group);
             let moves = directory.moves.iter().any(|moved| moved.group == replica.group);
             if rots && !moves && !directory.is_rotten(replica.group, replica.id()) {
-                let begins = !is_busy && is_rest_due(&directory, &replica);
+                let begins = !is_urgently_busy && is_rest_due(&directory, &replica);
                 if begins {
-                    is_busy = true;
+                    (is_busy, is_urgently_busy) = (true, true);
                     let newest = replica.live.digest().map_or(0, |newest| newest.index);
                     begun = Some((replica.group, newest, Instant::now()));
                 }

@@ -39,7 +39,7 @@ use crate::raft::state_machine::StateMachine;
 use crate::raft::types::Member;
 use crate::replica::{Replica, Shared};
 use crate::rocks::state_db::StateDb;
-use crate::scrub::Pace;
+use crate::scrub::{DigestPace, Pace};
 use seriatim_store_core::Fatal;
 use seriatim_store_core::plan::preferred_leaders;
 
@@ -69,7 +69,7 @@ pub(crate) struct Host {
     doubted: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     stopping: AtomicBool,
     /// of all digests
-    pace: Arc<Pace>,
+    pace: Arc<DigestPace>,
     /// of the scrub, which no number of digests holds up
     scrub_pace: Pace,
     scrubs: bool,
@@ -147,7 +147,7 @@ impl Host {
             suspected: Mutex::default(),
             doubted: Mutex::default(),
             stopping: AtomicBool::new(false),
-            pace: Arc::new(Pace::half_of(parts.scrub_bytes_per_s)),
+            pace: Arc::new(DigestPace::half_of(parts.scrub_bytes_per_s)),
             scrub_pace: Pace::half_of(parts.scrub_bytes_per_s),
             scrubs: parts.scrub_bytes_per_s > 0,
             domain: parts.domain,

@@ -50,6 +50,29 @@ impl Pace {
     }
 }
 
+/// How fast a store makes digests: all that nobody waits for share one pace, and those that a rebuild waits for
+/// another one, which is [`limits::DIGEST_URGENCY`] times faster and waits for none of the first.
+#[derive(Debug)]
+pub(crate) struct DigestPace {
+    ordinary: Pace,
+    urgent: Pace,
+}
+
+impl DigestPace {
+    /// [`Pace::half_of`] so many bytes a second for the ordinary ones.
+    pub(crate) fn half_of(bytes_per_s: u64) -> Self {
+        let ordinary = Pace::half_of(bytes_per_s);
+        let bytes_per_s = ordinary.bytes_per_s.saturating_mul(limits::DIGEST_URGENCY);
+        Self { ordinary, urgent: Pace { bytes_per_s, free_at: Mutex::new(None) } }
+    }
+
+    /// As [`Pace::take`].
+    pub(crate) fn take(&self, now: Instant, bytes: u64, is_urgent: bool) -> Duration {
+        let pace = if is_urgent { &self.urgent } else { &self.ordinary };
+        pace.take(now, bytes)
+    }
+}
+
 /// Passes over everything, for as long as the store runs. Runs until it is dropped.
 pub(crate) async fn run(host: Arc<Host>) {
     if !host.scrubs() {
@@ -179,5 +202,16 @@ mod tests {
         assert_eq!(pace.take(later, 100), Duration::from_millis(100));
         assert_eq!(Pace::half_of(0).take(now, limits::SCRUB_BYTES_PER_S), Duration::from_secs(2));
         assert_eq!(Pace::half_of(1).take(now, 1), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_digest_that_a_rebuild_waits_for_waits_for_no_other() {
+        let pace = DigestPace::half_of(2 * limits::DIGEST_URGENCY);
+        let now = Instant::now();
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(pace.take(now, 3_600 * limits::DIGEST_URGENCY, false), hour);
+        assert_eq!(pace.take(now, limits::DIGEST_URGENCY * limits::DIGEST_URGENCY, true), Duration::from_secs(1));
+        assert_eq!(pace.take(now, limits::DIGEST_URGENCY * limits::DIGEST_URGENCY, true), Duration::from_secs(2));
+        assert_eq!(pace.take(now, 0, false), hour);
     }
 }

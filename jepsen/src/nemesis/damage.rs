@@ -3,7 +3,8 @@
 //! A store must notice and refuse; what came of it is recorded. Healing puts the saved files back, but only for a
 //! store that did not run with the damage: one that ran has promised things since, and would forget them.
 //!
-//! Rebuilding a rotten replica does not exist yet, so no kind of this family is in the set `all`.
+//! What the store finds rotten is rebuilt by its cluster, one replica after another; a run waits only until the stores
+//! are ready, and other faults would keep the rebuild from its end, so no kind of this family is in the set `all`.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;

@@ -21,7 +21,7 @@ use crate::fatal::FatalSignal;
 use crate::live::{Events, GroupLive};
 use crate::metrics::StoreMetrics;
 use crate::rocks::state_db::StateDb;
-use crate::scrub::Pace;
+use crate::scrub::DigestPace;
 
 struct Flushing {
     machine: StateMachine,
@@ -41,7 +41,7 @@ impl Flushing {
             live,
             metrics,
             FatalSignal::new(),
-            Arc::new(Pace::half_of(0)),
+            Arc::new(DigestPace::half_of(0)),
         )
         .unwrap();
         Self { machine, state }

@@ -20,7 +20,6 @@ use seriatim_proto::chaos::{self, Point, Sabotage};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::ids::{GroupId, LogIndex};
-use seriatim_proto::limits;
 use seriatim_store_core::{At, Fatal};
 
 use crate::fatal::FatalSignal;
@@ -31,7 +30,7 @@ use crate::raft::snapshot::{SnapshotBlocks, SnapshotData};
 use crate::raft::types::{CommandBatch, Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::rocks::group_rows::{Chunk, GroupRows};
 use crate::rocks::state_db::StateDb;
-use crate::scrub::Pace;
+use crate::scrub::DigestPace;
 
 /// A group's rows, as openraft sees them.
 pub(crate) struct StateMachine {
@@ -40,7 +39,7 @@ pub(crate) struct StateMachine {
     live: Arc<GroupLive>,
     metrics: StoreMetrics,
     fatal: FatalSignal,
-    pace: Arc<Pace>,
+    pace: Arc<DigestPace>,
     rows: Arc<GroupRows>,
     position: Position,
 }
@@ -90,7 +89,7 @@ impl StateMachine {
         live: Arc<GroupLive>,
         metrics: StoreMetrics,
         fatal: FatalSignal,
-        pace: Arc<Pace>,
+        pace: Arc<DigestPace>,
     ) -> io::Result<Self> {
         // What an earlier replica of this process left unwritten counts.
         drop(state.view(group).map_err(io::Error::other)?);
@@ -164,8 +163,7 @@ impl StateMachine {
         let (seen_tx, seen) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
             let pause = |bytes| {
-                let bytes = if live.is_digest_urgent() { bytes / limits::DIGEST_URGENCY } else { bytes };
-                let until = Instant::now() + pace.take(Instant::now(), bytes);
+                let until = Instant::now() + pace.take(Instant::now(), bytes, live.is_digest_urgent());
                 // In steps, so that nobody waits for this who stops.
                 while live.wants_digest(index) {
                     let left = until.saturating_duration_since(Instant::now());
