@@ -143,17 +143,23 @@ impl Watched {
         Ok(())
     }
 
-    /// A store has lost its votes: all of it is set aside and rebuilt.
+    /// A store has lost its log: each of its replicas is found rotten and is rebuilt. Then it has lost its votes too: all
+    /// of it is set aside.
     async fn rot(&mut self) -> anyhow::Result<()> {
         let leader = self.leader().await;
         let follower = self.cluster.names(Role::Store).into_iter().find(|name| *name != leader);
         let follower = follower.context("there is one store only")?;
         self.look().await;
         self.cluster.kill(&follower).await?;
-        let mark = self.cluster.data_dir(&follower).join("watermark");
-        std::fs::OpenOptions::new().write(true).open(mark)?.set_len(10)?;
+        let data = self.cluster.data_dir(&follower);
+        std::fs::remove_dir_all(data.join("log.db"))?;
         self.cluster.start_node(&follower).await?;
+        self.wait_for(Point::ReplicaRotten).await;
         self.wait_for(Point::ReplicaRetired).await;
+        self.cluster.kill(&follower).await?;
+        std::fs::OpenOptions::new().write(true).open(data.join("watermark"))?.set_len(10)?;
+        self.cluster.start_node(&follower).await?;
+        self.wait_for(Point::StoreSetAside).await;
         Ok(())
     }
 

@@ -7,7 +7,9 @@ mod common;
 
 use common::{Cluster, PATIENCE, wait_until_async};
 use futures_util::StreamExt;
-use seriatim_client::{AmendRequest, Amendment, Client, Conversation, Entry, SendRequest, SubscriptionError};
+use seriatim_client::{
+    AmendRequest, Amendment, Client, Conversation, Entry, SendRequest, SendStatus, SubscriptionError,
+};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{ConversationKey, CounterName, Emoji, MessageId, Seq, UserId};
 use seriatim_proto::logic::Scopes;
@@ -32,6 +34,8 @@ struct Place {
     group: ConversationKey,
     /// the author's, given to the former member too
     target: Seq,
+    /// the entry by which the former member went
+    removal: Seq,
     caller: UserId,
 }
 
@@ -61,7 +65,10 @@ async fn ask(client: &Client, what: &str, place: &Place) -> Result<(), Refusal> 
     let counter = CounterName::new("orders").unwrap();
     let answer = match what {
         "`Send`" => client.send(conversation, "hello").await.map(drop),
-        "`QuerySend` of an id that nobody used" => client.query_send(&conversation, new_id(), None).await.map(drop),
+        "`QuerySend` of an id that nobody used" => client
+            .query_send(&conversation, new_id(), None)
+            .await
+            .map(|status| assert_eq!(status, SendStatus::NotYet, "it says the same to everybody")),
         "`CancelSend` of an id that nobody used" => client.cancel_send(&conversation, new_id(), None).await.map(drop),
         "`CreateGroup` under the same group id" => client.create_group(place.group, &[user("bob")]).await.map(drop),
         "`ChangeMembers`: another one comes" => {
@@ -136,8 +143,8 @@ impl World {
         let members = ["author", "member", "former"].map(user);
         self.creator.create_group(group, &members).await.unwrap();
         let target = self.author.send(Conversation::Group(group), "hello").await.unwrap().seq;
-        self.creator.change_members(group, &[], &[user("former")]).await.unwrap();
-        Place { group, target, caller: user(caller) }
+        let removal = self.creator.change_members(group, &[], &[user("former")]).await.unwrap().seq;
+        Place { group, target, removal, caller: user(caller) }
     }
 
     async fn history(&self, place: &Place) -> Vec<Entry> {
@@ -190,7 +197,7 @@ async fn every_caller_is_answered_as_documented_and_a_refusal_says_and_changes_n
             // The one refusal that says something, as documented: a group id is taken.
             let says_what_exists = refusal.code == ErrorCode::AlreadyExists;
             if matches!(*caller, "stranger" | "other tenant" | "scope `sequence`" | "no scope") && !says_what_exists {
-                let nowhere = Place { group: new_group(), target: place.target, caller: place.caller };
+                let nowhere = Place { group: new_group(), ..place };
                 let of_nothing = ask(client, &what, &nowhere).await;
                 assert_eq!(of_nothing, Err(refusal), "{what}, {caller}: the refusal tells what exists");
             }
@@ -198,6 +205,14 @@ async fn every_caller_is_answered_as_documented_and_a_refusal_says_and_changes_n
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(refusals > 50, "{refusals}");
+    // What was said when he had gone is not a former member's.
+    let place = world.group("former").await;
+    world.author.send(place.conversation(), "among us").await.unwrap();
+    let former = &callers.iter().find(|(caller, ..)| *caller == "former member").unwrap().2;
+    let seen = former.history(&place.conversation(), None, 0).await.unwrap().entries;
+    assert!(seen.iter().any(|entry| entry.conversation_seq == place.target), "{seen:?}");
+    assert!(seen.iter().all(|entry| entry.conversation_seq <= place.removal), "{seen:?}");
+    assert!(world.history(&place).await.iter().any(|entry| entry.conversation_seq > place.removal));
     // Nobody else's inbox has anything of the groups.
     for (caller, _, client) in callers.iter().filter(|(caller, ..)| ["stranger", "other tenant"].contains(caller)) {
         let page = client.sync(None, 0).await.unwrap();
