@@ -1,6 +1,7 @@
 //! Identity: whose data folder this is. One process at a time, one store of one cluster for ever.
 //!
 //! ```text
+//! FORMAT    a number and a line feed: the format of everything in the folder, as docs/formats.md describes it
 //! TOKEN     16 random bytes, made with the folder: a folder that was wiped is another one
 //! LOCK      held by flock while a process runs; the kernel frees it with the process
 //! IDENTITY  crc32c:u32 BE, then codec(IdentityRecord); absent before `cluster init`
@@ -158,6 +159,18 @@ pub enum IdentityError {
         /// the folder
         path: PathBuf,
     },
+    /// Another version made the folder.
+    #[error(
+        "read the data folder {path}: its format is {found}, and this version reads {} only; nothing was touched: keep it \
+         for the version that made it, and start this one in an empty folder",
+        FORMAT
+    )]
+    Format {
+        /// the folder
+        path: PathBuf,
+        /// its format; folders from before there was a number have the first one
+        found: u32,
+    },
     /// The store was taken out of service for ever.
     #[error("start a poisoned store: {path} belongs to a removed store")]
     Poisoned {
@@ -195,6 +208,7 @@ impl IdentityError {
             IdentityError::Io { .. } | IdentityError::Damaged { .. } | IdentityError::Nobodys { .. } => {
                 ErrorCode::Internal
             }
+            IdentityError::Format { .. } => ErrorCode::Unsupported,
             IdentityError::Locked { .. } => ErrorCode::FolderInUse,
             IdentityError::Poisoned { .. }
             | IdentityError::Other { .. }
@@ -224,6 +238,7 @@ impl DataFolder {
             rustix::io::Errno::WOULDBLOCK => IdentityError::Locked { path: path.to_owned() },
             errno => io(errno.into()),
         })?;
+        check_format(path)?;
         let identity = read(&path.join(FILE))?;
         if identity.as_ref().is_some_and(|identity| identity.poisoned) {
             return Err(IdentityError::Poisoned { path: path.to_owned() });
@@ -362,6 +377,33 @@ pub(crate) fn write_durable(folder: &Path, name: &str, bytes: &[u8]) -> io::Resu
     File::open(folder)?.sync_all()
 }
 
+/// Refuses a folder of another format, before anything else of it is read; gives a new one the format of this version.
+fn check_format(folder: &Path) -> Result<(), IdentityError> {
+    let path = folder.join(FORMAT_FILE);
+    let io = |source| IdentityError::Io { path: path.clone(), source };
+    let found = match fs::read(&path) {
+        Ok(bytes) => {
+            let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
+            let damaged = || IdentityError::Damaged { path: path.clone(), what: "a number is expected".to_owned() };
+            number.ok_or_else(damaged)?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let is_old = [TOKEN_FILE, FILE]
+                .iter()
+                .try_fold(false, |any, name| Ok::<_, io::Error>(any || folder.join(name).try_exists()?));
+            if !is_old.map_err(io)? {
+                return write_durable(folder, FORMAT_FILE, format!("{FORMAT}\n").as_bytes()).map_err(io);
+            }
+            FORMAT_FIRST
+        }
+        Err(source) => return Err(io(source)),
+    };
+    match found {
+        FORMAT => Ok(()),
+        found => Err(IdentityError::Format { path: folder.to_owned(), found }),
+    }
+}
+
 /// The folder's token, made on first start.
 fn token(folder: &Path) -> Result<StoreToken, IdentityError> {
     let path = folder.join(TOKEN_FILE);
@@ -397,6 +439,11 @@ pub(crate) fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
 /// The identity's file.
 pub(crate) const FILE: &str = "IDENTITY";
 const TOKEN_FILE: &str = "TOKEN";
+const FORMAT_FILE: &str = "FORMAT";
+/// Of everything in the folder. It rises when an older version's bytes would be read as something else.
+const FORMAT: u32 = 2;
+/// Of folders without the file.
+const FORMAT_FIRST: u32 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -430,6 +477,38 @@ mod tests {
         assert_eq!(folder.identity().unwrap().born(GroupId(3), ReplicaId(9)), Some(born));
         assert_eq!(folder.identity().unwrap().meta_replica(), Some(ReplicaId(7)));
         assert!(matches!(folder.check_address("127.0.0.1:2"), Err(IdentityError::Address { .. })));
+    }
+
+    #[test]
+    fn a_folder_of_another_version_is_refused_and_not_touched() {
+        let names =
+            |dir: &Path| -> BTreeSet<_> { fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect() };
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = DataFolder::open(dir.path()).unwrap();
+        folder.adopt(identity(1, 1)).unwrap();
+        drop(folder);
+        let file = dir.path().join(FORMAT_FILE);
+        assert_eq!(fs::read(&file).unwrap(), b"2\n");
+        drop(DataFolder::open(dir.path()).unwrap());
+        for (content, expected) in
+            [(Some("1\n"), Some(1)), (Some("3\n"), Some(3)), (Some("2"), None), (Some(""), None), (None, Some(1))]
+        {
+            match content {
+                Some(content) => fs::write(&file, content).unwrap(),
+                None => fs::remove_file(&file).unwrap(),
+            }
+            let before = names(dir.path());
+            match (DataFolder::open(dir.path()).unwrap_err(), expected) {
+                (IdentityError::Format { found, .. }, Some(expected)) => assert_eq!(found, expected),
+                (IdentityError::Damaged { path, .. }, None) => assert_eq!(path, file),
+                (other, _) => panic!("{content:?}: {other}"),
+            }
+            assert_eq!(names(dir.path()), before);
+        }
+        // A crash may have left a folder without a token: it is new.
+        fs::write(&file, "2\n").unwrap();
+        fs::remove_file(dir.path().join(TOKEN_FILE)).unwrap();
+        drop(DataFolder::open(dir.path()).unwrap());
     }
 
     #[test]

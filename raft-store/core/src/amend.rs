@@ -11,7 +11,7 @@
 //! Setting what is set, and unsetting what is not, is an entry that changes nothing.
 //!
 //! Ages are differences of two times that are in the log, `at_ms` of both entries: apply reads no clock, and replicas
-//! agree (decision 0008).
+//! agree (decision 0009).
 //!
 //! # Invariants
 //! I5: a recall erases salt and body and nothing else of an entry, so that every chain still proves itself.
