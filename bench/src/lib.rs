@@ -4,10 +4,11 @@
 //! down what it received ([`record`]). The checker ([`check`]) reads the source file and those records, nothing else.
 //!
 //! # Reading order
-//! [`source`] → [`script`] → [`record`] → [`check`]; then [`replay`].
+//! [`source`] → [`script`] → [`record`] → [`check`]; then [`replay`]. Apart from them: [`e2e`].
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod e2e;
 pub mod record;
 pub mod replay;
 pub mod script;

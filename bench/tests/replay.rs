@@ -2,74 +2,31 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+mod running;
 
-/// A playground that ends with this process.
-struct Running {
-    folder: tempfile::TempDir,
-    playground: Child,
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use running::Running;
+
+fn records(running: &Running) -> PathBuf {
+    running.folder.path().join("records")
 }
 
-impl Running {
-    fn start() -> Running {
-        let replay = Path::new(env!("CARGO_BIN_EXE_replay"));
-        let seriatim = replay.with_file_name("seriatim");
-        assert!(seriatim.exists(), "{} is missing: cargo build --release --workspace --bins", seriatim.display());
-        assert!(Path::new(env!("CARGO_BIN_EXE_replay-check")).exists());
-        let folder = tempfile::tempdir().unwrap();
-        let mut playground = Command::new(&seriatim)
-            .args(["playground", "--exit-with-parent", "--data"])
-            .arg(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(playground.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("\"ready\":true"), "the playground is ready: {line:?}");
-        Running { folder, playground }
-    }
-
-    /// SIGKILL, answered when the process is gone.
-    fn kill(&self, node: &str) {
-        let mut control = UnixStream::connect(self.folder.path().join("control.sock")).unwrap();
-        writeln!(control, "{}", serde_json::json!({"do": "kill", "node": node})).unwrap();
-        let mut answer = String::new();
-        BufReader::new(control).read_line(&mut answer).unwrap();
-        assert!(answer.contains("\"ok\":true"), "{answer}");
-    }
-
-    fn records(&self) -> std::path::PathBuf {
-        self.folder.path().join("records")
-    }
-
-    /// Replays the sample.
-    fn replay(&self, options: &[&str]) -> Output {
-        let sample =
-            std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json");
-        Command::new(env!("CARGO_BIN_EXE_replay"))
-            .arg("--playground")
-            .arg(self.folder.path())
-            .arg("--source")
-            .arg(sample)
-            .arg("--records")
-            .arg(self.records())
-            .args(options)
-            .arg("--json")
-            .output()
-            .unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.playground.stdin.take());
-        // A test that panics already has more to say.
-        self.playground.wait().ok();
-    }
+/// Replays the sample.
+fn replay(running: &Running, options: &[&str]) -> Output {
+    let sample = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("sample/dataset.json");
+    Command::new(env!("CARGO_BIN_EXE_replay"))
+        .arg("--playground")
+        .arg(running.folder.path())
+        .arg("--source")
+        .arg(sample)
+        .arg("--records")
+        .arg(records(running))
+        .args(options)
+        .arg("--json")
+        .output()
+        .unwrap()
 }
 
 /// The checker's verdict, in which nothing is wrong.
@@ -88,7 +45,7 @@ fn verdict(output: &Output) -> serde_json::Value {
 fn the_sample_survives_both_kills() {
     // Slow enough that the kills come while there is something to say.
     let running = Running::start();
-    let output = running.replay(&["--messages", "all", "--rate", "150"]);
+    let output = replay(&running, &["--messages", "all", "--rate", "150"]);
     let verdict = verdict(&output);
     assert!(output.status.success(), "{verdict}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(verdict["faults"].as_array().unwrap().len(), 2, "{verdict}");
@@ -98,7 +55,7 @@ fn the_sample_survives_both_kills() {
 fn a_run_with_a_process_that_ended_by_itself_is_not_good() {
     let running = Running::start();
     running.kill("store-2");
-    let output = running.replay(&["--messages", "40", "--no-faults"]);
+    let output = replay(&running, &["--messages", "40", "--no-faults"]);
     let verdict = verdict(&output);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{verdict}\n{stderr}");
@@ -108,17 +65,17 @@ fn a_run_with_a_process_that_ended_by_itself_is_not_good() {
 #[test]
 fn a_second_replay_into_one_playground_is_refused_and_leaves_the_records_of_the_first() {
     let running = Running::start();
-    let output = running.replay(&["--messages", "40", "--no-faults"]);
+    let output = replay(&running, &["--messages", "40", "--no-faults"]);
     verdict(&output);
     let files = || {
-        let files = std::fs::read_dir(running.records()).unwrap().map(|file| file.unwrap().path());
+        let files = std::fs::read_dir(records(&running)).unwrap().map(|file| file.unwrap().path());
         let mut files: Vec<_> = files.filter(|path| path.is_file()).map(|path| std::fs::read(path).unwrap()).collect();
         files.sort();
         files
     };
     let before = files();
     assert!(!before.is_empty());
-    let output = running.replay(&["--messages", "60", "--no-faults"]);
+    let output = replay(&running, &["--messages", "60", "--no-faults"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("has messages here already") && !stderr.contains("panicked"), "{stderr}");
