@@ -372,6 +372,7 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::testing::store_status;
 
     #[test]
     fn a_repeated_call_keeps_the_replicas_that_were_adopted() {
@@ -381,18 +382,8 @@ mod tests {
         let status = |store: Option<u64>, known: &[u64]| StoreStatus {
             cluster: store.map(|_| ClusterId([1; 16])),
             store: store.map(StoreId),
-            address: String::new(),
-            version: String::new(),
-            read_only: false,
-            disk_free_bytes: 0,
-            fsync_us_p50: 0,
-            fsync_us_p99: 0,
-            token: StoreToken([0; 16]),
-            groups: vec![],
-            rotten: vec![],
-            damaged: false,
-            domain: None,
             meta_replicas: named(known),
+            ..store_status(StoreId(0))
         };
         let known = |statuses: &[StoreStatus]| known_replicas(statuses);
         assert_eq!(known(&[status(None, &[]), status(None, &[])]), Ok(None));
