@@ -51,6 +51,8 @@ pub struct GatewayConfig {
     pub address_connections_max: u32,
     /// what tokens are verified with; its keys may change
     pub verifier: Verifier,
+    /// what QUIC's keys are made of, 32 bytes or more; `None`: of chance, and other ones after a restart
+    pub quic_secret: Option<Vec<u8>>,
     /// must be set: the streams to the logic nodes are not encrypted yet, mTLS comes later
     pub insecure_plaintext: bool,
 }

@@ -16,7 +16,7 @@ use crate::hub::Hub;
 use crate::logic_link;
 use crate::metrics::Metrics;
 use crate::short_certificate::ShortCertificateError;
-use crate::transport::Doors;
+use crate::transport::{Doors, SECRET_BYTES_MIN};
 
 /// Period of the router's tick.
 const TICK: Duration = Duration::from_millis(20);
@@ -32,6 +32,9 @@ pub enum GatewayStartError {
     /// No logic node is named.
     #[error("start without the address of a logic node")]
     NoLogic,
+    /// A secret of few bytes can be guessed.
+    #[error("use a secret for QUIC of less than {SECRET_BYTES_MIN} bytes: make one of `head -c 64 /dev/urandom`")]
+    QuicSecret,
     /// The certificate.
     #[error("use the certificate")]
     Certificate(#[source] CertificateError),
@@ -85,6 +88,9 @@ impl GatewayServer {
         }
         if config.logic.is_empty() {
             return Err(GatewayStartError::NoLogic);
+        }
+        if config.quic_secret.as_ref().is_some_and(|secret| secret.len() < SECRET_BYTES_MIN) {
+            return Err(GatewayStartError::QuicSecret);
         }
         let hub = Arc::new(Hub::new(Metrics::new(registry)));
         let desk = Desk { hub: hub.clone(), verifier: config.verifier.clone() };

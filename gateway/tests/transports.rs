@@ -438,6 +438,87 @@ async fn a_key_that_is_not_known_yet_is_looked_for_and_its_device_waits() {
 const OTHER_KEYS: &[u8] =
     br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"x","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
+// ---- TLS ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_comes_again_resumes_tls() {
+    let site = Site::start().await;
+    // Over TCP, as TLS says it.
+    let config = std::sync::Arc::new(support::peer::tls(&site.ca(), &[b"http/1.1"]));
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let connector = tokio_rustls::TlsConnector::from(config.clone());
+        let stream = tokio::net::TcpStream::connect(site.address).await.unwrap();
+        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+        // The tickets come with the first answer.
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    assert_eq!(kinds, [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed]);
+
+    // Over QUIC: a certificate is looked at in the first handshake only.
+    let looks = std::sync::Arc::new(Looks::default());
+    let mut config = support::peer::tls(&site.ca(), &[b"seriatim-1"]);
+    config.dangerous().set_certificate_verifier(looks.clone());
+    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+    let config = quinn::ClientConfig::new(std::sync::Arc::new(config));
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    for _ in 0..2 {
+        let connecting = endpoint.connect_with(config.clone(), site.address, "localhost").unwrap();
+        // 0-RTT is off: there is nothing to be had before the handshake.
+        let Err(connecting) = connecting.into_0rtt() else { panic!("0-RTT") };
+        let connection = connecting.await.unwrap();
+        let (mut control, mut answers) = connection.open_bi().await.unwrap();
+        let hello = v1::Hello { token: site.token("alice", 60), device: "x".into(), ..Default::default() };
+        control.write_all(&frame(1, Asked::Hello(hello))).await.unwrap();
+        answers.read_exact(&mut [0; 1]).await.unwrap();
+        connection.close(0u32.into(), b"");
+    }
+    assert_eq!(looks.0.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+/// Counts how often a certificate is looked at, and takes all.
+#[derive(Debug, Default)]
+struct Looks(std::sync::atomic::AtomicUsize);
+
+impl rustls::client::danger::ServerCertVerifier for Looks {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &rustls::pki_types::ServerName<'_>,
+        _ocsp: &[u8],
+        _now: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 only".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
 // ---- what only QUIC can get wrong ----
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,6 +136,10 @@ pub(crate) struct GatewayOptions {
     /// the hosts that this gateway's certificate names
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allow_origin: Vec<String>,
+    /// file of a secret of 32 bytes or more, the same after a restart: devices that this gateway has forgotten are told
+    /// so at once; without it they find out by its silence
+    #[arg(long, value_name = "FILE")]
+    quic_secret: Option<PathBuf>,
     /// connections of one address at the same time: an IPv4 address, or a /64 of IPv6
     #[arg(long)]
     address_connections: Option<u32>,
@@ -256,6 +260,12 @@ impl GatewayOptions {
                 .address_connections
                 .or(file.address_connections)
                 .unwrap_or(ADDRESS_CONNECTIONS_MAX),
+            quic_secret: match self.quic_secret.or(file.quic_secret) {
+                Some(path) => {
+                    Some(std::fs::read(&path).with_context(|| format!("read --quic-secret {}", path.display()))?)
+                }
+                None => None,
+            },
             verifier: token_keys::start(&keys, registry).await?,
             insecure_plaintext,
         })

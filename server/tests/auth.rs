@@ -104,6 +104,44 @@ async fn a_gateway_takes_new_keys_of_its_file_and_logic_has_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_with_its_secret_tells_devices_that_it_has_forgotten_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("secret"), [7; 32]).unwrap();
+    let start = |address: &str| {
+        // No logic node is there: connections are all that is needed.
+        let (ca, secret) = (path("ca"), path("secret"));
+        let more = ["--logic", "127.0.0.1:1", "--development-ca", &ca, "--quic-secret", &secret];
+        Process::start(&[&["gateway", "--insecure-plaintext", "--listen", address][..], &more].concat())
+    };
+    let gateway = start("127.0.0.1:0");
+    let address = gateway.address().to_owned();
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from_pem_file(path("ca/ca.pem")).unwrap()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider);
+    let tls = tls.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+    let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"seriatim-1".to_vec()];
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut config = quinn::ClientConfig::new(std::sync::Arc::new(tls));
+    let mut transport = quinn::TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_millis(200)));
+    // Without a word of the gateway it would take this long.
+    transport.max_idle_timeout(Some(Duration::from_secs(3_600).try_into().unwrap()));
+    config.transport_config(std::sync::Arc::new(transport));
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let connecting = endpoint.connect_with(config, address.parse().unwrap(), "localhost").unwrap();
+    let connection = connecting.await.unwrap();
+    // Killed, without a farewell.
+    drop(gateway);
+    let _again = start(&address);
+    let end = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("it is told");
+    assert_eq!(end, quinn::ConnectionError::Reset);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
     let cluster = Cluster::start();
     let (known, new) = (Signer::new("known"), Signer::new("new"));

@@ -22,6 +22,7 @@ use crate::short_certificate::ShortCertificates;
 use crate::transport::bind::Sockets;
 use crate::transport::gate::Gate;
 use crate::transport::https::Https;
+use crate::transport::quic_keys::QuicKeys;
 use crate::transport::rules::Rules;
 use crate::transport::tasks::Tasks;
 use crate::transport::{descriptors, https, quic, webtransport};
@@ -57,7 +58,8 @@ impl Doors {
         let tcp_tls = tls_config(&provider, certificates.clone(), &[b"http/1.1"])?;
         let Sockets { udp, tcp } = Sockets::bind(config.listen)?;
         let bind = |protocol| move |source| GatewayStartError::Bind { protocol, address: config.listen, source };
-        let endpoint = quic::open(udp, udp_tls).map_err(bind("UDP"))?;
+        let keys = QuicKeys::new(config.quic_secret.as_deref());
+        let endpoint = quic::open(udp, udp_tls, &keys).map_err(bind("UDP"))?;
         let address = endpoint.local_addr().map_err(bind("UDP"))?;
         let tcp = TcpListener::from_std(tcp).map_err(bind("TCP"))?;
         let tcp_connections_max = descriptors::tcp_connections_max();
@@ -126,6 +128,8 @@ fn tls_config(
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    // A device that comes again is spared the certificate; its ticket is all that is kept, and it keeps it itself.
+    tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(GatewayStartError::Tls)?;
     // Nothing that a device sends can be replayed by others.
     tls.max_early_data_size = 0;
     Ok(tls)

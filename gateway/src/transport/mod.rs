@@ -15,6 +15,7 @@ mod doors;
 mod gate;
 mod https;
 mod quic;
+mod quic_keys;
 mod rules;
 mod streams;
 mod tasks;
@@ -27,6 +28,7 @@ use std::time::Instant;
 use seriatim_gateway_core::{Session, Transmit};
 
 pub(crate) use doors::Doors;
+pub(crate) use quic_keys::SECRET_BYTES_MIN;
 pub use rules::Origins;
 
 /// What a carrier found.

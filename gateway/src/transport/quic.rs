@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn::{Connection, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
+use quinn::{Connection, Incoming, ServerConfig, TransportConfig, VarInt};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::limits;
 use seriatim_proto::wire::lane;
@@ -19,6 +19,7 @@ use tracing::{Instrument, debug, info_span};
 use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::transport::gate::{Gate, HANDSHAKES_MAX, Pass};
+use crate::transport::quic_keys::QuicKeys;
 use crate::transport::rules::Rules;
 use crate::transport::streams::StreamCarrier;
 use crate::transport::tasks::Tasks;
@@ -45,13 +46,14 @@ const _: () = assert!(UNI_STREAMS_FIRST <= webtransport::UNI_STREAMS_MAX);
 const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX && RECEIVE_BYTES >= STREAM_RECEIVE_BYTES);
 
 /// Opens the endpoint on a bound socket.
-pub(crate) fn open(socket: UdpSocket, tls: rustls::ServerConfig) -> io::Result<Endpoint> {
+pub(crate) fn open(socket: UdpSocket, tls: rustls::ServerConfig, keys: &QuicKeys) -> io::Result<Endpoint> {
     let crypto = QuicServerConfig::try_from(tls).expect("TLS 1.3 of aws-lc-rs has QUIC's initial cipher suite");
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(Arc::new(transport_config()));
     server.migration(true);
     server.max_incoming(HANDSHAKES_MAX);
-    Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime))
+    keys.set_token_key(&mut server);
+    Endpoint::new(keys.endpoint(), Some(server), socket, Arc::new(quinn::TokioRuntime))
 }
 
 fn transport_config() -> TransportConfig {

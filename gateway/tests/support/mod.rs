@@ -539,6 +539,7 @@ impl Site {
             origins: Origins::default(),
             address_connections_max: seriatim_gateway::ADDRESS_CONNECTIONS_MAX,
             verifier,
+            quic_secret: None,
             insecure_plaintext: true,
         };
         change(&mut config);
