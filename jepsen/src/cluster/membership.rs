@@ -42,6 +42,22 @@ impl Cluster {
         Ok(moving(&json, &self.stores_by_id().await))
     }
 
+    /// Waits until nobody says that a replica is rotten: those that were have been rebuilt.
+    pub async fn wait_until_sound(&self, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let alarms = self.raftctl(&["alarm", "ls", "--timeout", TIMEOUT]).await;
+            let left = alarms.map(|json| items(&json).map(Value::to_string).collect::<Vec<_>>());
+            if left.as_ref().is_ok_and(Vec::is_empty) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("wait until all replicas are sound: after {patience:?} there are still {:?}", left?);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits until no replica is on its way, for [`REST`].
     pub async fn wait_until_nothing_moves(&self, patience: Duration) -> anyhow::Result<()> {
         let (deadline, mut still_since) = (Instant::now() + patience, Instant::now());

@@ -86,6 +86,7 @@ struct Inner {
     disks: Vec<Option<Arc<bad_disk::BadDisk>>>,
     stores_by_id: OnceLock<BTreeMap<u64, String>>,
     reserved: Arc<reserve::Reserved>,
+    frail: OnceLock<String>,
     network: Network,
 }
 
@@ -131,9 +132,9 @@ impl Cluster {
         let disks = disk::mount_all(&config, &network, &nodes)?;
         let specs = (0..nodes.len()).map(|index| layout::spec(&config, &network, &keys, &nodes, index));
         let processes = specs.map(Process::new).collect();
-        let (stores_by_id, reserved) = (OnceLock::new(), Arc::default());
+        let (stores_by_id, frail, reserved) = (OnceLock::new(), OnceLock::new(), Arc::default());
         Ok(Cluster {
-            inner: Arc::new(Inner { config, nodes, processes, keys, disks, stores_by_id, reserved, network }),
+            inner: Arc::new(Inner { config, nodes, processes, keys, disks, stores_by_id, frail, reserved, network }),
         })
     }
 

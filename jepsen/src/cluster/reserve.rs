@@ -51,6 +51,11 @@ impl Cluster {
         Some(Reservation { names: names.to_vec(), reserved })
     }
 
+    /// The one store whose files may be damaged: who was named first.
+    pub(crate) fn frail(&self, named: &str) -> &str {
+        self.inner.frail.get_or_init(|| named.to_owned())
+    }
+
     /// Is a fault at work on it?
     pub fn is_reserved(&self, name: &str) -> bool {
         self.inner.reserved.names.lock().contains(name)

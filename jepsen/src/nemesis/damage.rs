@@ -3,8 +3,10 @@
 //! A store must notice and refuse; what came of it is recorded. Healing puts the saved files back, but only for a
 //! store that did not run with the damage: one that ran has promised things since, and would forget them.
 //!
-//! What the store finds rotten is rebuilt by its cluster, one replica after another; a run waits only until the stores
-//! are ready, and other faults would keep the rebuild from its end, so no kind of this family is in the set `all`.
+//! What the store finds rotten is rebuilt by its cluster, one replica after another. A group of three stands one rotten
+//! replica, and damage may lie unseen until it is read: so one store of a run is frail, and no files but its are
+//! damaged. At its end a run waits until all is rebuilt. Other faults would keep a rebuild from its end, so no kind of
+//! this family is in the set `all`.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -17,12 +19,15 @@ use rand::rngs::StdRng;
 
 use super::targets::{Target, one, pick};
 use super::{Done, Nemesis, done};
-use crate::cluster::{Cluster, Reservation, Role, must};
+use crate::cluster::{Cluster, Reservation, must};
 
 /// Longest range that is zeroed.
 const ZERO_BYTES_MAX: u64 = 64 << 10;
 /// Files of a database that hold nothing that a store needs, by how their names begin.
 const HARMLESS: [&str; 4] = ["LOCK", "LOG", "OPTIONS", "IDENTITY"];
+
+/// Where a store keeps the databases that it found rotten.
+const ASIDE: &str = "rotten";
 
 /// What is done to the files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +65,7 @@ impl Damage {
 impl Nemesis for Damage {
     fn inject<'a>(&'a mut self, cluster: &'a Cluster, rng: &'a mut StdRng) -> BoxFuture<'a, Done> {
         Box::pin(async move {
-            let victims = match pick(cluster, rng, Target::One(Role::Store)).await {
+            let victims = match pick(cluster, rng, Target::Frail).await {
                 Ok(victims) => victims,
                 Err(skipped) => return skipped,
             };
@@ -180,7 +185,10 @@ fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let entry = entry?;
             let name = entry.file_name();
             if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
+                // What was set aside is nobody's any more.
+                if name != ASIDE {
+                    folders.push(entry.path());
+                }
             } else if entry.metadata()?.len() > 0 && !is_harmless(&folder, &name.to_string_lossy()) {
                 found.push(entry.path());
             }
@@ -228,6 +236,8 @@ mod tests {
         write("IDENTITY", b"x");
         write("watermark", b"x");
         write("log.db/000004.log", b"x");
+        std::fs::create_dir_all(folder.path().join("rotten/1/log.db")).unwrap();
+        write("rotten/1/log.db/000004.log", b"x");
         let names = ["IDENTITY", "log.db/000004.log", "watermark"].map(|name| folder.path().join(name));
         assert_eq!(files(folder.path()).unwrap(), names);
     }

@@ -27,6 +27,8 @@ pub(super) enum Target {
     MinorityOfStores,
     /// every store
     AllStores,
+    /// the one store of this run whose files may be damaged
+    Frail,
     /// the store that leads most groups
     Leader,
     /// the logic node that holds most slots
@@ -49,6 +51,11 @@ async fn pick_now(cluster: &Cluster, rng: &mut StdRng, target: Target) -> Result
         Target::One(role) => draw(cluster, rng, role, 1)?,
         Target::MinorityOfStores => draw(cluster, rng, Role::Store, minority(cluster))?,
         Target::AllStores => cluster.names(Role::Store),
+        Target::Frail => {
+            let stores = cluster.names(Role::Store);
+            let frail = one(rng, &stores).map(|drawn| cluster.frail(drawn).to_owned());
+            within_budget(cluster, Role::Store, frail.into_iter().collect())?
+        }
         Target::Leader => within_budget(cluster, Role::Store, vec![leader(cluster).await?])?,
         Target::Holder => within_budget(cluster, Role::Logic, vec![holder(cluster).await?])?,
     };

@@ -84,6 +84,9 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     if let Err(error) = cluster.wait_until_serving(PATIENCE).await {
         acted.findings.push(format!("L1: after everything was healed the cluster does not serve: {error:#}"));
     }
+    if let Err(error) = cluster.wait_until_sound(MOVES_PATIENCE).await {
+        acted.findings.push(format!("L1: after everything was healed not all rotten replicas are rebuilt: {error:#}"));
+    }
     if let Err(error) = cluster.wait_until_nothing_moves(MOVES_PATIENCE).await {
         acted.findings.push(format!("L1: after everything was healed replicas do not come to rest: {error:#}"));
     }

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 /// Between two looks. What a node counts between the last look and its death is lost.
 const PERIOD: Duration = Duration::from_secs(2);
 /// What is added up: a name, and how `/metrics` names it.
-const COUNTED: [(&str, &str); 9] = [
+const COUNTED: [(&str, &str); 11] = [
     (ALARMS, "seriatim_logic_alarms_total"),
     ("snapshots sent", "seriatim_store_snapshots_built_total"),
     ("leases expired", "seriatim_store_lease_expiries_total"),
@@ -21,6 +21,8 @@ const COUNTED: [(&str, &str); 9] = [
     ("holders fenced or released", "seriatim_logic_holders_ended_total"),
     ("claims", "seriatim_logic_claims_total"),
     ("batches without an outcome", "seriatim_logic_proposals_failed_total"),
+    ("rot found", "seriatim_store_rot_found_total"),
+    ("replicas rebuilt", "seriatim_store_rebuilt_replicas_total"),
     ("snapshots installed", "seriatim_store_snapshots_installed_total"),
     ("calls refused by NOT_HOLDER", "seriatim_logic_refusals_total{code=\"NOT_HOLDER\"}"),
 ];
