@@ -125,7 +125,11 @@ impl Host {
         let before = || parts.rot.clone().unwrap_or_else(|| FOUND_BEFORE.to_owned());
         let born = identity.iter().flat_map(|identity| &identity.born);
         let rotten = born.filter(|born| born.stage == Stage::Rotten);
-        let rotten = rotten.map(|born| ((born.group, born.replica), before())).collect();
+        let rotten: BTreeMap<_, _> = rotten.map(|born| ((born.group, born.replica), before())).collect();
+        if parts.rot.is_some() {
+            // This start set the databases aside, and found all of them.
+            parts.metrics.rot_found.inc_by(rotten.len() as u64);
+        }
         Arc::new(Self {
             token,
             data_dir: parts.folder.path().to_owned(),

@@ -170,6 +170,7 @@ async fn what_a_group_cannot_spare_votes_on_though_it_is_rotten() {
     wait_until("the process ends", || three.host(2).fatal().reason().is_some()).await;
     three.kill(2);
     three.restart(2).await;
+    assert_eq!(three.host(2).metrics().rot_found.get(), 2, "of group 0 and of the other one");
     three.wait_for("all is rebuilt", |directory| directory.moves.is_empty() && directory.rotten.is_empty()).await;
     wait_until("another one runs", || three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() > replica)).await;
     wait_until("no alarm is left", || three.host(2).rotten().is_empty() && three.host(2).suspected().is_empty()).await;
