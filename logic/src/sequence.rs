@@ -11,8 +11,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use seriatim_logic_core::Ask;
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::grpc::sequence::sequence_client::SequenceClient;
-use seriatim_proto::grpc::sequence::sequence_server::Sequence;
+use seriatim_proto::grpc::sequence::sequence_service_client::SequenceServiceClient;
+use seriatim_proto::grpc::sequence::sequence_service_server::SequenceService;
 use seriatim_proto::grpc::sequence::{CurrentRequest, CurrentResponse, NextRequest, NextResponse};
 use seriatim_proto::ids::{CounterName, NodeId, TenantId};
 use seriatim_proto::limits;
@@ -215,7 +215,7 @@ impl SequenceDoor {
         what: Counting,
         deadline: Instant,
     ) -> Option<Result<Reply, Status>> {
-        let mut client = SequenceClient::new(self.desk.peer(&address)?);
+        let mut client = SequenceServiceClient::new(self.desk.peer(&address)?);
         let counter = counter.as_str().to_owned();
         let answered = async {
             match what {
@@ -334,7 +334,7 @@ fn status_of(refusal: &Refusal) -> Status {
 }
 
 #[tonic::async_trait]
-impl Sequence for SequenceDoor {
+impl SequenceService for SequenceDoor {
     async fn next(&self, request: Request<NextRequest>) -> Result<Response<NextResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
         match self.ask(&metadata, &asked.counter, Counting::Next(asked.count.max(1))).await? {

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use seriatim_logic_core::Quotas;
 use seriatim_proto::grpc::logic_server::LogicServer as LogicGrpc;
 use seriatim_proto::grpc::peer_server::PeerServer as PeerGrpc;
-use seriatim_proto::grpc::sequence::sequence_server::SequenceServer as SequenceGrpc;
+use seriatim_proto::grpc::sequence::sequence_service_server::SequenceServiceServer as SequenceGrpc;
 use seriatim_proto::limits;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};

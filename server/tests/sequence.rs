@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use seriatim_client::{Client, RequestError};
 use seriatim_logic::{LogicConfig, LogicServer};
 use seriatim_proto::error::ErrorCode;
-use seriatim_proto::grpc::sequence::sequence_client::SequenceClient;
+use seriatim_proto::grpc::sequence::sequence_service_client::SequenceServiceClient;
 use seriatim_proto::grpc::sequence::{CurrentRequest, NextRequest};
 use seriatim_proto::ids::CounterName;
 use seriatim_proto::limits;
@@ -35,14 +35,14 @@ async fn counting(cluster: &Cluster, tenant: u32) -> Client {
 /// gRPC at one logic node.
 #[derive(Clone)]
 struct Door {
-    client: SequenceClient<Channel>,
+    client: SequenceServiceClient<Channel>,
     token: String,
 }
 
 impl Door {
     fn new(address: &str, token: String) -> Self {
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Self { client: SequenceClient::new(channel), token }
+        Self { client: SequenceServiceClient::new(channel), token }
     }
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
