@@ -1,7 +1,7 @@
 //! Amend: what an amendment may do to an earlier message, and what it writes besides being an entry.
 //!
 //! ```text
-//! the message is there, a message, and the sender's own or one that he was owed?  else NotFound
+//! the message is there, a message, and the sender's own or one that he was owed?  else NotFound, but to unpin it
 //!   ▼ edit, recall: his own?                                                      else NotAuthor
 //!   ▼ not recalled?                                                               else Recalled
 //!   ▼ edit, recall: young enough?                                                 else TooLate
@@ -10,12 +10,15 @@
 //! The order of the conversation decides between amendments: the last edit holds, and nothing comes behind a recall.
 //! Setting what is set, and unsetting what is not, is an entry that changes nothing.
 //!
+//! A pin is the conversation's: every member unpins it, also of a message that he was not owed. Otherwise the pins of
+//! messages of which no member is left who was owed them would take the room of all others for ever.
+//!
 //! Ages are differences of two times that are in the log, `at_ms` of both entries: apply reads no clock, and replicas
 //! agree (decision 0009).
 //!
 //! # Invariants
 //! I5: a recall erases salt and body and nothing else of an entry, so that every chain still proves itself.
-//! I14: who was not owed the message learns nothing of it.
+//! I14: who was not owed the message learns nothing of it, but that it was pinned, by unpinning it.
 
 use seriatim_proto::command::{Act, Append, Content, Kind, Reject};
 use seriatim_proto::ids::Seq;
@@ -58,8 +61,10 @@ pub(crate) fn plan(view: &impl Reader, place: Place<'_>, append: &Append, at_ms:
     let found = view.message_row(place.slot, place.tenant, conversation, target)?;
     let message = found.filter(|message| message.entry.kind == Kind::Message).ok_or(Reject::NotFound)?;
     let is_own = message.entry.sender == append.sender;
+    let pin = key(Item::Pin(conversation.clone(), target));
     if !is_own && !membership::was_owed(view, place, &append.sender, target)? {
-        return Err(Reject::NotFound.into());
+        let unpins = *act == Act::Pin { set: false } && view.get(&pin)?.is_some();
+        return if unpins { Ok(Amended::Unset { of: pin }) } else { Err(Reject::NotFound.into()) };
     }
     let within_s = match act {
         Act::Edit { within_s, .. } | Act::Recall { within_s } => Some(*within_s),
@@ -77,7 +82,6 @@ pub(crate) fn plan(view: &impl Reader, place: Place<'_>, append: &Append, at_ms:
         return Err(Reject::TooLate.into());
     }
     let of = key(Item::Amended(conversation.clone(), target));
-    let pin = key(Item::Pin(conversation.clone(), target));
     match act {
         Act::Edit { .. } => {
             check_room(row.edits.len(), limits::EDITS_MAX)?;
