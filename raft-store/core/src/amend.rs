@@ -29,7 +29,7 @@ use crate::apply::No;
 use crate::key::{Item, Key, Scan};
 use crate::membership::{self, Place};
 use crate::row::{AmendedRow, Row};
-use crate::view::{Fatal, Reader, Rows, View};
+use crate::view::{Reader, Rows, View};
 
 /// What an entry writes once it has its seq.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) enum Amended {
         row: AmendedRow,
         /// the message and its edits, without their bodies
         erased: Vec<(Key, StoredMessage)>,
+        /// edits that the message names and that are not there
+        missing: usize,
         pin: Key,
     },
     /// A reaction or a pin.
@@ -73,7 +75,7 @@ pub(crate) fn plan(view: &impl Reader, place: Place<'_>, append: &Append, at_ms:
     if within_s.is_some() && !is_own {
         return Err(Reject::NotAuthor.into());
     }
-    let mut row = view.amended_row(place.slot, place.tenant, conversation, target)?.unwrap_or_default();
+    let row = view.amended_row(place.slot, place.tenant, conversation, target)?.unwrap_or_default();
     if row.recalled.is_some() {
         return Err(Reject::Recalled.into());
     }
@@ -88,16 +90,17 @@ pub(crate) fn plan(view: &impl Reader, place: Place<'_>, append: &Append, at_ms:
             Ok(Amended::Edit(of, row))
         }
         Act::Recall { .. } => {
-            let mut erased = Vec::with_capacity(1 + row.edits.len());
+            let (mut erased, mut missing) = (Vec::with_capacity(1 + row.edits.len()), 0);
             erased.push((key(Item::Message(conversation.clone(), target)), erase(message)));
-            for edit in std::mem::take(&mut row.edits) {
-                let at = key(Item::Message(conversation.clone(), edit));
-                let found = view.message_row(place.slot, place.tenant, conversation, edit)?;
-                let message = found.ok_or_else(|| Fatal::broken(&at, "an edit is not where its message says"))?;
-                row.edits.push(edit);
-                erased.push((at, erase(message)));
+            for edit in &row.edits {
+                match view.message_row(place.slot, place.tenant, conversation, *edit)? {
+                    Some(message) => {
+                        erased.push((key(Item::Message(conversation.clone(), *edit)), erase(message)));
+                    }
+                    None => missing += 1,
+                }
             }
-            Ok(Amended::Recall { of, row, erased, pin })
+            Ok(Amended::Recall { of, row, erased, missing, pin })
         }
         Act::React { emoji, set } => {
             let of = key(Item::Reaction(conversation.clone(), target, append.sender.clone(), emoji.clone()));
@@ -122,7 +125,10 @@ impl Amended {
                 row.edits.push(seq);
                 view.put(of, Row::Amended(row));
             }
-            Amended::Recall { of, mut row, erased, pin } => {
+            Amended::Recall { of, mut row, erased, missing, pin } => {
+                if missing > 0 {
+                    view.miss("an edit is not where its message says");
+                }
                 row.recalled = Some(seq);
                 view.put(of, Row::Amended(row));
                 view.delete(pin);

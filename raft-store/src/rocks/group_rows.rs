@@ -183,7 +183,7 @@ impl GroupRows {
         held.torn = true;
         let (held, reader) = (RefCell::new(held), state.reader());
         let (gets, hits, visits) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        Ok(Chunk { state, reader, held, gets, hits, visits })
+        Ok(Chunk { state, reader, held, gets, hits, visits, missed: None })
     }
 
     /// Writes what has gathered, if that is a lot. How many rows were written.
@@ -267,12 +267,19 @@ pub(crate) struct Chunk<'a> {
     hits: Cell<u64>,
     /// unwritten rows that scans have looked at
     visits: Cell<u64>,
+    /// the first thing that was lost, if anything was
+    missed: Option<&'static str>,
 }
 
 impl Chunk<'_> {
     /// Gets that went to RocksDB, and those that did not.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.gets.get(), self.hits.get())
+    }
+
+    /// What this replica has lost of its rows, as far as the chunk's commands met it.
+    pub(crate) fn missed(&self) -> Option<&'static str> {
+        self.missed
     }
 
     /// The chunk is whole and reaches `position`; it took `log_bytes` of the log.
@@ -331,6 +338,9 @@ impl View for Chunk<'_> {
     }
     fn delete(&mut self, key: Key) {
         self.held.get_mut().unwritten.set(key, None);
+    }
+    fn miss(&mut self, what: &'static str) {
+        self.missed.get_or_insert(what);
     }
 }
 

@@ -329,6 +329,16 @@ fn a_member_has_so_many_reactions_to_a_message_and_no_more() {
 }
 
 #[test]
+#[should_panic(expected = "a map loses nothing: an edit is not where its message says")]
+fn a_recall_says_that_an_edit_was_lost() {
+    let (mut world, conversation, near, _) = talk();
+    let edit = world.append(amend(&conversation, &near, 2, 1, edit("better"))).seq;
+    let lost = crate::Key::tenant(home(&conversation), TENANT, crate::Item::Message(conversation.clone(), edit));
+    assert!(world.view.rows.remove(&lost).is_some());
+    world.append(amend(&conversation, &near, 3, 1, recall()));
+}
+
+#[test]
 fn a_message_has_so_many_edits_and_a_conversation_so_many_pins() {
     let (mut world, conversation, near, _) = talk();
     let most = u8::try_from(limits::EDITS_MAX).unwrap();
