@@ -172,8 +172,10 @@ pub(crate) struct Rest {
     begun_at: Instant,
     /// the leader's own digest was done
     done_at: Option<Instant>,
-    /// that they differ was said
-    is_told: bool,
+    /// they were found to differ then
+    differ_at: Option<Instant>,
+    /// how often in a row they were found to differ before
+    differed: u32,
     /// these are the same, and were found so then
     agreed: Option<(Vec<ReplicaId>, Instant)>,
 }
@@ -181,7 +183,21 @@ pub(crate) struct Rest {
 impl Rest {
     /// One that is begun behind an entry.
     pub(crate) fn behind(after: u64, voters: BTreeSet<ReplicaId>, sound: BTreeSet<ReplicaId>) -> Self {
-        Self { voters, sound, after, begun_at: Instant::now(), done_at: None, is_told: false, agreed: None }
+        let begun_at = Instant::now();
+        Self { voters, sound, after, begun_at, done_at: None, differ_at: None, differed: 0, agreed: None }
+    }
+
+    /// The next one of the same replicas. If they differed, they are likely to do so for as long as nobody does anything:
+    /// each comparison reads all rows of all of them, so the pauses double.
+    fn again(&self, after: u64) -> Self {
+        let differed = if self.differ_at.is_some() { self.differed.saturating_add(1) } else { 0 };
+        Self { differed, ..Self::behind(after, self.voters.clone(), self.sound.clone()) }
+    }
+
+    /// Until then, those that differ are not compared once more.
+    fn differ_until(&self) -> Option<Instant> {
+        let pause = REST_AGAIN.saturating_mul(1_u32.checked_shl(self.differed).unwrap_or(u32::MAX));
+        self.differ_at.map(|at| at + pause.min(REST_LASTS))
     }
 
     /// Those of the group's `voters` that are the same, if that was found lately and of these voters.
@@ -193,7 +209,12 @@ impl Rest {
     /// Is it of no use any more? Either others are the voters or known to be rotten, or it was too long ago.
     fn is_over(&self, voters: &BTreeSet<ReplicaId>, sound: &BTreeSet<ReplicaId>) -> bool {
         let is_old = self.agreed.as_ref().is_some_and(|(_, at)| at.elapsed() >= REST_LASTS);
-        is_old || (&self.voters, &self.sound) != (voters, sound)
+        let is_due_again = self.differ_until().is_some_and(|until| Instant::now() >= until);
+        is_old || is_due_again || !self.is_of(voters, sound)
+    }
+
+    fn is_of(&self, voters: &BTreeSet<ReplicaId>, sound: &BTreeSet<ReplicaId>) -> bool {
+        (&self.voters, &self.sound) == (voters, sound)
     }
 }
 
@@ -228,14 +249,21 @@ pub(crate) async fn rest_agrees(host: &Host, directory: &Directory, replica: &Re
         return Ok(());
     }
     let known = replica.rest.lock().clone();
-    let Some(mut begun) = known.filter(|begun| !begun.is_over(&voters, &rest)) else {
+    let Some(mut begun) = known.clone().filter(|begun| !begun.is_over(&voters, &rest)) else {
         let after = replica.last_index();
-        *replica.rest.lock() = Some(Rest::behind(after, voters, rest));
+        let next = match known.filter(|known| known.is_of(&voters, &rest)) {
+            Some(known) => known.again(after),
+            None => Rest::behind(after, voters, rest),
+        };
+        *replica.rest.lock() = Some(next);
         begin(replica).await;
         return Err("the sound replicas are compared before one is copied".to_owned());
     };
     if begun.agreed.is_some() {
         return Ok(());
+    }
+    if begun.differ_at.is_some() {
+        return Err("the sound replicas differ".to_owned());
     }
     let own = replica.live.digest().filter(|digest| digest.index > begun.after);
     let done_at = match (own, begun.done_at) {
@@ -273,16 +301,14 @@ pub(crate) async fn rest_agrees(host: &Host, directory: &Directory, replica: &Re
             Err("the sound replicas are compared before one is copied".to_owned())
         }
         RestVerdict::Differ => {
-            if !begun.is_told {
-                host.metrics().compare_differences.inc();
-                tracing::error!(
-                    group = replica.group.0,
-                    ?digests,
-                    "ALARM: replicas that are not known to be rotten differ: nobody is right for sure, and none is copied"
-                );
-            }
-            let is_late = done_at.is_some_and(|done_at| done_at.elapsed() > REST_AGAIN);
-            *replica.rest.lock() = (!is_late).then_some(Rest { is_told: true, ..begun });
+            host.metrics().compare_differences.inc();
+            tracing::error!(
+                group = replica.group.0,
+                ?digests,
+                "ALARM: replicas that are not known to be rotten differ: nobody is right for sure, and none is copied"
+            );
+            begun.differ_at = Some(Instant::now());
+            *replica.rest.lock() = Some(begun);
             Err("the sound replicas differ".to_owned())
         }
     }
@@ -363,7 +389,7 @@ async fn report(directory: &Directory, replica: &Replica, differs: ReplicaId, in
 const LOOK: Duration = Duration::from_secs(1);
 /// That those that are left are the same is not relied on for longer: as long as between two comparisons of all.
 const REST_LASTS: Duration = Duration::from_secs(limits::SCRUB_PERIOD_S);
-/// Pause before those that are left are compared once more, at least.
+/// Pause before those that are left are compared once more, at least; it doubles while they differ.
 const REST_AGAIN: Duration = Duration::from_secs(60);
 /// Time for an entry that begins a comparison to be applied here.
 const BEGUN: Duration = Duration::from_secs(10);
@@ -409,6 +435,30 @@ mod tests {
         assert!(!rest.is_over(&set(&[1, 2, 3]), &set(&[1, 3])));
         assert!(rest.is_over(&set(&[1, 2, 3]), &set(&[1])), "another one is rotten");
         assert!(rest.is_over(&set(&[1, 3, 9]), &set(&[1, 3])) && rest.agreeing(&set(&[1, 3, 9])).is_empty());
+    }
+
+    #[test]
+    fn the_pauses_between_comparisons_of_those_that_differ_double() {
+        let set = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect::<BTreeSet<_>>();
+        let (voters, sound) = (set(&[1, 2, 3]), set(&[1, 3]));
+        let mut rest = Rest::behind(7, voters.clone(), sound.clone());
+        assert_eq!(rest.differ_until(), None);
+        for minutes in [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360] {
+            let found_at = Instant::now();
+            rest.differ_at = Some(found_at);
+            assert_eq!(rest.differ_until(), Some(found_at + Duration::from_secs(60) * minutes));
+            assert!(!rest.is_over(&voters, &sound));
+            assert!(rest.is_over(&voters, &set(&[1])), "one of them is known to be rotten now");
+            rest = rest.again(9);
+            assert!(rest.differ_at.is_none() && rest.after == 9);
+        }
+        let mut many = Rest { differed: u32::MAX, differ_at: Some(Instant::now()), ..rest };
+        assert!(!many.is_over(&voters, &sound));
+        many.differ_at = Instant::now().checked_sub(REST_AGAIN);
+        many.differed = 0;
+        assert!(many.is_over(&voters, &sound));
+        many.differ_at = None;
+        assert_eq!(many.again(9).differed, 0, "it was given up for another reason");
     }
 
     #[test]
