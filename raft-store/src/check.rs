@@ -36,6 +36,32 @@ struct Watched {
     judged: u64,
 }
 
+/// Reports that were withdrawn: somebody knows better than the comparisons up to then, and no later leader reports by
+/// these once more. Every store remembers, whoever leads. What a restart forgets, it has no digests of either.
+#[derive(Debug, Default)]
+struct Withdrawn {
+    /// reported when last looked
+    reported: BTreeSet<(GroupId, ReplicaId)>,
+    /// of each group, the last entry at which a digest had been begun here when a report was withdrawn
+    upto: BTreeMap<GroupId, u64>,
+}
+
+impl Withdrawn {
+    /// A report that is gone though its replica is not was withdrawn. `begun` is the last entry of a digest here.
+    fn look(&mut self, directory: &Directory, begun: impl Fn(GroupId) -> u64) {
+        let now = directory.rotten.iter().map(|rot| (rot.group, rot.replica.id)).collect();
+        for (group, replica) in std::mem::replace(&mut self.reported, now) {
+            if !directory.is_rotten(group, replica) && !directory.is_removed(group, replica) {
+                self.upto.insert(group, begun(group));
+            }
+        }
+    }
+
+    fn upto(&self, group: GroupId) -> u64 {
+        self.upto.get(&group).copied().unwrap_or(0)
+    }
+}
+
 /// What became of a comparison.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -52,6 +78,7 @@ enum Verdict {
 /// Compares the groups that are led here, again and again. Runs until it is dropped.
 pub(crate) async fn run(host: Arc<Host>) {
     let mut groups: BTreeMap<GroupId, Watched> = BTreeMap::new();
+    let mut withdrawn = Withdrawn::default();
     // The last comparison that was begun here, its group's digest before it, and when.
     let mut begun: Option<(GroupId, u64, Instant)> = None;
     let mut tick = tokio::time::interval(LOOK);
@@ -59,6 +86,10 @@ pub(crate) async fn run(host: Arc<Host>) {
     loop {
         tick.tick().await;
         let Some(directory) = host.events().directory().borrow().clone() else { continue };
+        withdrawn.look(&directory, |group| {
+            let (done, begun) = host.serving(group).map(|replica| replica.live.compared()).unwrap_or_default();
+            done.map(|digest| digest.index).max(begun).unwrap_or(0)
+        });
         let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
         groups.retain(|group, _| led.iter().any(|replica| replica.group == *group));
         // One after another: all digests of a store share one pace, and one that is begun anew is never done. Those that
@@ -95,8 +126,9 @@ pub(crate) async fn run(host: Arc<Host>) {
             let watched = groups.entry(replica.group).or_insert_with(|| Watched {
                 begun_at: None,
                 seen: None,
-                // What was compared under another leader is compared again, or not: it does no harm.
-                judged: 0,
+                // What was compared under another leader is judged again, or not: it does no harm. But what was withdrawn
+                // since was wrong.
+                judged: withdrawn.upto(replica.group),
             });
             // One that a move waits for is not disturbed, nor one that others are not done with.
             let waits = moves || rots || newest.is_some_and(|newest| newest.index > watched.judged);
@@ -435,6 +467,28 @@ mod tests {
         assert!(!rest.is_over(&set(&[1, 2, 3]), &set(&[1, 3])));
         assert!(rest.is_over(&set(&[1, 2, 3]), &set(&[1])), "another one is rotten");
         assert!(rest.is_over(&set(&[1, 3, 9]), &set(&[1, 3])) && rest.agreeing(&set(&[1, 3, 9])).is_empty());
+    }
+
+    #[test]
+    fn a_new_leader_does_not_judge_what_a_report_was_withdrawn_of() {
+        let mut directory = crate::raft::testing::directory_of_a_rebuild();
+        let (group, replica) = (directory.rotten[0].group, directory.rotten[0].replica);
+        let mut withdrawn = Withdrawn::default();
+        withdrawn.look(&directory, |_| 7);
+        withdrawn.look(&directory, |_| 8);
+        assert_eq!(withdrawn.upto(group), 0, "the report stands");
+        let mut rebuilt = directory.clone();
+        rebuilt.rotten.clear();
+        rebuilt.moves.clear();
+        rebuilt.groups.iter_mut().for_each(|record| record.replicas.retain(|known| known.id != replica.id));
+        let mut another = Withdrawn { reported: withdrawn.reported.clone(), ..Withdrawn::default() };
+        another.look(&rebuilt, |_| 9);
+        assert_eq!(another.upto(group), 0, "it ended with its replica");
+        directory.rotten.clear();
+        withdrawn.look(&directory, |of| if of == group { 9 } else { 99 });
+        assert_eq!(withdrawn.upto(group), 9);
+        withdrawn.look(&directory, |_| 12);
+        assert_eq!(withdrawn.upto(group), 9, "what is compared since is judged");
     }
 
     #[test]
