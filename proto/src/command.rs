@@ -156,7 +156,8 @@ pub struct Append {
     pub content: Content,
     /// where in the conversation
     pub place: Place,
-    /// the holder's wall clock in Unix ms; apply raises it to the predecessor's
+    /// the holder's wall clock in Unix ms; the group's leader lowers what is far ahead of its own, apply raises it to the
+    /// predecessor's
     pub at_ms: u64,
     /// places for members whose inbox lives in the same slot; others are delivered to
     pub local: Vec<LocalInbox>,

@@ -36,6 +36,32 @@ struct Watched {
     judged: u64,
 }
 
+/// Reports that were withdrawn: somebody knows better than the comparisons up to then, and no later leader reports by
+/// these once more. Every store remembers, whoever leads. What a restart forgets, it has no digests of either.
+#[derive(Debug, Default)]
+struct Withdrawn {
+    /// reported when last looked
+    reported: BTreeSet<(GroupId, ReplicaId)>,
+    /// of each group, the last entry at which a digest had been begun here when a report was withdrawn
+    upto: BTreeMap<GroupId, u64>,
+}
+
+impl Withdrawn {
+    /// A report that is gone though its replica is not was withdrawn. `begun` is the last entry of a digest here.
+    fn look(&mut self, directory: &Directory, begun: impl Fn(GroupId) -> u64) {
+        let now = directory.rotten.iter().map(|rot| (rot.group, rot.replica.id)).collect();
+        for (group, replica) in std::mem::replace(&mut self.reported, now) {
+            if !directory.is_rotten(group, replica) && !directory.is_removed(group, replica) {
+                self.upto.insert(group, begun(group));
+            }
+        }
+    }
+
+    fn upto(&self, group: GroupId) -> u64 {
+        self.upto.get(&group).copied().unwrap_or(0)
+    }
+}
+
 /// What became of a comparison.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -52,6 +78,7 @@ enum Verdict {
 /// Compares the groups that are led here, again and again. Runs until it is dropped.
 pub(crate) async fn run(host: Arc<Host>) {
     let mut groups: BTreeMap<GroupId, Watched> = BTreeMap::new();
+    let mut withdrawn = Withdrawn::default();
     // The last comparison that was begun here, its group's digest before it, and when.
     let mut begun: Option<(GroupId, u64, Instant)> = None;
     let mut tick = tokio::time::interval(LOOK);
@@ -59,6 +86,10 @@ pub(crate) async fn run(host: Arc<Host>) {
     loop {
         tick.tick().await;
         let Some(directory) = host.events().directory().borrow().clone() else { continue };
+        withdrawn.look(&directory, |group| {
+            let (done, begun) = host.serving(group).map(|replica| replica.live.compared()).unwrap_or_default();
+            done.map(|digest| digest.index).max(begun).unwrap_or(0)
+        });
         let led: Vec<_> = host.replicas().into_iter().filter(|replica| replica.leadership().is_some()).collect();
         groups.retain(|group, _| led.iter().any(|replica| replica.group == *group));
         // One after another: all digests of a store share one pace, and one that is begun anew is never done. Those that
@@ -95,8 +126,9 @@ pub(crate) async fn run(host: Arc<Host>) {
             let watched = groups.entry(replica.group).or_insert_with(|| Watched {
                 begun_at: None,
                 seen: None,
-                // What was compared under another leader is compared again, or not: it does no harm.
-                judged: 0,
+                // What was compared under another leader is judged again, or not: it does no harm. But what was withdrawn
+                // since was wrong.
+                judged: withdrawn.upto(replica.group),
             });
             // One that a move waits for is not disturbed, nor one that others are not done with.
             let waits = moves || rots || newest.is_some_and(|newest| newest.index > watched.judged);
@@ -172,8 +204,10 @@ pub(crate) struct Rest {
     begun_at: Instant,
     /// the leader's own digest was done
     done_at: Option<Instant>,
-    /// that they differ was said
-    is_told: bool,
+    /// they were found to differ then
+    differ_at: Option<Instant>,
+    /// how often in a row they were found to differ before
+    differed: u32,
     /// these are the same, and were found so then
     agreed: Option<(Vec<ReplicaId>, Instant)>,
 }
@@ -181,7 +215,21 @@ pub(crate) struct Rest {
 impl Rest {
     /// One that is begun behind an entry.
     pub(crate) fn behind(after: u64, voters: BTreeSet<ReplicaId>, sound: BTreeSet<ReplicaId>) -> Self {
-        Self { voters, sound, after, begun_at: Instant::now(), done_at: None, is_told: false, agreed: None }
+        let begun_at = Instant::now();
+        Self { voters, sound, after, begun_at, done_at: None, differ_at: None, differed: 0, agreed: None }
+    }
+
+    /// The next one of the same replicas. If they differed, they are likely to do so for as long as nobody does anything:
+    /// each comparison reads all rows of all of them, so the pauses double.
+    fn again(&self, after: u64) -> Self {
+        let differed = if self.differ_at.is_some() { self.differed.saturating_add(1) } else { 0 };
+        Self { differed, ..Self::behind(after, self.voters.clone(), self.sound.clone()) }
+    }
+
+    /// Until then, those that differ are not compared once more.
+    fn differ_until(&self) -> Option<Instant> {
+        let pause = REST_AGAIN.saturating_mul(1_u32.checked_shl(self.differed).unwrap_or(u32::MAX));
+        self.differ_at.map(|at| at + pause.min(REST_LASTS))
     }
 
     /// Those of the group's `voters` that are the same, if that was found lately and of these voters.
@@ -193,7 +241,12 @@ impl Rest {
     /// Is it of no use any more? Either others are the voters or known to be rotten, or it was too long ago.
     fn is_over(&self, voters: &BTreeSet<ReplicaId>, sound: &BTreeSet<ReplicaId>) -> bool {
         let is_old = self.agreed.as_ref().is_some_and(|(_, at)| at.elapsed() >= REST_LASTS);
-        is_old || (&self.voters, &self.sound) != (voters, sound)
+        let is_due_again = self.differ_until().is_some_and(|until| Instant::now() >= until);
+        is_old || is_due_again || !self.is_of(voters, sound)
+    }
+
+    fn is_of(&self, voters: &BTreeSet<ReplicaId>, sound: &BTreeSet<ReplicaId>) -> bool {
+        (&self.voters, &self.sound) == (voters, sound)
     }
 }
 
@@ -228,14 +281,21 @@ pub(crate) async fn rest_agrees(host: &Host, directory: &Directory, replica: &Re
         return Ok(());
     }
     let known = replica.rest.lock().clone();
-    let Some(mut begun) = known.filter(|begun| !begun.is_over(&voters, &rest)) else {
+    let Some(mut begun) = known.clone().filter(|begun| !begun.is_over(&voters, &rest)) else {
         let after = replica.last_index();
-        *replica.rest.lock() = Some(Rest::behind(after, voters, rest));
+        let next = match known.filter(|known| known.is_of(&voters, &rest)) {
+            Some(known) => known.again(after),
+            None => Rest::behind(after, voters, rest),
+        };
+        *replica.rest.lock() = Some(next);
         begin(replica).await;
         return Err("the sound replicas are compared before one is copied".to_owned());
     };
     if begun.agreed.is_some() {
         return Ok(());
+    }
+    if begun.differ_at.is_some() {
+        return Err("the sound replicas differ".to_owned());
     }
     let own = replica.live.digest().filter(|digest| digest.index > begun.after);
     let done_at = match (own, begun.done_at) {
@@ -273,16 +333,14 @@ pub(crate) async fn rest_agrees(host: &Host, directory: &Directory, replica: &Re
             Err("the sound replicas are compared before one is copied".to_owned())
         }
         RestVerdict::Differ => {
-            if !begun.is_told {
-                host.metrics().compare_differences.inc();
-                tracing::error!(
-                    group = replica.group.0,
-                    ?digests,
-                    "ALARM: replicas that are not known to be rotten differ: nobody is right for sure, and none is copied"
-                );
-            }
-            let is_late = done_at.is_some_and(|done_at| done_at.elapsed() > REST_AGAIN);
-            *replica.rest.lock() = (!is_late).then_some(Rest { is_told: true, ..begun });
+            host.metrics().compare_differences.inc();
+            tracing::error!(
+                group = replica.group.0,
+                ?digests,
+                "ALARM: replicas that are not known to be rotten differ: nobody is right for sure, and none is copied"
+            );
+            begun.differ_at = Some(Instant::now());
+            *replica.rest.lock() = Some(begun);
             Err("the sound replicas differ".to_owned())
         }
     }
@@ -363,7 +421,7 @@ async fn report(directory: &Directory, replica: &Replica, differs: ReplicaId, in
 const LOOK: Duration = Duration::from_secs(1);
 /// That those that are left are the same is not relied on for longer: as long as between two comparisons of all.
 const REST_LASTS: Duration = Duration::from_secs(limits::SCRUB_PERIOD_S);
-/// Pause before those that are left are compared once more, at least.
+/// Pause before those that are left are compared once more, at least; it doubles while they differ.
 const REST_AGAIN: Duration = Duration::from_secs(60);
 /// Time for an entry that begins a comparison to be applied here.
 const BEGUN: Duration = Duration::from_secs(10);
@@ -409,6 +467,52 @@ mod tests {
         assert!(!rest.is_over(&set(&[1, 2, 3]), &set(&[1, 3])));
         assert!(rest.is_over(&set(&[1, 2, 3]), &set(&[1])), "another one is rotten");
         assert!(rest.is_over(&set(&[1, 3, 9]), &set(&[1, 3])) && rest.agreeing(&set(&[1, 3, 9])).is_empty());
+    }
+
+    #[test]
+    fn a_new_leader_does_not_judge_what_a_report_was_withdrawn_of() {
+        let mut directory = crate::raft::testing::directory_of_a_rebuild();
+        let (group, replica) = (directory.rotten[0].group, directory.rotten[0].replica);
+        let mut withdrawn = Withdrawn::default();
+        withdrawn.look(&directory, |_| 7);
+        withdrawn.look(&directory, |_| 8);
+        assert_eq!(withdrawn.upto(group), 0, "the report stands");
+        let mut rebuilt = directory.clone();
+        rebuilt.rotten.clear();
+        rebuilt.moves.clear();
+        rebuilt.groups.iter_mut().for_each(|record| record.replicas.retain(|known| known.id != replica.id));
+        let mut another = Withdrawn { reported: withdrawn.reported.clone(), ..Withdrawn::default() };
+        another.look(&rebuilt, |_| 9);
+        assert_eq!(another.upto(group), 0, "it ended with its replica");
+        directory.rotten.clear();
+        withdrawn.look(&directory, |of| if of == group { 9 } else { 99 });
+        assert_eq!(withdrawn.upto(group), 9);
+        withdrawn.look(&directory, |_| 12);
+        assert_eq!(withdrawn.upto(group), 9, "what is compared since is judged");
+    }
+
+    #[test]
+    fn the_pauses_between_comparisons_of_those_that_differ_double() {
+        let set = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect::<BTreeSet<_>>();
+        let (voters, sound) = (set(&[1, 2, 3]), set(&[1, 3]));
+        let mut rest = Rest::behind(7, voters.clone(), sound.clone());
+        assert_eq!(rest.differ_until(), None);
+        for minutes in [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360] {
+            let found_at = Instant::now();
+            rest.differ_at = Some(found_at);
+            assert_eq!(rest.differ_until(), Some(found_at + Duration::from_secs(60) * minutes));
+            assert!(!rest.is_over(&voters, &sound));
+            assert!(rest.is_over(&voters, &set(&[1])), "one of them is known to be rotten now");
+            rest = rest.again(9);
+            assert!(rest.differ_at.is_none() && rest.after == 9);
+        }
+        let mut many = Rest { differed: u32::MAX, differ_at: Some(Instant::now()), ..rest };
+        assert!(!many.is_over(&voters, &sound));
+        many.differ_at = Instant::now().checked_sub(REST_AGAIN);
+        many.differed = 0;
+        assert!(many.is_over(&voters, &sound));
+        many.differ_at = None;
+        assert_eq!(many.again(9).differed, 0, "it was given up for another reason");
     }
 
     #[test]

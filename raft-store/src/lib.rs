@@ -44,6 +44,7 @@ mod rot;
 mod scrub;
 mod server;
 mod service;
+mod skew;
 mod transport;
 mod watermark;
 

@@ -4,8 +4,8 @@
 //! group starts, kept up by the events of apply, and loaded again when a snapshot was installed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -84,6 +84,8 @@ pub(crate) struct GroupLive {
     compared: Mutex<(u64, Option<RowsDigest>)>,
     /// A digest was begun last; before the first, the replica started.
     compared_at: Mutex<Instant>,
+    /// What apply found to be lost of the replica's rows.
+    rot: OnceLock<&'static str>,
     events: Events,
 }
 
@@ -99,6 +101,7 @@ impl GroupLive {
             ended: watch::Sender::new(false),
             compared: Mutex::default(),
             compared_at: Mutex::new(Instant::now()),
+            rot: OnceLock::new(),
             events,
         };
         live.reload(reader)?;
@@ -235,6 +238,16 @@ impl GroupLive {
     /// The last that is done.
     pub(crate) fn digest(&self) -> Option<RowsDigest> {
         self.compared().0
+    }
+
+    /// Apply has met a hole in the replica's rows. The first one counts: it is rebuilt as a whole.
+    pub(crate) fn set_rot(&self, what: &'static str) {
+        self.rot.get_or_init(|| what);
+    }
+
+    /// What apply found to be lost of the replica's rows, if anything.
+    pub(crate) fn rot(&self) -> Option<&'static str> {
+        self.rot.get().copied()
     }
 
     /// What applies is gone: nothing of the group's is touched any more.

@@ -16,6 +16,8 @@ pub(crate) struct StoreMetrics {
     pub(crate) proposals: Counter,
     /// bytes of the batches in them
     pub(crate) proposal_bytes: Counter,
+    /// times in them that ran too far ahead, and were lowered
+    pub(crate) times_lowered: Counter,
     /// refusals by code
     refusals: Family<CodeLabel, Counter>,
     /// commands applied, on leaders and followers
@@ -84,6 +86,7 @@ impl StoreMetrics {
         let metrics = Self {
             proposals: Counter::default(),
             proposal_bytes: Counter::default(),
+            times_lowered: Counter::default(),
             refusals: Family::default(),
             applied_commands: Counter::default(),
             apply_chunk_commands: sizes(),
@@ -113,6 +116,7 @@ impl StoreMetrics {
         };
         registry.register("proposals", "Propose frames taken", metrics.proposals.clone());
         registry.register_with_unit("proposals", "Bytes proposed", Unit::Bytes, metrics.proposal_bytes.clone());
+        registry.register("times_lowered", "Times lowered to a minute ahead", metrics.times_lowered.clone());
         registry.register("refusals", "Refusals by code", metrics.refusals.clone());
         registry.register("applied_commands", "Commands applied", metrics.applied_commands.clone());
         registry.register("apply_chunk_commands", "Commands of a chunk", metrics.apply_chunk_commands.clone());

@@ -80,25 +80,27 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
     let wanted: Vec<ReplicaRecord> = voters_wanted(record, moved);
     let ids: BTreeSet<ReplicaId> = wanted.iter().map(|replica| replica.id).collect();
     let members = replica.membership();
-    // Who copies from it would have its rows. What only ends copies nothing.
-    if directory.is_rotten(replica.group, replica.id()) && members.voters.len() > 1 {
-        if replica.hand_over(&directory).await {
-            return Err("a rotten replica hands over first".to_owned());
+    match first(&directory, moved, replica.id(), &members.voters, members.is_joint) {
+        First::TurnForward => {
+            let again = match (moved.is_rebuild(), moved.leaving) {
+                (true, Some(leaving)) => MetaCommand::BeginRebuild { group: moved.group, replica: leaving.id },
+                _ => {
+                    let store = |replica: Option<ReplicaRecord>| replica.map(|replica| replica.store);
+                    MetaCommand::BeginMove { group: moved.group, from: store(moved.leaving), to: store(moved.joining) }
+                }
+            };
+            return tell_meta(&directory, again).await.map(drop);
         }
-        if wanted.iter().any(|record| !members.voters.contains(&record.id)) {
-            return Err("nobody sound follows the rotten leader closely enough to take over".to_owned());
-        }
-    }
-
-    if must_go_forward(&directory, moved, &members.voters, members.is_joint) {
-        let again = match (moved.is_rebuild(), moved.leaving) {
-            (true, Some(leaving)) => MetaCommand::BeginRebuild { group: moved.group, replica: leaving.id },
-            _ => {
-                let store = |replica: Option<ReplicaRecord>| replica.map(|replica| replica.store);
-                MetaCommand::BeginMove { group: moved.group, from: store(moved.leaving), to: store(moved.joining) }
+        First::HandOver => {
+            if replica.hand_over(&directory).await {
+                return Err("a rotten replica hands over first".to_owned());
             }
-        };
-        return tell_meta(&directory, again).await.map(drop);
+            // Who copies from it would have its rows. What only ends copies nothing.
+            if wanted.iter().any(|record| !members.voters.contains(&record.id)) {
+                return Err("nobody sound follows the rotten leader closely enough to take over".to_owned());
+            }
+        }
+        First::Nothing => (),
     }
     // Also one that stays because the move was turned back when it had left already.
     if let Some(comes) = wanted.iter().find(|record| !members.voters.contains(&record.id)) {
@@ -165,6 +167,34 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
             Ok(())
         }
         other => Err(format!("group 0 says {other:?}")),
+    }
+}
+
+/// What comes before the next step of a move.
+#[derive(Debug, PartialEq, Eq)]
+enum First {
+    /// it was turned back too late
+    TurnForward,
+    /// a rotten leader gives its leadership away
+    HandOver,
+    Nothing,
+}
+
+/// What does a leader do first? It turns a move forward also while it is rotten and nobody can take over: that copies
+/// nothing, and as long as the move stays as it is no other one of its group begins.
+fn first(
+    directory: &Directory,
+    moved: &MoveRecord,
+    leader: ReplicaId,
+    voters: &BTreeSet<ReplicaId>,
+    is_joint: bool,
+) -> First {
+    if must_go_forward(directory, moved, voters, is_joint) {
+        First::TurnForward
+    } else if directory.is_rotten(moved.group, leader) && voters.len() > 1 {
+        First::HandOver
+    } else {
+        First::Nothing
     }
 }
 
@@ -541,5 +571,20 @@ mod tests {
         assert!(must_go_forward(&directory, &back, &set(&[1, 9]), false));
         directory.rotten.clear();
         assert!(!must_go_forward(&directory, &back, &set(&[1, 9]), false), "what is sound comes back");
+    }
+
+    #[test]
+    fn a_rotten_leader_turns_a_move_forward_though_nobody_takes_over() {
+        let mut directory = directory_of_a_rebuild();
+        let leader = ReplicaRecord { id: ReplicaId(1), store: StoreId(1) };
+        let (forward, voters) = (directory.moves[0].clone(), [1, 9].map(ReplicaId).into());
+        let back = MoveRecord { back: true, ..forward.clone() };
+        assert_eq!(first(&directory, &forward, leader.id, &voters, false), First::Nothing);
+        assert_eq!(first(&directory, &back, leader.id, &voters, false), First::TurnForward);
+        let rot = RotRecord { replica: leader, ..directory.rotten[0].clone() };
+        directory.rotten.push(rot);
+        assert_eq!(first(&directory, &back, leader.id, &voters, false), First::TurnForward);
+        assert_eq!(first(&directory, &forward, leader.id, &voters, false), First::HandOver);
+        assert_eq!(first(&directory, &forward, leader.id, &[leader.id].into(), false), First::Nothing, "to whom?");
     }
 }

@@ -4,10 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
-use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
+use seriatim_proto::command::{Act, Append, Command, Content, HolderOp, Outcome, Place, Reject};
+use seriatim_proto::hash;
+use seriatim_proto::ids::{
+    ConversationId, Epoch, Fence, GroupId, MessageId, NodeId, ReplicaId, Seq, StoreId, TenantId, UserId,
+};
 use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, ReplicaRecord, RotRecord, StoreRecord};
+use seriatim_store_core::{Item, Key, Reader};
 
 use crate::admin::propose_meta;
 use crate::check::{self, Rest};
@@ -243,6 +249,80 @@ async fn nothing_is_deleted_by_what_another_store_shows() {
         assert_eq!(stage(three.host(2), replica), Some(Stage::Initialised));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Has the group's leader apply commands, whoever that is.
+async fn run(three: &Three, commands: &[Command]) -> Vec<Outcome> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let leads = (0..3).find_map(|nth| {
+            let replica = three.host(nth).serving(GROUP).ok()?;
+            let term = replica.leadership()?;
+            Some((replica, term))
+        });
+        if let Some((leader, term)) = leads {
+            let (tx, answer) = tokio::sync::oneshot::channel();
+            // The receiver waits below.
+            leader.propose_as_leader(term, commands, move |result| drop(tx.send(result))).await;
+            if let Ok(Ok(outcomes)) = answer.await {
+                return outcomes;
+            }
+        }
+        assert!(Instant::now() < deadline, "nobody leads");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_lost_an_edit_goes_on_at_the_recall_and_is_rebuilt() {
+    let three = Three::start().await;
+    let (tenant, alice) = (TenantId(1), UserId::new("alice").unwrap());
+    let conversation = ConversationId::direct(alice.clone(), alice.clone());
+    let slot = hash::conversation_slot(tenant, &conversation);
+    let Outcome::Leased(lease) = run(&three, &[Command::OpenLease { node: NodeId(7) }]).await[0] else { panic!() };
+    let claim = Command::Claim { slot, lease, seen: Epoch::NONE };
+    let Outcome::Claimed { epoch } = run(&three, &[claim]).await[0] else { panic!() };
+    let append = |n: u8, content| {
+        let append = Append {
+            tenant,
+            conversation: conversation.clone(),
+            sender: alice.clone(),
+            message_id: MessageId([n; 16]),
+            known: None,
+            follows: None,
+            content,
+            place: Place::Open { segment: 0 },
+            at_ms: 1,
+            local: Vec::new(),
+            delivered: None,
+        };
+        Command::Held { fence: Fence { slot, epoch, n: n.into() }, op: HolderOp::Append(append) }
+    };
+    let amend = |n, act| append(n, Content::Amend { target: Seq::FIRST, act });
+    let (salt, body) = (Bytes::new(), Bytes::from_static(b"a"));
+    let said = append(0, Content::Message { salt: salt.clone(), body: body.clone() });
+    let edited = amend(1, Act::Edit { salt, body, within_s: u32::MAX });
+    // Said once more because the leader had changed, it is `Passed`.
+    let is_applied = |outcomes: &[Outcome]| {
+        outcomes.iter().all(|outcome| matches!(outcome, Outcome::Appended(_) | Outcome::Rejected(Reject::Passed)))
+    };
+    let outcomes = run(&three, &[said, edited]).await;
+    assert!(is_applied(&outcomes), "{outcomes:?}");
+    let row = Key::tenant(slot, tenant, Item::Message(conversation.clone(), Seq::FIRST.next()));
+    let has_it = || three.host(2).state().view(GROUP).unwrap().get(&row).unwrap().is_some();
+    wait_until("the edit is applied", has_it).await;
+    three.host(2).state().lose(GROUP, &row);
+    let replica = three.host(2).serving(GROUP).unwrap().id();
+
+    let recalled = run(&three, &[amend(2, Act::Recall { within_s: u32::MAX })]).await;
+    assert!(is_applied(&recalled), "{recalled:?}");
+    wait_until("it is rebuilt", || {
+        assert_eq!(three.host(2).fatal().reason(), None, "the process goes on");
+        three.host(2).serving(GROUP).is_ok_and(|runs| runs.id() > replica)
+    })
+    .await;
+    wait_until("it has the edit", has_it).await;
+    assert_eq!([0, 1].map(|nth| three.host(nth).suspected().len()), [0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -266,15 +266,13 @@ impl Replica {
         self.doubtful_lease.store(doubtful, Ordering::Relaxed);
     }
 
-    /// Gives leadership to whoever is furthest, those last that are known to be rotten: this replica stops.
+    /// Gives leadership away, for this replica stops: see [`successor`].
     pub(crate) async fn transfer_away(&self, known: Option<&Directory>) {
         if self.leadership().is_none() {
             return;
         }
         let is_sound = |id: ReplicaId| !known.is_some_and(|directory| directory.is_rotten(self.group, id));
-        let others = self.heard_followers().into_iter();
-        let furthest = others.max_by_key(|(id, matched)| (matched.is_some(), is_sound(*id), *matched));
-        if let Some((id, Some(_))) = furthest {
+        if let Some(id) = successor(&self.heard_followers(), self.last_index(), is_sound) {
             self.handle.transfer(id).await;
         }
     }
@@ -393,6 +391,21 @@ fn code_of(refusal: &StoreRefusal) -> ErrorCode {
     }
 }
 
+/// Who takes over from a leader that stops and whose log ends at `last`: a sound one that follows closely; else one that
+/// does so and is rotten, since it serves at once and hands over when it can; else whoever is furthest.
+fn successor(
+    followers: &[(ReplicaId, Option<u64>)],
+    last: u64,
+    is_sound: impl Fn(ReplicaId) -> bool,
+) -> Option<ReplicaId> {
+    let known = followers.iter().filter_map(|(id, matched)| matched.map(|matched| (*id, matched)));
+    let rank = |(id, matched): &(ReplicaId, u64)| {
+        let is_close = matched + TRANSFER_LAG_MAX >= last;
+        (is_close, is_close && is_sound(*id), *matched, *id)
+    };
+    known.max_by_key(rank).map(|(id, _)| id)
+}
+
 /// Who can take over from a rotten leader whose log ends at `last`: of those that may lead, the furthest, if it is close.
 fn heir(followers: &[(ReplicaId, Option<u64>)], last: u64, may_lead: impl Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
     let close = followers.iter().filter_map(|(id, matched)| {
@@ -434,5 +447,21 @@ mod tests {
         assert_eq!(heir(&close, 1_000, sound(&[])), None);
         assert_eq!(heir(&of(&[(2, Some(800)), (3, None)]), 1_000, sound(&[2, 3])), None, "it would have to wait");
         assert_eq!(heir(&[], 1_000, sound(&[2, 3])), None, "nobody is heard");
+    }
+
+    #[test]
+    fn a_leader_that_stops_gives_way_to_one_that_can_serve_at_once() {
+        let of = |followers: &[(u64, Option<u64>)]| -> Vec<_> {
+            followers.iter().map(|(id, matched)| (ReplicaId(*id), *matched)).collect()
+        };
+        let given = |followers: &[(u64, Option<u64>)], sound: &[u64]| {
+            successor(&of(followers), 1_000, |id| sound.contains(&id.0)).map(|id| id.0)
+        };
+        assert_eq!(given(&[(2, Some(950)), (3, Some(1_000))], &[2, 3]), Some(3));
+        assert_eq!(given(&[(2, Some(950)), (3, Some(1_000))], &[2]), Some(2), "the sound one of two that are close");
+        assert_eq!(given(&[(2, Some(500)), (3, Some(1_000))], &[2]), Some(3), "the group would wait for the other");
+        assert_eq!(given(&[(2, Some(400)), (3, Some(500))], &[2]), Some(3), "nobody is close: the furthest");
+        assert_eq!(given(&[(2, None), (3, Some(1))], &[2]), Some(3), "of the other one nothing is known");
+        assert_eq!(given(&[(2, None)], &[2]), None);
     }
 }

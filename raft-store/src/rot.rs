@@ -18,6 +18,8 @@
 //! # Failure
 //! The note in `ROTTEN` stays until all is set aside, so a crash in between goes on where it was. A row that checks and
 //! does not make sense is no rot but a bug of ours or another version's row: all replicas would have it, and are kept.
+//! One that apply misses is rot: it goes on without it, as the others do with it. Were it a bug of ours, all would be
+//! reported, and none could be spared.
 
 use std::fs;
 use std::io;
@@ -152,6 +154,11 @@ pub(crate) async fn report(host: Arc<Host>) {
         let mut rotten = host.rotten();
         if let Some(what) = host.fatal().damage() {
             host.replicas().iter().for_each(|replica| host.suspect(replica.group, replica.id(), &what));
+        }
+        for replica in host.replicas() {
+            if let Some(what) = replica.live.rot() {
+                host.suspect(replica.group, replica.id(), what);
+            }
         }
         rotten.extend(host.suspected());
         host.metrics().rotten.set(i64::try_from(rotten.len()).unwrap_or(i64::MAX));

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,6 +29,7 @@ use crate::door::weight;
 use crate::host::Host;
 use crate::packets::Packets;
 use crate::replica::Replica;
+use crate::skew;
 
 /// The `Store` service.
 pub(crate) struct StoreService {
@@ -90,8 +92,8 @@ impl Connection {
             }
             StoreRequest::Propose { id, group, count, batch } => {
                 let answer = self.place().await?;
-                match self.admit(group, count, &batch) {
-                    Ok(replica) => replica.propose(id, count, batch, answer).await,
+                match self.admit(group, count, batch) {
+                    Ok((replica, batch)) => replica.propose(id, count, batch, answer).await,
                     Err(refusal) => {
                         self.host.count_refused(&refusal);
                         answer.send(StoreResponse::Proposed { id, result: Err(refusal) });
@@ -126,8 +128,8 @@ impl Connection {
         if refused { Err(Ended) } else { Ok(()) }
     }
 
-    /// Everything that can be refused before a batch reaches Raft.
-    fn admit(&self, group: GroupId, count: u32, batch: &[u8]) -> Result<Arc<Replica>, StoreRefusal> {
+    /// Everything that can be refused before a batch reaches Raft. The batch as it is to be proposed.
+    fn admit(&self, group: GroupId, count: u32, batch: Bytes) -> Result<(Arc<Replica>, Bytes), StoreRefusal> {
         let refused = |code, what: &str| Err(StoreRefusal::Refused(Refusal::new(code, what)));
         let replica = self.host.serving(group)?;
         if self.host.disk().read_only() {
@@ -141,14 +143,22 @@ impl Connection {
             return refused(ErrorCode::FrameTooLarge, "the batch is longer than an entry may be");
         }
         replica.check_leader()?;
-        match codec::decode::<Vec<Command>>(batch) {
+        match codec::decode::<Vec<Command>>(&batch) {
             Ok(commands) if commands.len() != count as usize => {
                 refused(ErrorCode::Malformed, "the batch has not as many commands as it says")
             }
             Ok(commands) if commands.iter().any(is_ours_alone) => {
                 refused(ErrorCode::Malformed, "a command that only the group's leader proposes")
             }
-            Ok(_) => Ok(replica),
+            Ok(mut commands) => {
+                let lowered = skew::cap(&mut commands, skew::unix_ms());
+                if lowered == 0 {
+                    return Ok((replica, batch));
+                }
+                self.host.metrics().times_lowered.inc_by(lowered);
+                // No longer than it was: a lower number takes no more bytes.
+                Ok((replica, codec::encode_bytes(&commands)))
+            }
             Err(_) => refused(ErrorCode::Malformed, "the batch is no list of commands"),
         }
     }

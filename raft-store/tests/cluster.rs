@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Client, Cluster, DEADLINE, Holder, TENANT, admin, any_port, direct, start, wait_until};
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
-use seriatim_proto::command::{Command, Outcome, Reject};
+use seriatim_proto::command::{Command, HolderOp, Outcome, Reject};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::hash;
 use seriatim_proto::ids::{ClusterId, ConversationId, GroupId, NodeId, Seq, SlotId};
@@ -261,6 +261,36 @@ async fn bad_requests_are_refused_with_their_codes() {
     assert_eq!(malformed(client.propose(GroupId(99), &open).await), ErrorCode::NotLeader);
     let error = Client::connect(&cluster.addresses()[0], Some(ClusterId([9; 16]))).await.err().unwrap();
     assert_eq!(error.code, ErrorCode::WrongCluster);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_clock_runs_ahead_dates_nothing_far_ahead_of_the_leaders() {
+    let cluster = Cluster::start(1, GROUPS, Tuning::default()).await;
+    let (conversation, slot) = conversation();
+    let mut holder = Holder::claim(&cluster, slot, GROUPS).await;
+    let group = holder.group;
+    let mut at = |at_ms| {
+        let mut command = holder.message(&conversation, "alice", at_ms, b"hello");
+        let Command::Held { op: HolderOp::Append(append), .. } = &mut command else { panic!() };
+        append.at_ms = at_ms;
+        command
+    };
+    let now_ms = || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let began_ms = now_ms();
+    let year_ms = 365 * 86_400_000;
+    // The one behind is raised to the one before it, as ever.
+    let outcomes = cluster.propose(group, &[at(began_ms - 1), at(began_ms + year_ms), at(began_ms)]).await;
+    let appended: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Appended(appended) => appended.entry.as_ref().unwrap().at_ms,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(appended[0], began_ms - 1);
+    let lowered = began_ms + limits::CLOCK_SKEW_MS_MAX..=now_ms() + limits::CLOCK_SKEW_MS_MAX;
+    assert!(lowered.contains(&appended[1]), "{appended:?} in {lowered:?}");
+    assert_eq!(appended[2], appended[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

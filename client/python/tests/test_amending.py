@@ -110,6 +110,11 @@ async def test_c083_who_may_amend_what(cluster: Cluster) -> None:
         await eve.change_members(group, add=["a-gus"])
         for amended in (gus.react(group, said, "+"), gus.pin(group, said), gus.edit(group, said, "x")):
             await rejected(amended, Code.NOT_FOUND)
+        # A pin is everybody's, also of what he was not given: else nobody could take back those of former members.
+        await rejected(gus.pin(group, said, unset=True), Code.NOT_FOUND)
+        await eve.pin(group, said)
+        await gus.pin(group, said, unset=True)
+        await rejected(gus.pin(group, said, unset=True), Code.NOT_FOUND)
         await eve.recall(group, said)
         for amended in (eve.edit(group, said, "late"), eve.recall(group, said), fay.react(group, said, "+")):
             await rejected(amended, Code.RECALLED)

@@ -361,6 +361,9 @@ export const CASES: Readonly<Record<string, Case>> = {
     await refused(carol.react(group, seq, "+"), "NOT_FOUND");
     await alice.changeMembers(id, { add: [scene.user("carol")] });
     await refused(carol.pin(group, seq), "NOT_FOUND");
+    await alice.pin(group, seq);
+    await carol.pin(group, seq, false);
+    await refused(carol.pin(group, seq, false), "NOT_FOUND");
     const edit = alice.prepareAmendment(group, seq, { edit: utf8("for both"), salt: randomBytes(16) });
     const first = await (await alice.submitAmendment(edit)).outcome();
     same(await (await alice.submitAmendment(edit)).outcome(), { seq: first.seq, duplicate: true }, "again");

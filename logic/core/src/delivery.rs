@@ -7,6 +7,7 @@
 //! # Invariants
 //! I8, I9: a range is `(after, upto]` of one member and holds all that this member is owed in it; a cursor moves only
 //! when every member of the slot has accepted.
+//! I14: no range of a member ends behind what he was owed.
 
 use std::collections::BTreeMap;
 
@@ -233,7 +234,8 @@ impl Outgoing {
                 user: member.user.clone(),
                 conversation: name.1.clone(),
                 after: member.owed_until(target.cursor),
-                upto,
+                // His list shows how far it goes: no further than his stay did.
+                upto: member.owed_until(Some(upto)).expect("who is owed an entry of the range came before its end"),
                 entries: refs,
                 place: Place::Open { segment: 0 },
             });

@@ -10,7 +10,7 @@ use seriatim_proto::hash;
 use seriatim_proto::ids::*;
 use seriatim_proto::limits;
 use seriatim_proto::logic::{CallError, Reply, SendState};
-use seriatim_proto::store::Read;
+use seriatim_proto::store::{Read, ReadOutcome};
 use world::*;
 
 fn direct(a: &str, b: &str) -> ConversationId {
@@ -372,6 +372,41 @@ fn members_get_the_entries_of_their_stays_and_no_others() {
     world.assert_inbox("alice", &conversation, &log);
     world.assert_inbox("bob", &conversation, &[log[0], log[1], log[2], log[4], log[5]]);
     world.assert_inbox("carol", &conversation, &log[2..]);
+}
+
+#[test]
+fn who_left_hears_of_no_place_behind_his_stay() {
+    let mut world = World::new();
+    let group = ConversationId::Group(ConversationKey([8; 16]));
+    with_slots(&mut world, &["alice"]);
+    assert_ne!(slot_of("alice"), slot_of("bob"));
+    let change = |add: &[&str], remove: &[&str]| Content::Members {
+        add: add.iter().map(|name| user(name)).collect(),
+        remove: remove.iter().map(|name| user(name)).collect(),
+    };
+    world.send(send("alice", &group, 0, Content::Create { members: vec![user("bob")] }));
+    let left = world.send(send("alice", &group, 1, change(&[], &["bob"])));
+    for id in 2..5 {
+        world.send(send("alice", &group, id, message("without bob")));
+    }
+    // One range brings all of it to his slot.
+    world.run(500);
+    world.claim(slot_of("bob"));
+    world.run(3_000);
+    let list = Read::List { tenant: TENANT, user: user("bob"), after: None, limit: 10 };
+    let listed = |world: &World| match world.read(&list) {
+        ReadOutcome::List { list, .. } => list[0].last,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(Some(listed(&world)), world.committed(left));
+    // He comes back: his range begins where that one ended.
+    world.send(send("alice", &group, 5, change(&["bob"], &[])));
+    let last = world.send(send("alice", &group, 6, message("with bob")));
+    world.run(3_000);
+    assert_eq!(Some(listed(&world)), world.committed(last));
+    let log = seqs(&world, &group);
+    world.assert_inbox("bob", &group, &[log[0], log[1], log[5], log[6]]);
+    assert!(!world.is_pending(&group));
 }
 
 #[test]

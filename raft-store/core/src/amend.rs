@@ -1,7 +1,7 @@
 //! Amend: what an amendment may do to an earlier message, and what it writes besides being an entry.
 //!
 //! ```text
-//! the message is there, a message, and the sender's own or one that he was owed?  else NotFound
+//! the message is there, a message, and the sender's own or one that he was owed?  else NotFound, but to unpin it
 //!   ▼ edit, recall: his own?                                                      else NotAuthor
 //!   ▼ not recalled?                                                               else Recalled
 //!   ▼ edit, recall: young enough?                                                 else TooLate
@@ -10,12 +10,15 @@
 //! The order of the conversation decides between amendments: the last edit holds, and nothing comes behind a recall.
 //! Setting what is set, and unsetting what is not, is an entry that changes nothing.
 //!
+//! A pin is the conversation's: every member unpins it, also of a message that he was not owed. Otherwise the pins of
+//! messages of which no member is left who was owed them would take the room of all others for ever.
+//!
 //! Ages are differences of two times that are in the log, `at_ms` of both entries: apply reads no clock, and replicas
 //! agree (decision 0009).
 //!
 //! # Invariants
 //! I5: a recall erases salt and body and nothing else of an entry, so that every chain still proves itself.
-//! I14: who was not owed the message learns nothing of it.
+//! I14: who was not owed the message learns nothing of it, but that it was pinned, by unpinning it.
 
 use seriatim_proto::command::{Act, Append, Content, Kind, Reject};
 use seriatim_proto::ids::Seq;
@@ -26,7 +29,7 @@ use crate::apply::No;
 use crate::key::{Item, Key, Scan};
 use crate::membership::{self, Place};
 use crate::row::{AmendedRow, Row};
-use crate::view::{Fatal, Reader, Rows, View};
+use crate::view::{Reader, Rows, View};
 
 /// What an entry writes once it has its seq.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub(crate) enum Amended {
         row: AmendedRow,
         /// the message and its edits, without their bodies
         erased: Vec<(Key, StoredMessage)>,
+        /// edits that the message names and that are not there
+        missing: usize,
         pin: Key,
     },
     /// A reaction or a pin.
@@ -58,8 +63,10 @@ pub(crate) fn plan(view: &impl Reader, place: Place<'_>, append: &Append, at_ms:
     let found = view.message_row(place.slot, place.tenant, conversation, target)?;
     let message = found.filter(|message| message.entry.kind == Kind::Message).ok_or(Reject::NotFound)?;
     let is_own = message.entry.sender == append.sender;
+    let pin = key(Item::Pin(conversation.clone(), target));
     if !is_own && !membership::was_owed(view, place, &append.sender, target)? {
-        return Err(Reject::NotFound.into());
+        let unpins = *act == Act::Pin { set: false } && view.get(&pin)?.is_some();
+        return if unpins { Ok(Amended::Unset { of: pin }) } else { Err(Reject::NotFound.into()) };
     }
     let within_s = match act {
         Act::Edit { within_s, .. } | Act::Recall { within_s } => Some(*within_s),
@@ -68,7 +75,7 @@ pub(crate) fn plan(view: &impl Reader, place: Place<'_>, append: &Append, at_ms:
     if within_s.is_some() && !is_own {
         return Err(Reject::NotAuthor.into());
     }
-    let mut row = view.amended_row(place.slot, place.tenant, conversation, target)?.unwrap_or_default();
+    let row = view.amended_row(place.slot, place.tenant, conversation, target)?.unwrap_or_default();
     if row.recalled.is_some() {
         return Err(Reject::Recalled.into());
     }
@@ -77,23 +84,23 @@ pub(crate) fn plan(view: &impl Reader, place: Place<'_>, append: &Append, at_ms:
         return Err(Reject::TooLate.into());
     }
     let of = key(Item::Amended(conversation.clone(), target));
-    let pin = key(Item::Pin(conversation.clone(), target));
     match act {
         Act::Edit { .. } => {
             check_room(row.edits.len(), limits::EDITS_MAX)?;
             Ok(Amended::Edit(of, row))
         }
         Act::Recall { .. } => {
-            let mut erased = Vec::with_capacity(1 + row.edits.len());
+            let (mut erased, mut missing) = (Vec::with_capacity(1 + row.edits.len()), 0);
             erased.push((key(Item::Message(conversation.clone(), target)), erase(message)));
-            for edit in std::mem::take(&mut row.edits) {
-                let at = key(Item::Message(conversation.clone(), edit));
-                let found = view.message_row(place.slot, place.tenant, conversation, edit)?;
-                let message = found.ok_or_else(|| Fatal::broken(&at, "an edit is not where its message says"))?;
-                row.edits.push(edit);
-                erased.push((at, erase(message)));
+            for edit in &row.edits {
+                match view.message_row(place.slot, place.tenant, conversation, *edit)? {
+                    Some(message) => {
+                        erased.push((key(Item::Message(conversation.clone(), *edit)), erase(message)));
+                    }
+                    None => missing += 1,
+                }
             }
-            Ok(Amended::Recall { of, row, erased, pin })
+            Ok(Amended::Recall { of, row, erased, missing, pin })
         }
         Act::React { emoji, set } => {
             let of = key(Item::Reaction(conversation.clone(), target, append.sender.clone(), emoji.clone()));
@@ -118,7 +125,10 @@ impl Amended {
                 row.edits.push(seq);
                 view.put(of, Row::Amended(row));
             }
-            Amended::Recall { of, mut row, erased, pin } => {
+            Amended::Recall { of, mut row, erased, missing, pin } => {
+                if missing > 0 {
+                    view.miss("an edit is not where its message says");
+                }
                 row.recalled = Some(seq);
                 view.put(of, Row::Amended(row));
                 view.delete(pin);

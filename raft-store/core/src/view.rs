@@ -60,6 +60,9 @@ pub trait View: Reader {
     fn put(&mut self, key: Key, row: Row);
     /// Removes a row.
     fn delete(&mut self, key: Key);
+    /// What other rows say must be there is not: it was lost here, for all replicas apply the same. Apply goes on as
+    /// they do, and the shell has this replica rebuilt.
+    fn miss(&mut self, what: &'static str);
 }
 
 /// All rows in a map.
@@ -87,6 +90,9 @@ impl View for MemoryView {
     }
     fn delete(&mut self, key: Key) {
         self.rows.remove(&key);
+    }
+    fn miss(&mut self, what: &'static str) {
+        panic!("a map loses nothing: {what}");
     }
 }
 

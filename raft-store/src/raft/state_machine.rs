@@ -137,6 +137,9 @@ impl StateMachine {
         if !events.is_empty() {
             self.live.publish(&chunk, events)?;
         }
+        if let Some(what) = chunk.missed() {
+            self.live.set_rot(what);
+        }
         let (gets, hits) = chunk.counts();
         chunk.keep(self.position.encode(), log_bytes);
         chaos::hit(Point::ApplyAfter);

@@ -18,6 +18,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -104,9 +105,67 @@ struct Held {
 /// The rows of whole chunks, each key once, and what they reach.
 #[derive(Default)]
 struct Unwritten {
+    /// those that apply gets by their keys only
     rows: HashMap<Key, Option<Row>, RandomState>,
+    /// those of which it reads ranges
+    ranged: BTreeMap<Key, Option<Row>>,
     position: Option<Vec<u8>>,
     log_bytes: u64,
+}
+
+impl Unwritten {
+    fn get(&self, key: &Key) -> Option<&Option<Row>> {
+        if is_ranged(key) { self.ranged.get(key) } else { self.rows.get(key) }
+    }
+
+    fn set(&mut self, key: Key, row: Option<Row>) {
+        if is_ranged(&key) {
+            self.ranged.insert(key, row)
+        } else {
+            self.rows.insert(key, row)
+        };
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len() + self.ranged.len()
+    }
+
+    /// The rows of a range, in any order. How many rows were looked at for it.
+    fn of(&self, scan: &Scan) -> (Vec<(&Key, &Option<Row>)>, usize) {
+        let (start, excluded) = scan.start();
+        // A range is of one kind, which is that of its start.
+        if is_ranged(&start) {
+            let start = if excluded { Bound::Excluded(&start) } else { Bound::Included(&start) };
+            let behind = self.ranged.range::<Key, _>((start, Bound::Unbounded));
+            let found: Vec<_> = behind.take_while(|(key, _)| scan.contains(key)).collect();
+            let visited = found.len() + 1;
+            return (found, visited);
+        }
+        // Right for whatever apply may scan one day; slow if it does so often.
+        let is_behind = |key: &Key| if excluded { *key > start } else { *key >= start };
+        (self.rows.iter().filter(|(key, _)| is_behind(key) && scan.contains(key)).collect(), self.rows.len())
+    }
+}
+
+/// Does apply read ranges of its kind? A scan per command that looked at all unwritten rows would make a chunk cost the
+/// square of its commands.
+fn is_ranged(key: &Key) -> bool {
+    match &key.scope {
+        Scope::Tenant(_, item) => match item {
+            Item::Cursor(..) | Item::Pin(..) | Item::Reaction(..) => true,
+            Item::Namespace(_)
+            | Item::Dedupe(..)
+            | Item::Amended(..)
+            | Item::Inbox(..)
+            | Item::Mark(..)
+            | Item::Last(..)
+            | Item::Message(..)
+            | Item::Reading(..)
+            | Item::Member(..) => false,
+        },
+        Scope::Slot(_) => false,
+        Scope::Group(_) => true,
+    }
 }
 
 impl GroupRows {
@@ -122,14 +181,16 @@ impl GroupRows {
             return Err(torn(self.group));
         }
         held.torn = true;
-        Ok(Chunk { state, reader: state.reader(), held: RefCell::new(held), gets: Cell::new(0), hits: Cell::new(0) })
+        let (held, reader) = (RefCell::new(held), state.reader());
+        let (gets, hits, visits) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        Ok(Chunk { state, reader, held, gets, hits, visits, missed: None })
     }
 
     /// Writes what has gathered, if that is a lot. How many rows were written.
     pub(crate) fn spill_if_full(&self, state: &StateDb) -> Result<usize, Fatal> {
         let mut held = self.held.lock();
         let unwritten = &held.unwritten;
-        if unwritten.rows.len() < SPILL_ROWS && unwritten.log_bytes < SPILL_LOG_BYTES {
+        if unwritten.len() < SPILL_ROWS && unwritten.log_bytes < SPILL_LOG_BYTES {
             return Ok(0);
         }
         self.write(state, &mut held)
@@ -162,10 +223,11 @@ impl GroupRows {
         let Some(position) = held.unwritten.position.take() else { return Ok(0) };
         // Until they are written, the rows are nowhere: after a failure or a panic in between the group stays torn.
         held.torn = true;
-        let Unwritten { rows, .. } = std::mem::take(&mut held.unwritten);
+        let Unwritten { rows, ranged, .. } = std::mem::take(&mut held.unwritten);
+        let count = rows.len() + ranged.len();
         let mut batch = WriteBatch::default();
         let (mut key_bytes, mut row_bytes) = (Vec::new(), Vec::new());
-        for (key, row) in &rows {
+        for (key, row) in rows.iter().chain(&ranged) {
             key_bytes.clear();
             keys::encode_into(key, &mut key_bytes);
             match row {
@@ -181,8 +243,7 @@ impl GroupRows {
         state.write(batch)?;
         chaos::hit(Point::SpillAfter);
         held.torn = false;
-        let count = rows.len();
-        for (key, row) in rows {
+        for (key, row) in rows.into_iter().chain(ranged) {
             match row {
                 Some(row) if is_hot(&key) => held.cache.insert(key, row),
                 Some(_) => (),
@@ -204,12 +265,21 @@ pub(crate) struct Chunk<'a> {
     held: RefCell<MutexGuard<'a, Held>>,
     gets: Cell<u64>,
     hits: Cell<u64>,
+    /// unwritten rows that scans have looked at
+    visits: Cell<u64>,
+    /// the first thing that was lost, if anything was
+    missed: Option<&'static str>,
 }
 
 impl Chunk<'_> {
     /// Gets that went to RocksDB, and those that did not.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.gets.get(), self.hits.get())
+    }
+
+    /// What this replica has lost of its rows, as far as the chunk's commands met it.
+    pub(crate) fn missed(&self) -> Option<&'static str> {
+        self.missed
     }
 
     /// The chunk is whole and reaches `position`; it took `log_bytes` of the log.
@@ -225,7 +295,7 @@ impl Chunk<'_> {
 impl Reader for Chunk<'_> {
     fn get(&self, key: &Key) -> Result<Option<Row>, Fatal> {
         let mut held = self.held.borrow_mut();
-        if let Some(row) = held.unwritten.rows.get(key) {
+        if let Some(row) = held.unwritten.get(key) {
             self.hits.set(self.hits.get() + 1);
             return Ok(row.clone());
         }
@@ -243,11 +313,9 @@ impl Reader for Chunk<'_> {
     }
 
     fn scan(&self, scan: &Scan, limit: usize) -> Result<Vec<(Key, Row)>, Fatal> {
-        let (start, excluded) = scan.start();
-        let behind = |key: &Key| if excluded { *key > start } else { *key >= start };
-        // Scans are rare in apply, and what is unwritten is bounded.
         let held = self.held.borrow();
-        let written: Vec<_> = held.unwritten.rows.iter().filter(|(key, _)| behind(key) && scan.contains(key)).collect();
+        let (written, visited) = held.unwritten.of(scan);
+        self.visits.set(self.visits.get() + visited as u64);
         if written.is_empty() {
             return self.reader.scan(scan, limit);
         }
@@ -266,10 +334,13 @@ impl Reader for Chunk<'_> {
 
 impl View for Chunk<'_> {
     fn put(&mut self, key: Key, row: Row) {
-        self.held.get_mut().unwritten.rows.insert(key, Some(row));
+        self.held.get_mut().unwritten.set(key, Some(row));
     }
     fn delete(&mut self, key: Key) {
-        self.held.get_mut().unwritten.rows.insert(key, None);
+        self.held.get_mut().unwritten.set(key, None);
+    }
+    fn miss(&mut self, what: &'static str) {
+        self.missed.get_or_insert(what);
     }
 }
 
@@ -279,3 +350,113 @@ const GENERATION_ROWS: usize = 32 << 10;
 const SPILL_ROWS: usize = 2_048;
 /// Log bytes in unwritten rows at which they are written: bodies are of many sizes.
 const SPILL_LOG_BYTES: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use seriatim_proto::ids::{ConversationId, Emoji, MessageId, Seq, SlotId, TenantId, UserId};
+    use seriatim_store_core::MemoryView;
+
+    use super::*;
+    use crate::config::Tuning;
+
+    const GROUP: GroupId = GroupId(1);
+    const SLOT: SlotId = SlotId(7);
+    const TENANT: TenantId = TenantId(1);
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn seq(value: u64) -> Seq {
+        Seq::new(value).unwrap()
+    }
+
+    fn conversation() -> ConversationId {
+        ConversationId::Direct(user("alice"), user("bob"))
+    }
+
+    fn key(item: Item) -> Key {
+        Key::tenant(SLOT, TENANT, item)
+    }
+
+    /// Scans and writes as apply does for reactions, to `count` messages in one chunk. How many unwritten rows the scans
+    /// looked at.
+    fn react(count: u64) -> (u64, Duration) {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDb::open(folder.path(), &Tuning::default()).unwrap();
+        let rows = state.rows(GROUP);
+        let mut chunk = rows.chunk(&state).unwrap();
+        let started = Instant::now();
+        for target in (1..=count).map(seq) {
+            let (conversation, whose) = (conversation(), user("bob"));
+            let (slot, tenant, user) = (SLOT, TENANT, Some(whose.clone()));
+            let scan = Scan::Reactions { slot, tenant, conversation: conversation.clone(), target, user };
+            assert_eq!(chunk.scan(&scan, 8).unwrap(), []);
+            let id = MessageId(u128::from(target.get()).to_be_bytes());
+            chunk.put(key(Item::Message(conversation.clone(), target)), Row::Reaction(target));
+            chunk.put(key(Item::Dedupe(conversation.clone(), whose.clone(), id)), Row::Reaction(target));
+            chunk.put(key(Item::Inbox(whose.clone(), target)), Row::Reaction(target));
+            let emoji = Emoji::new("+").unwrap();
+            chunk.put(key(Item::Reaction(conversation, target, whose, emoji)), Row::Reaction(target));
+        }
+        (chunk.visits.get(), started.elapsed())
+    }
+
+    #[test]
+    fn a_scan_looks_at_no_unwritten_row_beside_its_range() {
+        assert_eq!(react(500).0, 500, "one for each reaction, which ends its empty range");
+    }
+
+    #[test]
+    #[ignore = "measures: cargo nextest run --release -p seriatim-store --run-ignored only --no-capture measured"]
+    fn reactions_in_one_chunk_are_measured() {
+        for count in [1_000, 10_000] {
+            let (visits, took) = react(count);
+            eprintln!("{count} reactions in one chunk: {visits} rows looked at, {took:?}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_the_same_whether_its_kind_is_kept_in_order_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDb::open(folder.path(), &Tuning::default()).unwrap();
+        let rows = state.rows(GROUP);
+        let mut memory = MemoryView::default();
+        let another = ConversationId::Direct(user("alice"), user("carol"));
+        let pin = |of: &ConversationId, at| key(Item::Pin(of.clone(), seq(at)));
+        let message = |of: &ConversationId, at| key(Item::Message(of.clone(), seq(at)));
+        let changes: [&[(u64, bool)]; 2] =
+            [&[(1, true), (2, true), (3, true), (5, true)], &[(1, false), (3, true), (4, true), (5, false), (7, true)]];
+        for changes in changes {
+            rows.spill(&state).unwrap();
+            let mut chunk = rows.chunk(&state).unwrap();
+            for (at, is_set) in changes {
+                for of in [&conversation(), &another] {
+                    for key in [pin(of, *at), message(of, *at)] {
+                        if *is_set {
+                            chunk.put(key.clone(), Row::Pin(seq(*at)));
+                            memory.put(key, Row::Pin(seq(*at)));
+                        } else {
+                            chunk.delete(key.clone());
+                            memory.delete(key);
+                        }
+                    }
+                }
+            }
+            chunk.keep(vec![1], 1);
+        }
+        let chunk = rows.chunk(&state).unwrap();
+        let (slot, tenant) = (SLOT, TENANT);
+        for of in [conversation(), another] {
+            let from = |from| Scan::Messages { slot, tenant, conversation: of.clone(), from: seq(from) };
+            let scans = [Scan::Pins { slot, tenant, conversation: of.clone() }, from(1), from(3), from(4)];
+            for (scan, limit) in scans.iter().flat_map(|scan| (1..6).map(move |limit| (scan, limit))) {
+                assert_eq!(chunk.scan(scan, limit).unwrap(), memory.scan(scan, limit).unwrap(), "{limit} of {scan:?}");
+            }
+        }
+        chunk.keep(vec![2], 1);
+        assert_eq!(rows.spill(&state).unwrap(), 20, "of two kinds in two conversations");
+    }
+}

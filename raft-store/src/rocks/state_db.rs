@@ -264,6 +264,16 @@ impl StateDb {
         self.db.put_opt(key, codec::encode(&Row::Holder(row)), &self.write_options).unwrap();
     }
 
+    /// Loses a row of a group.
+    #[cfg(test)]
+    pub(crate) fn lose(&self, group: GroupId, key: &Key) {
+        drop(self.view(group).unwrap());
+        assert!(self.reader().get(key).unwrap().is_some());
+        let mut bytes = Vec::new();
+        keys::encode_into(key, &mut bytes);
+        self.db.delete_opt(bytes, &self.write_options).unwrap();
+    }
+
     /// The key ranges `[from, end)` of all rows of a group.
     fn ranges(&self, reader: &DbReader<'_>, group: GroupId) -> Result<Vec<KeyRange>, Fatal> {
         let key = Key::group(group, GroupItem::Owned);

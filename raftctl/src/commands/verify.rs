@@ -3,6 +3,8 @@
 //! Twice, independently: as a device would, by linearizable sync pages through the gateway, with bodies; and from every
 //! replica's own applied state. Every link, count and hash is recomputed here; nobody's word is taken.
 
+mod counts;
+mod recalls;
 mod replica;
 mod walk;
 
@@ -12,6 +14,7 @@ use seriatim_proto::hash;
 use seriatim_proto::ids::Seq;
 use seriatim_proto::store::InboxEntry;
 
+use self::recalls::Bodies;
 use self::replica::{Inbox, Lag, caught_up, compare};
 use self::walk::{Walk, check_body};
 use super::user::{nothing_arrived, user_id};
@@ -26,11 +29,13 @@ pub(super) async fn verify(target: &Target, name: &str) -> Result<Exit, Failure>
     let user = user_id(name)?;
     let mut report = Report::default();
     let device = Device::connect(target, Some(&user)).await?;
-    let synced = through_the_gateway(&device, &mut report).await?;
+    let mut bodies = Bodies::default();
+    let synced = through_the_gateway(&device, &mut bodies, &mut report).await?;
     let mut list = List::new("UserVerification", &["source", "entries", "messages", "findings"]);
-    report.close(&mut list, "gateway (sync)", &synced.entries, None);
     let stores = target.stores()?;
     let directory = store::directory(stores, target.timeout).await?;
+    recalls::check(target, &device, &directory, &bodies, &mut report).await?;
+    report.close(&mut list, "gateway (sync)", &synced.entries, None);
     let group = store::group_of(&directory, hash::inbox_slot(target.tenant, &user))?;
     let replicas = directory.groups.iter().find(|found| found.id == group).map(|found| found.replicas.clone());
     let mut arrived = synced.tail > Seq::FIRST;
@@ -126,7 +131,7 @@ impl Report {
 }
 
 /// Everything that a device gets.
-async fn through_the_gateway(device: &Device, report: &mut Report) -> Result<Inbox, Failure> {
+async fn through_the_gateway(device: &Device, bodies: &mut Bodies, report: &mut Report) -> Result<Inbox, Failure> {
     let mut walk = Walk::default();
     let mut entries = Vec::new();
     let mut from = None;
@@ -138,6 +143,7 @@ async fn through_the_gateway(device: &Device, report: &mut Report) -> Result<Inb
         for (entry, body) in page.entries {
             walk.step(&entry, report);
             check_body(&entry, &body, report);
+            bodies.note(&entry, &body);
             entries.push(entry);
         }
         if page.chain != walk.chain {
@@ -147,11 +153,11 @@ async fn through_the_gateway(device: &Device, report: &mut Report) -> Result<Inb
             if page.upto < page.tail {
                 report.find(format!("the last page ends at {}, below the tail {}", page.upto, page.tail));
             }
-            return Ok(Inbox { entries, trim: page.trim, tail: page.tail });
+            return Ok(Inbox { entries, trim: page.trim, tail: page.tail, listing: None });
         }
         if from == Some(page.upto) {
             report.find(format!("sync does not get on from {}", page.upto));
-            return Ok(Inbox { entries, trim: page.trim, tail: page.tail });
+            return Ok(Inbox { entries, trim: page.trim, tail: page.tail, listing: None });
         }
         from = Some(page.upto);
     }

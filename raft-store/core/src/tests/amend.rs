@@ -137,6 +137,27 @@ fn strangers_former_members_and_those_who_came_later_learn_nothing() {
 }
 
 #[test]
+fn a_pin_of_a_message_that_no_member_was_given_is_taken_back_by_any_member() {
+    let (mut world, group, alice, bob, carol) = group_talk();
+    world.append(amend(&group, &alice, 3, 2, Act::Pin { set: true }));
+    let change = Content::Members { add: vec![carol.clone()], remove: vec![alice.clone(), bob.clone()] };
+    world.append(with_content(message(&group, &alice, 4), change));
+    world.append(message(&group, &carol, 5));
+    assert_eq!(pins(&world, &group), [(seq(2), seq(3))]);
+    // Whose it was, and strangers, say nothing about it.
+    for (id, former) in [(6, &alice), (7, &bob), (8, &user("eve"))] {
+        let refused = world.append_rejected(amend(&group, former, id, 2, Act::Pin { set: false }));
+        assert_eq!(refused, Reject::NotFound);
+    }
+    let unpinned = world.append(amend(&group, &carol, 9, 2, Act::Pin { set: false })).entry.unwrap();
+    assert_eq!((unpinned.kind, pins(&world, &group)), (Kind::Pin { target: seq(2) }, vec![]));
+    // It is as it was before: to her the message is not there.
+    for set in [false, true] {
+        assert_eq!(world.append_rejected(amend(&group, &carol, 10, 2, Act::Pin { set })), Reject::NotFound);
+    }
+}
+
+#[test]
 fn an_author_who_came_back_may_still_recall_what_he_said_before() {
     let (mut world, group, alice, bob, _) = group_talk();
     world.append(message(&group, &bob, 3));
@@ -305,6 +326,16 @@ fn a_member_has_so_many_reactions_to_a_message_and_no_more() {
     world.append(amend(&conversation, &near, 6, said.get(), react("more", true)));
     world.append(amend(&conversation, &near, 7, 1, react("e0", false)));
     world.append(more);
+}
+
+#[test]
+#[should_panic(expected = "a map loses nothing: an edit is not where its message says")]
+fn a_recall_says_that_an_edit_was_lost() {
+    let (mut world, conversation, near, _) = talk();
+    let edit = world.append(amend(&conversation, &near, 2, 1, edit("better"))).seq;
+    let lost = crate::Key::tenant(home(&conversation), TENANT, crate::Item::Message(conversation.clone(), edit));
+    assert!(world.view.rows.remove(&lost).is_some());
+    world.append(amend(&conversation, &near, 3, 1, recall()));
 }
 
 #[test]

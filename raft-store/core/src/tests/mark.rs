@@ -81,6 +81,20 @@ fn a_read_mark_only_rises_and_is_an_entry_of_the_readers_own_inbox() {
 }
 
 #[test]
+#[should_panic(expected = "a map loses nothing: a later entry of a conversation counts fewer messages")]
+fn a_read_mark_says_that_a_count_was_lost() {
+    let (mut world, alice, own, _) = two_talks();
+    listed(&mut world, &alice, &own, read(4));
+    let lost = crate::Key::tenant(home(&own), TENANT, crate::Item::Last(alice.clone(), own.clone()));
+    assert!(world.view.rows.remove(&lost).is_some());
+    world.append(message(&own, &alice, 9));
+    let said = world.messages(&own).pop().unwrap().entry;
+    world.deliver(delivery(&own, &alice, None, &[said]));
+    let newest = world.inbox(&alice).1.pop().unwrap().seq;
+    listed(&mut world, &alice, &own, Mark::Read { upto: newest });
+}
+
+#[test]
 fn an_entry_of_a_mark_is_nothing_to_read_up_to() {
     let (mut world, alice, own, _) = two_talks();
     let (at_4, _) = listed(&mut world, &alice, &own, read(4));

@@ -11,6 +11,7 @@ use seriatim_proto::limits::READ_ROWS_MAX;
 use seriatim_proto::store::{Freshness, InboxEntry, Read, ReadOutcome};
 
 use super::Report;
+use super::counts::{Listing, count};
 use super::walk::Walk;
 use crate::failure::Failure;
 use crate::output::dash;
@@ -27,6 +28,8 @@ pub(super) struct Inbox {
     pub(super) trim: Seq,
     /// everything below should be in `entries`
     pub(super) tail: Seq,
+    /// the list of conversations at the same moment, of a replica
+    pub(super) listing: Option<Listing>,
 }
 
 /// How far a replica is that does not have all that sync answered.
@@ -80,7 +83,7 @@ fn lag(survey: &Survey, store: StoreId, group: GroupId) -> Lag {
 
 /// Everything that a replica has applied.
 async fn from_replica(target: &Target, address: &str, group: GroupId, user: &UserId) -> Result<Inbox, Failure> {
-    let mut inbox = Inbox { entries: Vec::new(), trim: Seq::FIRST, tail: Seq::FIRST };
+    let mut inbox = Inbox { entries: Vec::new(), trim: Seq::FIRST, tail: Seq::FIRST, listing: None };
     loop {
         let read = Read::Inbox {
             tenant: target.tenant,
@@ -88,19 +91,54 @@ async fn from_replica(target: &Target, address: &str, group: GroupId, user: &Use
             from: inbox.entries.last().map(|entry| entry.seq.next()),
             limit: READ_ROWS_MAX,
         };
-        let answer = store::read(address, group, Freshness::Stale, vec![read], target.timeout).await?;
-        let outcomes = answer.map_err(|refusal| Failure::unreachable(format!("the replica refused: {refusal}")))?;
-        let Some(ReadOutcome::Inbox { state, entries: rows }) = outcomes.into_iter().next() else {
-            return Err(Failure::internal("the replica answered something else than was asked"));
+        let ReadOutcome::Inbox { state, entries: rows } = ask(target, address, group, read).await? else {
+            return Err(Failure::internal(OTHERWISE));
         };
         if let Some(state) = state {
             (inbox.trim, inbox.tail) = (state.trim, state.tail);
         }
         if rows.is_empty() {
-            return Ok(inbox);
+            inbox.listing = listing(target, address, group, user, inbox.tail).await?;
+            // Whatever changes the list of conversations is an entry of the inbox, too.
+            if inbox.listing.is_some() {
+                return Ok(inbox);
+            }
         }
         inbox.entries.extend(rows);
     }
+}
+
+/// The list of conversations as it was when the inbox's tail was `tail`; `None` if that has risen.
+async fn listing(
+    target: &Target,
+    address: &str,
+    group: GroupId,
+    user: &UserId,
+    tail: Seq,
+) -> Result<Option<Listing>, Failure> {
+    let mut listing = Listing::default();
+    loop {
+        let after = listing.list.last().map(|listed| listed.conversation.clone());
+        let read = Read::List { tenant: target.tenant, user: user.clone(), after, limit: READ_ROWS_MAX / 2 };
+        let ReadOutcome::List { state, read, list } = ask(target, address, group, read).await? else {
+            return Err(Failure::internal(OTHERWISE));
+        };
+        if state.map_or(Seq::FIRST, |state| state.tail) != tail {
+            return Ok(None);
+        }
+        listing.read = read;
+        if list.is_empty() {
+            return Ok(Some(listing));
+        }
+        listing.list.extend(list);
+    }
+}
+
+/// One read of a replica's applied state.
+async fn ask(target: &Target, address: &str, group: GroupId, read: Read) -> Result<ReadOutcome, Failure> {
+    let answer = store::read(address, group, Freshness::Stale, vec![read], target.timeout).await?;
+    let outcomes = answer.map_err(|refusal| Failure::unreachable(format!("the replica refused: {refusal}")))?;
+    outcomes.into_iter().next().ok_or_else(|| Failure::internal(OTHERWISE))
 }
 
 /// How many of the entries that sync answered lie above all that the replica has.
@@ -116,6 +154,9 @@ pub(super) fn compare(synced: &Inbox, replica: &Inbox, lag: Option<Lag>, report:
     let mut walk = Walk::default();
     for entry in &replica.entries {
         walk.step(entry, report);
+    }
+    if let Some(listing) = &replica.listing {
+        count(&replica.entries, listing, report);
     }
     let Some(last) = replica.entries.last().map(|entry| entry.seq) else {
         if replica.tail > Seq::FIRST && replica.trim < replica.tail {
@@ -164,6 +205,7 @@ fn end(synced: &Inbox, replica: &Inbox, lag: Option<Lag>, report: &mut Report) {
     }
 }
 
+const OTHERWISE: &str = "the replica answered something else than was asked";
 /// How long a replica may take to apply what sync answered before it is called behind, or wrong.
 const CATCH_UP: Duration = Duration::from_secs(5);
 /// Pause before it is read again.
@@ -176,7 +218,7 @@ mod tests {
 
     fn copy(entries: &[InboxEntry]) -> Inbox {
         let tail = entries.last().map_or(Seq::FIRST, |entry| entry.seq.next());
-        Inbox { entries: entries.to_vec(), trim: Seq::FIRST, tail }
+        Inbox { entries: entries.to_vec(), trim: Seq::FIRST, tail, listing: None }
     }
 
     /// How many findings there are.
