@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use seriatim_proto::certificate::ClientCa;
 use seriatim_proto::token::Verifier;
 
 use crate::certificate::CertificateFiles;
@@ -51,6 +52,8 @@ pub struct GatewayConfig {
     pub address_connections_max: u32,
     /// what tokens are verified with; its keys may change
     pub verifier: Verifier,
+    /// whose certificates devices may show instead of a token; `None`: none are asked for
+    pub client_ca: Option<ClientCa>,
     /// must be set: the streams to the logic nodes are not encrypted yet, mTLS comes later
     pub insecure_plaintext: bool,
 }

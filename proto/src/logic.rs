@@ -60,6 +60,15 @@ pub enum GatewayRequest {
         /// session and first seq not given to its device
         positions: Vec<(u64, Seq)>,
     },
+    /// As `Open`, by a client certificate instead of a token. It is verified again here.
+    OpenByCertificate {
+        /// chosen by the gateway, unique on this stream
+        session: u64,
+        /// what the device showed in its TLS handshake
+        proof: CertificateProof,
+        /// as the device named it
+        device: DeviceId,
+    },
 }
 
 /// What a device showed in a handshake of TLS 1.3: its certificate, and that it has the key.
@@ -79,6 +88,41 @@ impl std::fmt::Debug for CertificateProof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // As a token, it opens a session for whoever has it and reaches a logic node.
         write!(f, "CertificateProof({} certificates)", self.chain.len())
+    }
+}
+
+/// By what a device entered.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Credential {
+    /// as the device sent it
+    Token(String),
+    /// without a token
+    Certificate(CertificateProof),
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Credentials stay out of logs.
+        f.write_str(match self {
+            Self::Token(_) => "Token",
+            Self::Certificate(_) => "Certificate",
+        })
+    }
+}
+
+impl From<&str> for Credential {
+    fn from(token: &str) -> Self {
+        Self::Token(token.to_owned())
+    }
+}
+
+impl Credential {
+    /// The frame that opens a session by it.
+    pub fn open(&self, session: u64, device: DeviceId) -> GatewayRequest {
+        match self.clone() {
+            Self::Token(token) => GatewayRequest::Open { session, token, device },
+            Self::Certificate(proof) => GatewayRequest::OpenByCertificate { session, proof, device },
+        }
     }
 }
 
