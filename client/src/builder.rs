@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::{Instrument, debug_span};
 
 use crate::client::Client;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, SetupError};
 use crate::error::ConnectError;
 use crate::pilot;
 use crate::shared::Shared;
@@ -51,6 +51,8 @@ pub struct ClientBuilder {
     endpoint: Option<Endpoint>,
     transport: Transport,
     ca_pem: Option<Vec<u8>>,
+    /// chain and key
+    certificate: Option<(Vec<u8>, Vec<u8>)>,
     token: Option<TokenProvider>,
     token_fixed: bool,
     device: Option<String>,
@@ -78,6 +80,7 @@ impl ClientBuilder {
             endpoint: None,
             transport: Transport::default(),
             ca_pem: None,
+            certificate: None,
             token: None,
             token_fixed: false,
             device: None,
@@ -97,6 +100,15 @@ impl ClientBuilder {
     #[must_use]
     pub fn ca_pem(mut self, pem: &[u8]) -> Self {
         self.ca_pem = Some(pem.to_vec());
+        self
+    }
+
+    /// Shows this certificate to a gateway that asks for one; then no token is needed. PEM: the device's own first, then
+    /// its issuers without the CA; and its private key. Goes with [`ClientBuilder::ca_pem`]; an endpoint that is shared
+    /// has its own ([`Endpoint::with_client_certificate`]).
+    #[must_use]
+    pub fn client_certificate(mut self, chain_pem: &[u8], key_pem: &[u8]) -> Self {
+        self.certificate = Some((chain_pem.to_vec(), key_pem.to_vec()));
         self
     }
 
@@ -154,18 +166,30 @@ impl ClientBuilder {
 
     /// Connects. From then on the client reconnects by itself.
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let endpoint = match (self.endpoint, self.ca_pem) {
-            (Some(endpoint), _) => endpoint,
-            (None, Some(pem)) => Endpoint::new(self.addresses[0], &pem)?,
-            (None, None) => return Err(ConnectError::Missing("CA certificate or endpoint")),
+        let endpoint = match (self.endpoint, self.ca_pem, self.certificate) {
+            (Some(_), _, Some(_)) => {
+                let text = "the endpoint has its own, or none: make it with one";
+                return Err(SetupError::ClientCertificate(text.to_owned()).into());
+            }
+            (Some(endpoint), _, None) => endpoint,
+            (None, Some(pem), None) => Endpoint::new(self.addresses[0], &pem)?,
+            (None, Some(pem), Some((chain, key))) => {
+                Endpoint::with_client_certificate(self.addresses[0], &pem, &chain, &key)?
+            }
+            (None, None, _) => return Err(ConnectError::Missing("CA certificate or endpoint")),
+        };
+        let (token, token_fixed) = match self.token {
+            Some(token) => (token, self.token_fixed),
+            None if endpoint.is_certified() => (Arc::new(String::new) as TokenProvider, true),
+            None => return Err(ConnectError::Missing("token or client certificate")),
         };
         let options = Options {
             addresses: self.addresses,
             server_name: self.server_name,
             endpoint,
             transport: self.transport,
-            token: self.token.ok_or(ConnectError::Missing("token"))?,
-            token_fixed: self.token_fixed,
+            token,
+            token_fixed,
             device: self.device.ok_or(ConnectError::Missing("device"))?,
             connect_timeout: self.connect_timeout,
         };

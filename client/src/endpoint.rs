@@ -13,6 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use seriatim_proto::{limits, wire};
 use tokio_rustls::TlsConnector;
 
+use crate::certificate::ClientCertificate;
+
 /// Why there is no endpoint.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SetupError {
@@ -22,6 +24,9 @@ pub enum SetupError {
     /// The CA's certificate.
     #[error("read the CA certificate: {0}")]
     Ca(String),
+    /// The device's own certificate or its key.
+    #[error("use the client certificate: {0}")]
+    ClientCertificate(String),
     /// TLS.
     #[error("set up TLS: {0}")]
     Tls(String),
@@ -47,12 +52,13 @@ const SOCKET_BYTES: usize = 8 << 20;
 
 const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX);
 
-/// A UDP socket and whom it trusts. Cheap to clone.
+/// A UDP socket, whom it trusts, and the certificate that it shows if it has one. Cheap to clone.
 #[derive(Clone)]
 pub struct Endpoint {
     inner: quinn::Endpoint,
     config: ClientConfig,
     tls: TlsConnector,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -65,6 +71,32 @@ impl Endpoint {
     /// Binds a socket that reaches gateways of the same family as `remote`, and trusts the CA alone.
     /// Must be called within a tokio runtime.
     pub fn new(remote: SocketAddr, ca_pem: &[u8]) -> Result<Self, SetupError> {
+        Self::open(remote, ca_pem, None)
+    }
+
+    /// As [`Endpoint::new`], and shows gateways that ask for one this certificate: PEM, the device's own first, then
+    /// its issuers without the CA; and its private key. All clients of the endpoint are that user.
+    pub fn with_client_certificate(
+        remote: SocketAddr,
+        ca_pem: &[u8],
+        chain_pem: &[u8],
+        key_pem: &[u8],
+    ) -> Result<Self, SetupError> {
+        Self::open(remote, ca_pem, Some(Arc::new(ClientCertificate::new(chain_pem, key_pem)?)))
+    }
+
+    /// Shows another certificate from the next connection on, such as one that ends later.
+    /// Refused if there was none from the start.
+    pub fn replace_client_certificate(&self, chain_pem: &[u8], key_pem: &[u8]) -> Result<(), SetupError> {
+        let without = || SetupError::ClientCertificate("the endpoint was made without one".to_owned());
+        self.certificate.as_ref().ok_or_else(without)?.replace(chain_pem, key_pem)
+    }
+
+    fn open(
+        remote: SocketAddr,
+        ca_pem: &[u8],
+        certificate: Option<Arc<ClientCertificate>>,
+    ) -> Result<Self, SetupError> {
         let local: SocketAddr =
             if remote.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(local).map_err(|error| SetupError::bind(&error))?;
@@ -72,12 +104,17 @@ impl Endpoint {
         let runtime = Arc::new(quinn::TokioRuntime);
         let inner = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)
             .map_err(|error| SetupError::bind(&error))?;
-        let tls = tls_config(ca_pem)?;
+        let tls = tls_config(ca_pem, certificate.clone())?;
         let mut for_tcp = tls.clone();
         for_tcp.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A ticket is good on the transport that it came on.
         for_tcp.resumption = rustls::client::Resumption::default();
-        Ok(Self { inner, config: client_config(tls)?, tls: TlsConnector::from(Arc::new(for_tcp)) })
+        Ok(Self { inner, config: client_config(tls)?, tls: TlsConnector::from(Arc::new(for_tcp)), certificate })
+    }
+
+    /// Is there a certificate to show?
+    pub(crate) fn is_certified(&self) -> bool {
+        self.certificate.is_some()
     }
 
     /// TLS over TCP.
@@ -90,7 +127,7 @@ impl Endpoint {
     }
 }
 
-fn tls_config(ca_pem: &[u8]) -> Result<rustls::ClientConfig, SetupError> {
+fn tls_config(ca_pem: &[u8], certificate: Option<Arc<ClientCertificate>>) -> Result<rustls::ClientConfig, SetupError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
         let certificate = certificate.map_err(|error| SetupError::Ca(error.to_string()))?;
@@ -103,9 +140,11 @@ fn tls_config(ca_pem: &[u8]) -> Result<rustls::ClientConfig, SetupError> {
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| SetupError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(tls)
+        .with_root_certificates(roots);
+    Ok(match certificate {
+        Some(certificate) => tls.with_client_cert_resolver(certificate),
+        None => tls.with_no_client_auth(),
+    })
 }
 
 fn client_config(mut tls: rustls::ClientConfig) -> Result<ClientConfig, SetupError> {

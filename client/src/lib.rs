@@ -36,6 +36,8 @@
 //! Many clients of one process share an [`Endpoint`]: one socket, and per client one task of ours and one of the
 //! QUIC library.
 //!
+//! Instead of a token a device may show a certificate, where the gateway takes them: [`ClientBuilder::client_certificate`].
+//!
 //! Networks that block UDP are what [`Transport::Fastest`] is for: it takes a WebSocket where QUIC does not get through.
 //!
 //! # Reading order
@@ -43,6 +45,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod certificate;
 mod client;
 mod endpoint;
 mod entry;

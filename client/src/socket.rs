@@ -94,8 +94,15 @@ pub(crate) async fn connect(options: &Options, address: SocketAddr) -> Result<St
         .max_frame_size(Some(lane::MESSAGE_BYTES_MAX));
     match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
         Ok((stream, _)) => Ok(stream),
-        Err(error) => Err(retry(&error)),
+        Err(error) => Err(alert(&error).unwrap_or_else(|| retry(&error))),
     }
+}
+
+/// What the gateway says of our certificate comes only behind its own part of the handshake.
+fn alert(error: &Error) -> Option<DialError> {
+    let Error::Io(io) = error else { return None };
+    let said = io.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(said, rustls::Error::AlertReceived(_)).then(|| DialError::Fatal(ConnectError::Handshake(said.to_string())))
 }
 
 impl Socket {

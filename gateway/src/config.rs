@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use seriatim_proto::certificate::ClientCa;
 use seriatim_proto::token::Verifier;
 
 use crate::certificate::CertificateFiles;
@@ -53,6 +54,8 @@ pub struct GatewayConfig {
     pub verifier: Verifier,
     /// what QUIC's keys are made of, 32 bytes or more; `None`: of chance, and other ones after a restart
     pub quic_secret: Option<Vec<u8>>,
+    /// whose certificates devices may show instead of a token; `None`: none are asked for
+    pub client_ca: Option<ClientCa>,
     /// must be set: the streams to the logic nodes are not encrypted yet, mTLS comes later
     pub insecure_plaintext: bool,
 }

@@ -3,6 +3,9 @@
 //! No rule of the protocol is here: [`Session`] has them all. No way in is here either: a [`Carrier`] moves the bytes
 //! of the session's streams, whatever carries them. Every wake-up takes all that is there, asks the router once, and
 //! writes each stream once.
+//!
+//! A device comes by a token, or without one by the client certificate of its handshake; the logic nodes are given
+//! whichever it was.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,20 +15,24 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use seriatim_gateway_core::{Admission, RequestId, RouterEvent, Session, SessionEvent, SessionLimits};
+use seriatim_proto::certificate::{CertificateError, ClientCa, NameProblem};
 use seriatim_proto::chaos::{self, Point};
+use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::DeviceId;
+use seriatim_proto::logic::{CertificateProof, Credential};
 use seriatim_proto::token::{TokenError, Verified, Verifier};
 use tokio::time::Sleep;
 use tracing::debug;
 
+use crate::client_certificate::Shown;
 use crate::hub::Hub;
 use crate::mailbox::{Letter, Mailbox};
-use crate::metrics::{ClosedLabel, ReasonLabel, Transport};
+use crate::metrics::{By, ByLabel, ClosedLabel, ReasonLabel, Transport};
 use crate::transport::{Came, Carrier};
 
 /// Rounds of one wake-up before other tasks get their turn.
 const ROUNDS_MAX: u32 = 16;
-/// A token that ends later counts as ending then: far beyond any connection.
+/// A token or certificate that ends later counts as ending then: far beyond any connection.
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Time that a device gets to take in why its connection ends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -35,14 +42,18 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Desk {
     pub(crate) hub: Arc<Hub>,
     pub(crate) verifier: Verifier,
+    pub(crate) client_ca: Option<ClientCa>,
 }
 
 /// Serves the connection to its end.
-pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, desk: Desk) {
-    let Desk { hub, verifier } = desk;
+pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, shown: Shown, desk: Desk) {
+    let Desk { hub, verifier, client_ca } = desk;
     let (session_id, mailbox) = hub.enter(transport);
+    let session = Session::new(Instant::now(), SessionLimits::default());
     let mut driver = Driver {
-        session: Session::new(Instant::now(), SessionLimits::default()),
+        session: if shown.proof().is_some() { session.certified() } else { session },
+        shown,
+        client_ca,
         session_id,
         transport,
         carrier,
@@ -82,6 +93,8 @@ enum Round {
 
 struct Driver<C> {
     session: Session,
+    shown: Shown,
+    client_ca: Option<ClientCa>,
     session_id: u64,
     transport: Transport,
     carrier: C,
@@ -92,7 +105,7 @@ struct Driver<C> {
     /// Signed with a key that is not known: the keys are read anew first.
     awaiting_keys: Option<AwaitingKeys>,
     /// Verified, but no logic node has said the generation yet.
-    awaiting_ready: Option<(Verified, DeviceId, String)>,
+    awaiting_ready: Option<(Verified, DeviceId, Credential)>,
     asked_at: BTreeMap<RequestId, Instant>,
     queued_bytes: i64,
     lagging_count: u64,
@@ -217,11 +230,50 @@ impl<C: Carrier> Driver<C> {
     }
 
     fn authenticate(&mut self, now: Instant, token: String, device: DeviceId) {
+        if token.is_empty() {
+            return self.authenticate_by_certificate(now, device);
+        }
         let verified = self.verifier.check(&token);
         let unknown = matches!(verified, Err(TokenError::UnknownKey));
         match unknown.then(|| self.verifier.refresh()).flatten() {
             Some(refresh) => self.awaiting_keys = Some(AwaitingKeys { refresh, token, device }),
             None => self.handle_verified(now, verified, token, device),
+        }
+    }
+
+    /// The CA may have gone, or the certificate's time, since the handshake.
+    fn authenticate_by_certificate(&mut self, now: Instant, device: DeviceId) {
+        let Some(proof) = self.shown.proof().cloned() else {
+            // The session lets nobody come with neither.
+            return self.session.handle_verdict(now, Err(TokenError::Malformed.into()));
+        };
+        match self.check_certificate(&proof) {
+            Ok(verified) => self.take(now, verified, device, Credential::Certificate(proof)),
+            Err(error) => self.refuse_certificate(now, error),
+        }
+    }
+
+    fn check_certificate(&self, proof: &CertificateProof) -> Result<Verified, CertificateError> {
+        self.client_ca.as_ref().ok_or(CertificateError::NotTaken)?.check(proof)
+    }
+
+    fn refuse_certificate(&mut self, now: Instant, error: CertificateError) {
+        let label = ReasonLabel { reason: error.reason() };
+        self.hub.metrics.client_certificates_refused.get_or_create(&label).inc();
+        self.session.handle_verdict(now, Err(error.into()));
+    }
+
+    /// A token counts beside a certificate only if they are of the same user; one that names nobody says nothing.
+    fn check_beside(&self, verified: &Verified) -> Result<(), Refusal> {
+        let Some(proof) = self.shown.proof() else { return Ok(()) };
+        match self.check_certificate(proof) {
+            Ok(named) if (named.tenant, &named.user) == (verified.tenant, &verified.user) => Ok(()),
+            Ok(_) => {
+                let text = "the token is of another user than the client certificate";
+                Err(Refusal::new(ErrorCode::AuthFailed, text))
+            }
+            Err(CertificateError::Name(NameProblem::Missing)) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -245,11 +297,14 @@ impl<C: Carrier> Driver<C> {
         device: DeviceId,
     ) {
         match verified {
-            Ok(verified) => {
-                chaos::hit(Point::GatewayHello);
-                self.awaiting_ready = Some((verified.of_device(device.as_str()), device, token));
-                self.admit(now);
-            }
+            Ok(verified) => match self.check_beside(&verified) {
+                Ok(()) => self.take(now, verified, device, Credential::Token(token)),
+                Err(refusal) => {
+                    let label = ReasonLabel { reason: "beside_certificate" };
+                    self.hub.metrics.tokens_refused.get_or_create(&label).inc();
+                    self.session.handle_verdict(now, Err(refusal));
+                }
+            },
             Err(error) => {
                 self.hub.metrics.tokens_refused.get_or_create(&ReasonLabel { reason: error.reason() }).inc();
                 self.session.handle_verdict(now, Err(error.into()));
@@ -257,13 +312,24 @@ impl<C: Carrier> Driver<C> {
         }
     }
 
+    fn take(&mut self, now: Instant, verified: Verified, device: DeviceId, credential: Credential) {
+        chaos::hit(Point::GatewayHello);
+        self.awaiting_ready = Some((verified.of_device(device.as_str()), device, credential));
+        self.admit(now);
+    }
+
     /// Admits a verified device, once the generation is known.
     fn admit(&mut self, now: Instant) {
         let (hub, session_id) = (self.hub.clone(), self.session_id);
         let Some(generation) = hub.with_router(|router| router.generation()) else { return };
-        let Some((verified, device, token)) = self.awaiting_ready.take() else { return };
+        let Some((verified, device, credential)) = self.awaiting_ready.take() else { return };
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let life = Duration::from_secs(verified.expires_at_s).saturating_sub(wall).min(TOKEN_LIFE_MAX);
+        let by = match credential {
+            Credential::Token(_) => By::Token,
+            Credential::Certificate(_) => By::Certificate,
+        };
+        hub.metrics.admitted.get_or_create(&ByLabel { by }).inc();
         let admission = Admission {
             session_id,
             tenant: verified.tenant,
@@ -274,7 +340,7 @@ impl<C: Carrier> Driver<C> {
             scopes: verified.scopes,
         };
         hub.with_router(|router| {
-            router.open_session(session_id, admission.tenant, &admission.user, device, token);
+            router.open_session(session_id, admission.tenant, &admission.user, device, credential);
         });
         self.session.handle_verdict(now, Ok(admission));
     }

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod client_certificate;
 mod config;
 pub mod dev_ca;
 mod device;

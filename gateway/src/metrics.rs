@@ -54,11 +54,24 @@ pub(crate) struct RefusedLabel {
     pub(crate) why: Why,
 }
 
-/// Label of a token that was not taken.
+/// Label of a token or client certificate that was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReasonLabel {
-    /// as `TokenError::reason` has them
+    /// as `TokenError::reason` and `CertificateError::reason` have them
     pub(crate) reason: &'static str,
+}
+
+/// By what a device was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum By {
+    Certificate,
+    Token,
+}
+
+/// Label of an admitted session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByLabel {
+    pub(crate) by: By,
 }
 
 /// Bytes of one way in.
@@ -87,6 +100,8 @@ pub(crate) struct Metrics {
     pub(crate) certificates_refused: Counter,
     pub(crate) tcp_connections_max: Gauge,
     pub(crate) tokens_refused: Family<ReasonLabel, Counter>,
+    pub(crate) client_certificates_refused: Family<ReasonLabel, Counter>,
+    pub(crate) admitted: Family<ByLabel, Counter>,
 }
 
 impl Metrics {
@@ -109,6 +124,8 @@ impl Metrics {
             certificates_refused: Counter::default(),
             tcp_connections_max: Gauge::default(),
             tokens_refused: Family::default(),
+            client_certificates_refused: Family::default(),
+            admitted: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -161,6 +178,12 @@ impl Metrics {
             "TCP connections that the process has descriptors for",
             self.tcp_connections_max.clone(),
         );
+        registry.register(
+            "client_certificates_refused",
+            "Client certificates refused, in the handshake or at Hello, by reason",
+            self.client_certificates_refused.clone(),
+        );
+        registry.register("admitted", "Sessions admitted, by what the device showed", self.admitted.clone());
         registry.register("tokens_refused", "Tokens refused, by reason", self.tokens_refused.clone());
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }

@@ -93,7 +93,7 @@ impl GatewayServer {
             return Err(GatewayStartError::QuicSecret);
         }
         let hub = Arc::new(Hub::new(Metrics::new(registry)));
-        let desk = Desk { hub: hub.clone(), verifier: config.verifier.clone() };
+        let desk = Desk { hub: hub.clone(), verifier: config.verifier.clone(), client_ca: config.client_ca.clone() };
         let doors = Doors::open(&config, desk)?;
         let address = doors.address();
         let links = tokio::spawn(logic_link::keep_links(hub.clone(), config.logic));

@@ -507,6 +507,7 @@ async fn a_start_without_the_flag_or_on_a_taken_port_fails() {
         address_connections_max: 1,
         verifier: Verifier::from_public_pem(&read(&site.files.token_public)).unwrap(),
         quic_secret: None,
+        client_ca: None,
         insecure_plaintext: true,
     };
     let start = |config| async move {

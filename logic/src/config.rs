@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use seriatim_proto::certificate::ClientCa;
 use seriatim_proto::meta::Limit;
 use seriatim_proto::token::Verifier;
 
@@ -17,6 +18,8 @@ pub struct LogicConfig {
     pub stores: Vec<String>,
     /// what tokens are verified with; its keys may change
     pub verifier: Verifier,
+    /// whose client certificates open sessions; `None`: nobody's
+    pub client_ca: Option<ClientCa>,
     /// what tenants and users may ask of this node, where it differs from `Limit::default_per_s`
     pub limits: BTreeMap<Limit, u32>,
     /// internal traffic without TLS; refuses to start without it, until mTLS exists

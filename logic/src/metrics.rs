@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use seriatim_proto::certificate::CertificateError;
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::logic::CallError;
 use seriatim_proto::meta::Limit;
@@ -23,7 +24,7 @@ pub(crate) struct LimitLabel {
     limit: &'static str,
 }
 
-/// Why a token is not taken.
+/// Why a token or client certificate is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReasonLabel {
     reason: &'static str,
@@ -42,6 +43,7 @@ macro_rules! metrics {
             refusals: Family<CodeLabel, Counter>,
             over_quota: Family<LimitLabel, Counter>,
             tokens_refused: Family<ReasonLabel, Counter>,
+            client_certificates_refused: Family<ReasonLabel, Counter>,
         }
 
         impl Metrics {
@@ -54,6 +56,7 @@ macro_rules! metrics {
                     refusals: Family::default(),
                     over_quota: Family::default(),
                     tokens_refused: Family::default(),
+                    client_certificates_refused: Family::default(),
                 };
                 let sub = registry.sub_registry_with_prefix("logic");
                 $(sub.register(stringify!($name), $help, metrics.$name.clone());)*
@@ -65,6 +68,8 @@ macro_rules! metrics {
                 let help = "Calls refused because of a limit of a tenant or user, by limit";
                 sub.register("over_quota", help, metrics.over_quota.clone());
                 sub.register("tokens_refused", "Tokens refused, by reason", metrics.tokens_refused.clone());
+                let help = "Client certificates refused, by reason";
+                sub.register("client_certificates_refused", help, metrics.client_certificates_refused.clone());
                 metrics
             }
 
@@ -76,6 +81,11 @@ macro_rules! metrics {
             /// Counts a token that is not taken.
             pub(crate) fn token_refused(&self, error: TokenError) {
                 self.tokens_refused.get_or_create(&ReasonLabel { reason: error.reason() }).inc();
+            }
+
+            /// Counts a client certificate that is not taken.
+            pub(crate) fn client_certificate_refused(&self, error: CertificateError) {
+                self.client_certificates_refused.get_or_create(&ReasonLabel { reason: error.reason() }).inc();
             }
 
             /// Counts a call's no.

@@ -90,6 +90,7 @@ impl LogicServer {
             standing: standing_seen,
             stores: stores.clone(),
             verifier: config.verifier.clone(),
+            client_ca: config.client_ca.clone(),
             next_stream: Arc::new(AtomicU64::new(1)),
             quotas,
         };

@@ -1,7 +1,7 @@
 //! Service: the gRPC doors of a logic node: `Logic` for gateways, `Peer` for other logic nodes.
 //!
 //! One task per stream reads and checks frames; holders' work goes to the brain, reads are answered beside it.
-//! Tokens are verified here again, and their end at every call.
+//! Tokens and client certificates are verified here again, and their end at every call.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use seriatim_logic_core::{Ask, Cancel, Quotas, Send};
+use seriatim_proto::certificate::{CertificateError, ClientCa};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Act, Content};
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -19,7 +20,8 @@ use seriatim_proto::grpc::logic_server::Logic;
 use seriatim_proto::grpc::peer_server::Peer;
 use seriatim_proto::ids::{ClusterId, CounterName, DeviceId, TenantId, UserId};
 use seriatim_proto::logic::{
-    Amendment, Call, CallError, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest, PeerResponse,
+    Amendment, Call, CallError, CertificateProof, GatewayRequest, GatewayResponse, Identity, LogicWelcome, PeerRequest,
+    PeerResponse,
 };
 use seriatim_proto::meta::Limit;
 use seriatim_proto::token::{TokenError, Verified, Verifier};
@@ -49,6 +51,7 @@ pub(crate) struct Doors {
     pub(crate) standing: watch::Receiver<Option<Standing>>,
     pub(crate) stores: Arc<StoreClient>,
     pub(crate) verifier: Verifier,
+    pub(crate) client_ca: Option<ClientCa>,
     pub(crate) next_stream: Arc<AtomicU64>,
     pub(crate) quotas: Arc<Mutex<Quotas>>,
 }
@@ -82,6 +85,15 @@ impl Doors {
     fn counted(&self, verified: Result<Verified, TokenError>) -> Result<Verified, Refusal> {
         verified.map_err(|error| {
             self.stores.metrics.token_refused(error);
+            error.into()
+        })
+    }
+
+    /// Who a certificate speaks for, whose holder has signed a handshake with a gateway.
+    fn verify_certificate(&self, proof: &CertificateProof) -> Result<Verified, Refusal> {
+        let verified = self.client_ca.as_ref().ok_or(CertificateError::NotTaken).and_then(|ca| ca.check(proof));
+        verified.map_err(|error| {
+            self.stores.metrics.client_certificate_refused(error);
             error.into()
         })
     }
@@ -291,6 +303,10 @@ impl GatewayStream {
                     }
                 }
             }
+            GatewayRequest::OpenByCertificate { session, proof, device } => {
+                let verified = input::device(&device).and_then(|()| self.doors.verify_certificate(&proof));
+                self.open(session, verified, device);
+            }
             GatewayRequest::Close { session } => {
                 if self.sessions.remove(&session).is_some() {
                     self.doors.stores.metrics.sessions.dec();
@@ -316,12 +332,12 @@ impl GatewayStream {
         Ok(())
     }
 
-    /// Who a session speaks for, while its token lasts.
+    /// Who a session speaks for, while its token or certificate lasts.
     fn identity(&self, session: u64) -> Result<Identity, Refusal> {
         let unknown = || Refusal::new(ErrorCode::AuthFailed, "the session was not opened here");
         let identity = self.sessions.get(&session).ok_or_else(unknown)?;
         if identity.expires_at_s * 1_000 <= clock::unix_ms() {
-            return Err(Refusal::new(ErrorCode::AuthExpired, "the token's time is over"));
+            return Err(Refusal::new(ErrorCode::AuthExpired, "the time of the token or certificate is over"));
         }
         Ok(identity.clone())
     }
@@ -444,6 +460,7 @@ impl GatewayStream {
 fn session_of(request: &GatewayRequest) -> Option<u64> {
     match request {
         GatewayRequest::Open { session, .. }
+        | GatewayRequest::OpenByCertificate { session, .. }
         | GatewayRequest::Close { session }
         | GatewayRequest::Call { session, .. }
         | GatewayRequest::Register { session, .. } => Some(*session),

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+#[cfg(feature = "certificate")]
+pub mod certificate;
 pub mod chain;
 pub mod chaos;
 pub mod codec;

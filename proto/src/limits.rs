@@ -32,6 +32,14 @@ pub const FRAME_HEADER_BYTES: u32 = 4 << 10;
 pub const TOKEN_BYTES_MAX: u32 = 8 << 10;
 /// A token may be used this many seconds before its `nbf`: the issuer's clock may be ahead of ours.
 pub const TOKEN_EARLY_S_MAX: u64 = 60;
+/// Most certificates that a device shows: its own and those of its CA's CAs.
+pub const CERTIFICATES_MAX: u32 = 4;
+/// Most bytes of them together.
+pub const CERTIFICATE_BYTES_MAX: u32 = 16 << 10;
+/// Most CAs whose client certificates are taken.
+pub const CLIENT_CAS_MAX: u32 = 16;
+/// Longest file with their certificates.
+pub const CLIENT_CA_BYTES_MAX: u32 = 256 << 10;
 /// Most keys that tokens are verified with.
 pub const TOKEN_KEYS_MAX: u32 = 64;
 /// Longest file or answer with such keys.

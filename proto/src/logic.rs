@@ -1,6 +1,6 @@
 //! Logic frames: what gateways and logic nodes, and logic nodes among themselves, say on one gRPC stream.
 //!
-//! Tenant, user and device come from the verified token of the session; no frame names its own sender.
+//! Tenant and user come from the verified token or client certificate of the session; no frame names its own sender.
 //! Frames are written by [`crate::codec`] into `Packet::frames`, several per packet.
 
 use bytes::Bytes;
@@ -60,6 +60,70 @@ pub enum GatewayRequest {
         /// session and first seq not given to its device
         positions: Vec<(u64, Seq)>,
     },
+    /// As `Open`, by a client certificate instead of a token. It is verified again here.
+    OpenByCertificate {
+        /// chosen by the gateway, unique on this stream
+        session: u64,
+        /// what the device showed in its TLS handshake
+        proof: CertificateProof,
+        /// as the device named it
+        device: DeviceId,
+    },
+}
+
+/// What a device showed in a handshake of TLS 1.3: its certificate, and that it has the key.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CertificateProof {
+    /// DER: the device's certificate, then its issuers, without the CA
+    pub chain: Vec<Bytes>,
+    /// what it signed: the content of CertificateVerify (RFC 8446, 4.4.3)
+    pub signed: Bytes,
+    /// TLS's number of the signature's scheme
+    pub scheme: u16,
+    /// the signature
+    pub signature: Bytes,
+}
+
+impl std::fmt::Debug for CertificateProof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // As a token, it opens a session for whoever has it and reaches a logic node.
+        write!(f, "CertificateProof({} certificates)", self.chain.len())
+    }
+}
+
+/// By what a device entered.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Credential {
+    /// as the device sent it
+    Token(String),
+    /// without a token
+    Certificate(CertificateProof),
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Credentials stay out of logs.
+        f.write_str(match self {
+            Self::Token(_) => "Token",
+            Self::Certificate(_) => "Certificate",
+        })
+    }
+}
+
+impl From<&str> for Credential {
+    fn from(token: &str) -> Self {
+        Self::Token(token.to_owned())
+    }
+}
+
+impl Credential {
+    /// The frame that opens a session by it.
+    pub fn open(&self, session: u64, device: DeviceId) -> GatewayRequest {
+        match self.clone() {
+            Self::Token(token) => GatewayRequest::Open { session, token, device },
+            Self::Certificate(proof) => GatewayRequest::OpenByCertificate { session, proof, device },
+        }
+    }
 }
 
 /// A request of a session.
@@ -282,7 +346,7 @@ pub struct HolderTable {
     pub nodes: Option<Vec<(NodeId, String)>>,
 }
 
-/// Who a session speaks for, from its token.
+/// Who a session speaks for, from its token or certificate.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
 pub struct Identity {
     /// which tenant
@@ -291,13 +355,13 @@ pub struct Identity {
     pub user: UserId,
     /// which device
     pub device: DeviceId,
-    /// when the token ends, Unix seconds
+    /// when the token or certificate ends, Unix seconds
     pub expires_at_s: u64,
-    /// what the token allows
+    /// what it allows
     pub scopes: Scopes,
 }
 
-/// What a token allows, from its claim `scopes`.
+/// What a token allows, from its claim `scopes`; or a certificate, from its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug, Default)]
 pub struct Scopes {
     /// to be a device of the user: send, sync, subscribe, acknowledge

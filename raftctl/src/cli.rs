@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::meta::Limit;
 
 /// The operator's view of a Seriatim cluster.
@@ -100,6 +101,9 @@ pub(crate) enum Group {
     /// tokens, and the keys that verify them
     #[command(subcommand)]
     Auth(Auth),
+    /// certificates: a CA of one's own, for devices and for nodes
+    #[command(subcommand, visible_alias = "certs")]
+    Cert(Cert),
     /// messages: what became of them, and what their authors and readers say about them
     #[command(subcommand)]
     Msg(Msg),
@@ -339,6 +343,65 @@ fn limit(text: &str) -> Result<(Limit, Option<u32>), String> {
     Limit::parse(text)
 }
 
+/// `raftctl cert`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cert {
+    /// make a CA in a folder: ca.pem, and ca-key.pem for its owner alone
+    InitCa {
+        /// made if it is not there
+        folder: PathBuf,
+        /// of the CA, for people
+        #[arg(long, default_value = "Seriatim CA")]
+        name: String,
+        /// how long it is good, such as 3650d
+        #[arg(long = "for", value_name = "TIME", default_value = "3650d", value_parser = life)]
+        life: Duration,
+    },
+    /// sign a certificate for a device of a user (--user, --tenant) or for a node (--role, --name)
+    Issue(Box<Issue>),
+    /// what the certificates of files say
+    Show {
+        /// PEM
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// what a running gateway serves; exits 10 if it ends soon or is not trusted
+    Status {
+        /// how soon is soon
+        #[arg(long, value_name = "TIME", default_value = "14d", value_parser = life)]
+        within: Duration,
+    },
+}
+
+/// `raftctl cert issue`
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["user", "role"])))]
+pub(crate) struct Issue {
+    /// folder of a CA, as init-ca made it
+    pub(crate) ca_folder: PathBuf,
+    /// for a device of this user, of the tenant of --tenant (1 unless given)
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// what it allows: device, sequence; a device unless given
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) scopes: Vec<String>,
+    /// for a node: store, logic, gateway or admin
+    #[arg(long, value_parser = clap::value_parser!(NodeRole))]
+    pub(crate) role: Option<NodeRole>,
+    /// which node, for people
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// names and addresses by which the node is reached, repeated
+    #[arg(long = "host", value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// writes OUT.pem, and OUT-key.pem for its owner alone; neither may be there
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// how long it is good, such as 90d or 12h
+    #[arg(long = "for", value_name = "TIME", default_value = "90d", value_parser = life)]
+    pub(crate) life: Duration,
+}
+
 /// `raftctl auth`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Auth {
@@ -494,6 +557,18 @@ pub(crate) enum Playground {
 }
 
 /// `5s`, `500ms`, or whole seconds.
+/// Also in hours and days.
+fn life(text: &str) -> Result<Duration, String> {
+    let days = text.strip_suffix('d').map(|days| (days, 24 * 3_600));
+    match days.or_else(|| text.strip_suffix('h').map(|hours| (hours, 3_600))) {
+        Some((count, unit)) => {
+            let seconds = count.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+            seconds.map(Duration::from_secs).ok_or_else(|| format!("`{text}` is no duration; say 90d or 12h"))
+        }
+        None => duration(text),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed = if let Some(ms) = text.strip_suffix("ms") {
         ms.parse().map(Duration::from_millis)
@@ -519,5 +594,11 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
         assert!(duration("soon").is_err());
+        assert_eq!(life("2d"), Ok(Duration::from_secs(172_800)));
+        assert_eq!(life("12h"), Ok(Duration::from_secs(43_200)));
+        assert_eq!(life("5s"), Ok(Duration::from_secs(5)));
+        for wrong in ["d", "-1d", "1.5h", "99999999999999999999d", "400000000000000d", "soon"] {
+            assert!(life(wrong).is_err(), "{wrong}");
+        }
     }
 }

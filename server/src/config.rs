@@ -17,6 +17,7 @@ use seriatim_proto::limits;
 use seriatim_proto::meta::Limit;
 use seriatim_store::StoreConfig;
 
+use crate::client_ca;
 use crate::token_keys::{self, KeysFrom};
 
 /// What every role has.
@@ -98,6 +99,9 @@ pub(crate) struct LogicOptions {
     /// development only: file of a secret of 32 bytes or more; tokens signed with it (HS256) are taken too
     #[arg(long, value_name = "FILE")]
     development_hs256_secret: Option<PathBuf>,
+    /// PEM file of the CAs whose certificates devices may show instead of a token; read anew when it changes
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
     /// what tenants and users may ask of this node, such as user-writes-per-s=100; `raftctl tenant show` names all
     #[arg(long = "limit", value_name = "NAME=PER_SECOND")]
     limit: Vec<String>,
@@ -156,6 +160,9 @@ pub(crate) struct GatewayOptions {
     /// development only: file of a secret of 32 bytes or more; tokens signed with it (HS256) are taken too
     #[arg(long, value_name = "FILE")]
     development_hs256_secret: Option<PathBuf>,
+    /// PEM file of the CAs whose certificates devices may show instead of a token; read anew when it changes
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
     /// development only: no TLS between our own processes
     #[arg(long)]
     insecure_plaintext: bool,
@@ -214,6 +221,7 @@ impl LogicOptions {
             limits: rates(file.limit.iter().chain(&self.limit))?,
             insecure_plaintext,
             verifier: token_keys::start(&keys, registry).await?,
+            client_ca: client_ca::start(self.client_ca.or(file.client_ca), registry).await?,
         })
     }
 }
@@ -267,6 +275,7 @@ impl GatewayOptions {
                 None => None,
             },
             verifier: token_keys::start(&keys, registry).await?,
+            client_ca: client_ca::start(self.client_ca.or(file.client_ca), registry).await?,
             insecure_plaintext,
         })
     }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod client_ca;
 mod config;
 mod ops;
 mod playground;

@@ -159,6 +159,7 @@ async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
         stores: cluster.nodes(PlaygroundRole::Store),
         verifier: verifier.clone(),
         limits: BTreeMap::new(),
+        client_ca: None,
         insecure_plaintext: true,
     };
     let logic = LogicServer::start(config, &mut prometheus_client::registry::Registry::default()).await.unwrap();

@@ -5,13 +5,14 @@
 
 mod common;
 
-use common::{Cluster, PATIENCE, wait_until_async};
+use common::{Cluster, DeviceCa, PATIENCE, wait_until_async};
 use futures_util::StreamExt;
 use seriatim_client::{
     AmendRequest, Amendment, Client, Conversation, Entry, Kind, SendRequest, SendStatus, SubscriptionError,
 };
+use seriatim_proto::certificate::Name;
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationKey, CounterName, Emoji, MessageId, Seq, UserId};
+use seriatim_proto::ids::{ConversationKey, CounterName, Emoji, MessageId, Seq, TenantId, UserId};
 use seriatim_proto::logic::Scopes;
 
 const HEADING: &str = "## Who may do what";
@@ -156,16 +157,25 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_caller_is_answered_as_documented_and_a_refusal_says_and_changes_nothing() {
-    let cluster = Cluster::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, file) = (DeviceCa::new("devices"), folder.path().join("devices.pem"));
+    std::fs::write(&file, &ca.pem).unwrap();
+    let arguments = ["--client-ca", file.to_str().unwrap()];
+    let cluster = Cluster::start_with(folder.path().join("cluster"), &arguments);
     let mut callers = Vec::new();
-    for (name, tenant, user, scopes) in CALLERS {
-        let token = cluster.token_for(tenant, user, scopes);
-        let client = cluster.builder("phone").token(token).connect().await.unwrap();
+    for (name, tenant, named, scopes) in CALLERS {
+        let token = cluster.token_for(tenant, named, scopes);
+        let by_token = cluster.builder("phone").token(token).connect().await.unwrap();
+        // Whatever the way in, the rules are the same.
+        let certificate = Name { tenant: TenantId(tenant), user: user(named), scopes };
+        let shown = ca.issue(&[&certificate.to_string()], 3_600);
+        let by_certificate = shown.shown_by(cluster.builder("tablet")).connect().await.unwrap();
         if scopes.device {
             // So that there is something in every inbox.
-            client.send(Conversation::peer(user).unwrap(), "to myself").await.unwrap();
+            by_token.send(Conversation::peer(named).unwrap(), "to myself").await.unwrap();
         }
-        callers.push((name, user, client));
+        callers.push((name, named, by_token));
+        callers.push((name, named, by_certificate));
     }
     let world =
         World { creator: cluster.device("creator", "laptop").await, author: cluster.device("author", "laptop").await };
@@ -173,7 +183,9 @@ async fn every_caller_is_answered_as_documented_and_a_refusal_says_and_changes_n
     let mut wrong = Vec::new();
     let mut refusals = 0;
     for (what, answers) in table() {
-        for ((caller, name, client), documented) in callers.iter().zip(answers) {
+        // Each is asked twice: by a token and by a certificate.
+        let documented = answers.iter().flat_map(|answer| [answer, answer]);
+        for ((caller, name, client), documented) in callers.iter().zip(documented) {
             let place = world.group(name).await;
             if what.starts_with("`Mark`") {
                 // Marks are about what the inbox has.
@@ -188,7 +200,7 @@ async fn every_caller_is_answered_as_documented_and_a_refusal_says_and_changes_n
             let answer = ask(client, &what, &place).await;
             let code = answer.as_ref().err().map(|refusal| refusal.code);
             let said = code.map_or_else(|| "ok".to_owned(), |code| format!("`{}`", code.name()));
-            if said != documented {
+            if said != *documented {
                 wrong.push(format!("{what}, {caller}: {said}, documented: {documented}"));
             }
             let Err(refusal) = answer else { continue };

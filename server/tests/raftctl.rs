@@ -75,6 +75,88 @@ fn a_command_line_that_is_none_is_an_error_like_any_other() {
 }
 
 #[test]
+fn a_ca_signs_for_devices_and_nodes_and_writes_over_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let run = |arguments: &[&str]| {
+        let (exit, out, error) =
+            common::run(&common::sibling("raftctl"), &[&["-o", "json", "cert"][..], arguments].concat());
+        Said { exit, json: serde_json::from_str(&out).unwrap_or(Value::Null), error }
+    };
+    let mode = |name: &str| std::fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
+    let made = run(&["init-ca", &path("ca"), "--name", "Ours", "--for", "100d"]);
+    assert_eq!((made.exit, &made.json["items"][0]["isCa"]), (Some(0), &Value::Bool(true)), "{}", made.error);
+    assert_eq!((mode("ca/ca-key.pem"), mode("ca/ca.pem")), (0o600, 0o644));
+    let before = std::fs::read(path("ca/ca-key.pem")).unwrap();
+    let again = run(&["init-ca", &path("ca")]);
+    assert!(again.exit == Some(4) && sentence(&again).contains("not written over"), "{}", again.error);
+    assert_eq!(std::fs::read(path("ca/ca-key.pem")).unwrap(), before);
+
+    let issue = |out: &str, more: &[&str]| run(&[&["issue", &path("ca"), "--out", &path(out)][..], more].concat());
+    let device = issue("alice", &["--user", "jürgen/2", "--tenant", "7", "--scopes", "sequence", "--for", "12h"]);
+    assert_eq!(device.exit, Some(0), "{}", device.error);
+    assert_eq!((mode("alice-key.pem"), mode("alice.pem")), (0o600, 0o644));
+    let node = issue("s1", &["--role", "store", "--name", "s1", "--host", "s1.example", "--host", "10.0.0.1"]);
+    assert_eq!(node.exit, Some(0), "{}", node.error);
+    assert_eq!(issue("admin", &["--role", "admin", "--name", "ops"]).exit, Some(0));
+
+    let shown = run(&["show", &path("alice.pem"), &path("s1.pem"), &path("ca/ca.pem")]);
+    let items = shown.json["items"].as_array().unwrap();
+    assert_eq!((items[0]["tenant"].as_u64(), &items[0]["user"]), (Some(7), &Value::from("jürgen/2")));
+    assert_eq!((&items[0]["scopes"], &items[0]["role"]), (&serde_json::json!(["sequence"]), &Value::Null));
+    assert_eq!(items[0]["names"][0], "seriatim://7/j%C3%BCrgen%2F2?scopes=sequence");
+    let left: u64 = items[0]["secondsLeft"].as_str().unwrap().parse().unwrap();
+    assert!((11 * 3_600..=12 * 3_600).contains(&left), "{left}");
+    assert_eq!((&items[1]["role"], &items[1]["node"]), (&Value::from("store"), &Value::from("s1")));
+    assert_eq!(items[1]["names"], serde_json::json!(["s1.example", "10.0.0.1", "seriatim-node://store/s1"]));
+    assert!(items[0]["issuer"].as_str().unwrap().contains("Ours") && items[2]["isCa"] == true, "{items:?}");
+
+    // Nothing is written for what is refused.
+    let names = || std::fs::read_dir(folder.path()).unwrap().count();
+    let count = names();
+    std::fs::write(path("garbage"), "nothing").unwrap();
+    for (more, exit, why) in [
+        (&["--user", "alice"][..], 4, "not written over"),
+        (&["--user", "a\nb"], 0, ""),
+        (&["--user", ""], 2, "the user"),
+        (&["--user", "alice", "--scopes", "admin"], 2, "is no scope"),
+        (&["--user", "alice", "--host", "x"], 2, "neither --host nor --name"),
+        (&["--user", "alice", "--role", "store"], 2, "cannot be used with"),
+        (&["--role", "king", "--name", "x"], 2, "is no role"),
+        (&["--role", "store", "--name", "x"], 2, "--host HOST is missing"),
+        (&["--role", "store", "--host", "x"], 2, "--name NAME is missing"),
+        (&["--role", "admin", "--name", "x", "--host", "x"], 2, "listens nowhere"),
+        (&["--user", "alice", "--for", "0s"], 2, "longer than nothing"),
+        (&["--user", "alice", "--for", "101d"], 4, "outlive its CA"),
+        (&[], 2, "required"),
+    ] {
+        let out = if exit == 4 && why.starts_with("not") { "alice" } else { "new" };
+        let said = issue(out, more);
+        assert!(said.exit == Some(exit) && sentence(&said).contains(why), "{more:?}: {:?} {}", said.exit, said.error);
+    }
+    assert_eq!(names(), count + 1, "the garbage");
+
+    // A CA that is none.
+    std::fs::copy(path("s1-key.pem"), path("ca/ca-key.pem")).unwrap();
+    let said = issue("new", &["--user", "alice"]);
+    assert!(said.exit == Some(2) && sentence(&said).contains("not the key of"), "{}", said.error);
+    std::fs::copy(path("s1.pem"), path("ca/ca.pem")).unwrap();
+    let said = issue("new", &["--user", "alice"]);
+    assert!(said.exit == Some(2) && sentence(&said).contains("no CA"), "{}", said.error);
+    for (arguments, why) in [
+        (&["issue", &path("none"), "--user", "a", "--out", &path("new")][..], "failed to read"),
+        (&["show", &path("garbage")], "no certificate in it"),
+        (&["show", &path("none")], "failed to read"),
+        (&["show", &path("s1-key.pem")], "no certificate in it"),
+    ] {
+        let said = run(arguments);
+        assert!(said.exit == Some(2) && sentence(&said).contains(why), "{arguments:?}: {}", said.error);
+    }
+}
+
+#[test]
 fn a_token_is_inspected_and_says_why_it_is_refused() {
     // Nothing of it needs a cluster.
     let folder = tempfile::tempdir().unwrap();

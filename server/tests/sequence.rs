@@ -332,6 +332,7 @@ async fn what_may_not_be_asked_is_refused_with_its_code() {
         stores: cluster.nodes(PlaygroundRole::Store),
         verifier: Verifier::from_public_pem(&std::fs::read(&cluster.about.token_public_key).unwrap()).unwrap(),
         limits: [(Limit::SequenceRequests, 3)].into(),
+        client_ca: None,
         insecure_plaintext: true,
     };
     let small = LogicServer::start(config, &mut prometheus_client::registry::Registry::default()).await.unwrap();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 import json
 import os
 import socket
@@ -14,9 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from seriatim import Client, CursorStore, TokenProvider, connect
+from seriatim import Client, ClientCertificate, CursorStore, TokenProvider, connect
 
 PATIENCE = 60.0
 """longest wait for anything"""
@@ -48,6 +54,43 @@ def read_key(path: Path) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(der[start : start + 32])
 
 
+class DeviceCa:
+    """Signs client certificates."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
+        own = self._builder(self._name, self._key.public_key(), 3600)
+        own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.file = folder / "ca.pem"
+        self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+    def issue(self, name: str, uri: str, seconds: int = 3600) -> ClientCertificate:
+        """For this URI, good for so long; negative: it ended so long ago."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        builder = self._builder(subject, key.public_key(), seconds).add_extension(names, critical=False)
+        files = ClientCertificate(self._folder / f"{name}.pem", self._folder / f"{name}-key.pem")
+        Path(files.chain).write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        Path(files.key).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, seconds: int) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(seconds=seconds))
+        )
+
+
 class Cluster:
     """A running playground."""
 
@@ -55,9 +98,11 @@ class Cluster:
         self.folder = folder
         program = Path(os.environ["SERIATIM_BIN"]) / "seriatim"
         counts = ["--stores", "1", "--logic", "1", "--gateways", "2"]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.devices = DeviceCa(folder.parent / f"{folder.name}-devices")
         self._log = (folder.parent / f"{folder.name}.log").open("wb")
         self._child = subprocess.Popen(
-            [program, "playground", "--data", folder, *counts, "--exit-with-parent"],
+            [program, "playground", "--data", folder, *counts, "--client-ca", self.devices.file, "--exit-with-parent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -44,8 +44,8 @@ import { Hashes } from "./webtransport.js";
 export interface ClientOptions {
   /** Gateways, as `HOST:PORT` or `https://HOST:PORT`: the next one is tried when one does not answer. */
   addresses: string | readonly string[];
-  /** A signed token, or who gives one before every connection. */
-  token: string | (() => string | Promise<string>);
+  /** A signed token, or who gives one before every connection; may be left out where a client certificate says who it is. */
+  token?: string | (() => string | Promise<string>);
   /** The name of this endpoint of the user; has its own cursor. */
   device: string;
   /** Unless given, WebTransport raced by a WebSocket; a WebSocket alone where there is no WebTransport. */
@@ -152,8 +152,8 @@ export class Client {
       transport: options.transport ?? "fastest",
       webSocket: options.webSocket ?? platform,
       hashes: new Hashes(),
-      token: typeof token === "string" ? () => token : token,
-      tokenFixed: typeof token === "string",
+      token: typeof token === "function" ? token : () => token ?? "",
+      tokenFixed: typeof token !== "function",
       device: checkName("a device", options.device),
     };
     const { pilot, connected } = Pilot.start(dial, options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS);

@@ -2,21 +2,34 @@
 
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 
 import { ConnectError } from "../src/index.js";
 import { connect, nodeWebSocket } from "../src/node.js";
 import { Browser, chromium } from "./browser.js";
 import { CASES, run } from "./cases.js";
-import { Cluster } from "./cluster.js";
+import { BIN, Cluster } from "./cluster.js";
 import { failure, type World } from "./world.js";
 
 let cluster: Cluster;
+let devices: string;
 before(async () => {
-  cluster = await Cluster.start("--gateways", "2");
+  // Gateways that ask for client certificates, which browsers and most devices have none of.
+  devices = mkdtempSync(join(tmpdir(), "seriatim-devices-"));
+  raftctl("cert", "init-ca", devices);
+  cluster = await Cluster.start("--gateways", "2", "--client-ca", join(devices, "ca.pem"));
 });
-after(() => cluster?.stop());
+after(async () => {
+  await cluster?.stop();
+  rmSync(devices, { recursive: true, force: true });
+});
+
+function raftctl(...args: string[]): void {
+  execFileSync(join(BIN ?? "", "raftctl"), args, { stdio: ["ignore", "ignore", "inherit"] });
+}
 
 function world(prefix: string, transport: World["transport"]): World {
   return {
@@ -34,6 +47,20 @@ describe("Node over a WebSocket", () => {
   for (const name of Object.keys(CASES)) {
     it(name, () => run(name, world("n", "websocket"), { webSocket: nodeWebSocket({ ca: cluster.ca }) }));
   }
+
+  it("a client certificate says who comes, without a token", async () => {
+    const out = join(devices, "alice");
+    raftctl("cert", "issue", devices, "--tenant", "7", "--user", "n-alice", "--out", out);
+    const [cert, key] = [readFileSync(`${out}.pem`), readFileSync(`${out}-key.pem`)];
+    const options = { addresses: cluster.gateways, device: "phone", ca: cluster.ca };
+    const client = await connect({ ...options, cert, key });
+    assert.deepEqual([client.identity?.tenant, client.identity?.user], [7, "n-alice"]);
+    client.close();
+    const both = await failure(ConnectError, connect({ ...options, cert, key, token: cluster.token("n-bob") }));
+    assert.equal(both.refusal?.code, "AUTH_FAILED", both.message);
+    const neither = await failure(ConnectError, connect(options));
+    assert.equal(neither.refusal?.code, "AUTH_FAILED", neither.message);
+  });
 
   it("C-073 a gateway of another CA, or with another name, is refused", async () => {
     const options = { addresses: cluster.gateways, token: cluster.token("alice"), device: "phone" };

@@ -27,7 +27,7 @@ use seriatim_proto::hash;
 use seriatim_proto::ids::{ClusterId, DeviceId, Generation, Namespace, NodeId, Seq, SlotId, TenantId, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::logic::{
-    Call, CallError, GatewayRequest, GatewayResponse, HolderTable, LogicWelcome, PushEntry, Reply,
+    Call, CallError, Credential, GatewayRequest, GatewayResponse, HolderTable, LogicWelcome, PushEntry, Reply,
 };
 use seriatim_proto::store::HolderRow;
 
@@ -113,7 +113,7 @@ pub enum RouterEvent {
     Registered(Seq),
     /// for `Session::handle_tail`
     Tail(Seq),
-    /// for `Session::handle_refusal`: the logic nodes do not accept the token
+    /// for `Session::handle_refusal`: the logic nodes do not accept the token or certificate
     Refused(Refusal),
 }
 
@@ -145,7 +145,7 @@ struct PendingCall {
 struct SessionState {
     tenant: TenantId,
     device: DeviceId,
-    token: String,
+    credential: Credential,
     inbox_slot: SlotId,
     opened: BTreeSet<LinkId>,
     registration: Option<Registration>,
@@ -237,12 +237,19 @@ impl Router {
     // ---- sessions ----
 
     /// A session was admitted.
-    pub fn open_session(&mut self, session: u64, tenant: TenantId, user: &UserId, device: DeviceId, token: String) {
+    pub fn open_session(
+        &mut self,
+        session: u64,
+        tenant: TenantId,
+        user: &UserId,
+        device: DeviceId,
+        credential: Credential,
+    ) {
         let inbox_slot = hash::inbox_slot(tenant, user);
         let state = SessionState {
             tenant,
             device,
-            token,
+            credential,
             inbox_slot,
             opened: BTreeSet::new(),
             registration: None,
@@ -717,8 +724,8 @@ impl Router {
     fn open_on(&mut self, session: u64, link: LinkId) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         if state.opened.insert(link) {
-            let (token, device) = (state.token.clone(), state.device.clone());
-            self.send_frame(link, &GatewayRequest::Open { session, token, device });
+            let frame = state.credential.open(session, state.device.clone());
+            self.send_frame(link, &frame);
         }
     }
 

@@ -67,22 +67,22 @@ impl Default for SessionLimits {
     }
 }
 
-/// The verdict on a token that was accepted.
+/// The verdict on a token or certificate that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// chosen by the gateway
     pub session_id: u64,
-    /// from the token
+    /// from the token or certificate
     pub tenant: TenantId,
-    /// from the token
+    /// from the token or certificate
     pub user: UserId,
     /// of the cluster
     pub generation: Generation,
     /// Unix milliseconds, for people
     pub server_time_ms: u64,
-    /// when the token ends
+    /// when the token or certificate ends
     pub expires_at: Instant,
-    /// what the token allows
+    /// what it allows
     pub scopes: Scopes,
 }
 
@@ -91,7 +91,7 @@ pub struct Admission {
 pub enum SessionEvent {
     /// Check the token, then [`Session::handle_verdict`].
     Authenticate {
-        /// as it came
+        /// as it came; empty: the device relies on its certificate ([`Session::certified`])
         token: String,
         /// checked
         device: DeviceId,
@@ -164,6 +164,8 @@ enum Purpose {
 #[derive(Debug)]
 pub struct Session {
     limits: SessionLimits,
+    /// The device has shown a certificate: it may come without a token.
+    certified: bool,
     state: State,
     streams: BTreeMap<StreamId, Stream>,
     lanes: u32,
@@ -191,6 +193,7 @@ impl Session {
         let state = State::AwaitHello { deadline: now + limits.hello_timeout };
         Self {
             limits,
+            certified: false,
             state,
             streams: BTreeMap::from([(StreamId::CONTROL, Stream::new(Role::Control))]),
             lanes: 0,
@@ -205,6 +208,13 @@ impl Session {
             events: VecDeque::new(),
             lagging_count: 0,
         }
+    }
+
+    /// The device has shown a client certificate, good or bad: its Hello may have no token.
+    #[must_use]
+    pub fn certified(mut self) -> Self {
+        self.certified = true;
+        self
     }
 
     // ---- what comes from the device ----
@@ -546,7 +556,8 @@ impl Session {
             let text = format!("minor versions {} to {} are spoken here", wire::MINOR_MIN, wire::MINOR_MAX);
             return self.close(Refusal::new(ErrorCode::Unsupported, text));
         };
-        if hello.token.is_empty() || hello.token.len() > limits::TOKEN_BYTES_MAX as usize {
+        let is_missing = hello.token.is_empty() && !self.certified;
+        if is_missing || hello.token.len() > limits::TOKEN_BYTES_MAX as usize {
             return self.close(Refusal::new(ErrorCode::AuthFailed, "the token is missing or too long"));
         }
         match DeviceId::new(&hello.device) {
@@ -784,7 +795,7 @@ impl Session {
     }
 
     fn close_expired(&mut self) {
-        self.close(Refusal::new(ErrorCode::AuthExpired, "the token's time is over"));
+        self.close(Refusal::new(ErrorCode::AuthExpired, "the time of the token or certificate is over"));
     }
 
     fn welcome(&self, minor: u32, admission: &Admission) -> v1::Welcome {

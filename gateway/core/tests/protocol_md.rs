@@ -155,6 +155,8 @@ fn the_limits_are_the_programs() {
         ("frame", u64::from(limits::FRAME_BYTES_MAX)),
         ("body of a message", u64::from(limits::MESSAGE_BYTES_MAX)),
         ("token", u64::from(limits::TOKEN_BYTES_MAX)),
+        ("certificates of a device, with their issuers", u64::from(limits::CERTIFICATES_MAX)),
+        ("bytes of these certificates", u64::from(limits::CERTIFICATE_BYTES_MAX)),
         ("salt", u64::from(limits::SALT_BYTES_MAX)),
         ("name of a user, device or counter", u64::from(limits::NAME_BYTES_MAX)),
         ("emoji of a reaction", u64::from(limits::NAME_BYTES_MAX)),

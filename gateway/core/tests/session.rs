@@ -271,6 +271,25 @@ fn a_refused_token_closes_with_its_code() {
 }
 
 #[test]
+fn only_a_device_that_showed_a_certificate_may_come_without_a_token() {
+    let without = || Asked::Hello(v1::Hello { device: "d".into(), ..Default::default() });
+    let mut device = Device::fresh();
+    device.say(CONTROL, 1, without());
+    assert_eq!(device.closed_with(), 5);
+    let mut device = Device::fresh();
+    device.session = device.session.certified();
+    device.say(CONTROL, 1, without());
+    let event = device.session.poll_event();
+    assert!(matches!(&event, Some(SessionEvent::Authenticate { token, .. }) if token.is_empty()), "{event:?}");
+    // A token too long is none of both.
+    let mut device = Device::fresh();
+    device.session = device.session.certified();
+    let token = "t".repeat(limits::TOKEN_BYTES_MAX as usize + 1);
+    device.say(CONTROL, 1, Asked::Hello(v1::Hello { token, device: "d".into(), ..Default::default() }));
+    assert_eq!(device.closed_with(), 5);
+}
+
+#[test]
 fn a_token_that_ends_closes_the_session() {
     let mut device = Device::open();
     let at = device.session.poll_timeout().unwrap();

@@ -10,10 +10,10 @@ use rustls::sign::CertifiedKey;
 use seriatim_proto::wire;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::certificate::Certificates;
+use crate::client_certificate::TlsSetup;
 use crate::config::{GatewayConfig, WebTransportCertificate};
 use crate::device::Desk;
 use crate::metrics::Metrics;
@@ -22,6 +22,7 @@ use crate::short_certificate::ShortCertificates;
 use crate::transport::bind::Sockets;
 use crate::transport::gate::Gate;
 use crate::transport::https::Https;
+use crate::transport::quic::Quic;
 use crate::transport::quic_keys::QuicKeys;
 use crate::transport::rules::Rules;
 use crate::transport::tasks::Tasks;
@@ -54,12 +55,17 @@ impl Doors {
             WebTransportCertificate::Chain => None,
         };
         let by_protocol = ByProtocol { chain: certificates.clone(), short: short.clone() };
-        let udp_tls = tls_config(&provider, Arc::new(by_protocol), &[wire::ALPN, webtransport::ALPN])?;
-        let tcp_tls = tls_config(&provider, certificates.clone(), &[b"http/1.1"])?;
+        let asking = config.client_ca.clone().map(|ca| (ca, desk.hub.metrics.client_certificates_refused.clone()));
+        let setup = |certificates, protocols| {
+            TlsSetup::new(&provider, certificates, protocols, asking.clone()).map_err(GatewayStartError::Tls)
+        };
+        let udp_tls = setup(Arc::new(by_protocol), &[wire::ALPN, webtransport::ALPN])?;
+        let tcp_tls = setup(certificates.clone(), &[b"http/1.1"])?;
         let Sockets { udp, tcp } = Sockets::bind(config.listen)?;
         let bind = |protocol| move |source| GatewayStartError::Bind { protocol, address: config.listen, source };
         let keys = QuicKeys::new(config.quic_secret.as_deref());
-        let endpoint = quic::open(udp, udp_tls, &keys).map_err(bind("UDP"))?;
+        let server = quic::server_config(&udp_tls, &keys);
+        let endpoint = quic::open(udp, server.clone(), &keys).map_err(bind("UDP"))?;
         let address = endpoint.local_addr().map_err(bind("UDP"))?;
         let tcp = TcpListener::from_std(tcp).map_err(bind("TCP"))?;
         let tcp_connections_max = descriptors::tcp_connections_max();
@@ -67,7 +73,7 @@ impl Doors {
         let rules = Rules { origins: Arc::new(config.origins.clone()), certificates: certificates.clone() };
         let tasks = Tasks::default();
         let https = Https {
-            tls: TlsAcceptor::from(Arc::new(tcp_tls)),
+            tls: tcp_tls,
             rules: rules.clone(),
             port: address.port(),
             short: short.clone(),
@@ -75,10 +81,11 @@ impl Doors {
             tasks: tasks.clone(),
             desk: desk.clone(),
         };
+        let quic = Quic { tls: udp_tls, server, gate, rules, tasks: tasks.clone(), desk: desk.clone() };
         let refresh = refresh(certificates, short, desk.hub.metrics.clone());
         Ok(Self {
             address,
-            udp: tokio::spawn(quic::accept(endpoint.clone(), gate, rules, tasks.clone(), desk)),
+            udp: tokio::spawn(quic::accept(endpoint.clone(), quic)),
             tcp: tokio::spawn(https::accept(tcp, https)),
             certificates: tokio::spawn(refresh),
             endpoint,
@@ -115,24 +122,6 @@ impl Doors {
             task.abort();
         }
     }
-}
-
-fn tls_config(
-    provider: &Arc<rustls::crypto::CryptoProvider>,
-    certificates: Arc<dyn ResolvesServerCert>,
-    protocols: &[&[u8]],
-) -> Result<rustls::ServerConfig, GatewayStartError> {
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(GatewayStartError::Tls)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    // A device that comes again is spared the certificate; its ticket is all that is kept, and it keeps it itself.
-    tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(GatewayStartError::Tls)?;
-    // Nothing that a device sends can be replayed by others.
-    tls.max_early_data_size = 0;
-    Ok(tls)
 }
 
 /// Native devices get the certificate of the CA, browsers the one whose hash they know.

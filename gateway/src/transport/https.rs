@@ -27,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{Instrument, debug, info_span, warn};
 
+use crate::client_certificate::{Shown, TlsSetup};
 use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::short_certificate::ShortCertificates;
@@ -45,7 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What every connection of the TCP socket needs.
 #[derive(Clone)]
 pub(crate) struct Https {
-    pub(crate) tls: TlsAcceptor,
+    pub(crate) tls: TlsSetup,
     pub(crate) rules: Rules,
     pub(crate) port: u16,
     /// What browsers must know for WebTransport; none if they know the CA.
@@ -92,12 +93,12 @@ async fn serve(stream: TcpStream, remote: SocketAddr, mut pass: Pass, https: Htt
         }
     };
     pass.greeted();
-    let Some((io, read)) = greeted else { return };
+    let Some((io, read, shown)) = greeted else { return };
     let label = TransportLabel { transport: Transport::WebSocket };
     metrics.connections_accepted.get_or_create(&label).inc();
     metrics.handshake_seconds.get_or_create(&label).observe(begun.elapsed().as_secs_f64());
     let carrier = WebSocketCarrier::new(io, read.to_vec(), metrics.traffic(Transport::WebSocket)).await;
-    device::drive(carrier, Transport::WebSocket, https.desk).await;
+    device::drive(carrier, Transport::WebSocket, shown, https.desk).await;
 }
 
 /// Why there was no upgrade.
@@ -111,12 +112,20 @@ enum GreetError {
 
 type Io = TlsStream<TcpStream>;
 
+/// An upgrade that was granted.
+struct Upgrade {
+    upgrade: OnUpgrade,
+    /// a web page asked for it
+    is_page: bool,
+}
+
 /// TLS and the request. `None`: it was a request of another kind, and is answered.
-async fn greet(stream: TcpStream, https: &Https) -> Result<Option<(Io, Bytes)>, GreetError> {
+async fn greet(stream: TcpStream, https: &Https) -> Result<Option<(Io, Bytes, Shown)>, GreetError> {
     // Without it small frames wait for acknowledgements; it fails only for a socket that is broken.
     let _ = stream.set_nodelay(true);
-    let io = https.tls.accept(stream).await.map_err(GreetError::Tls)?;
-    let upgrade: Arc<Mutex<Option<OnUpgrade>>> = Arc::default();
+    let (tls, shown) = https.tls.next();
+    let io = TlsAcceptor::from(tls).accept(stream).await.map_err(GreetError::Tls)?;
+    let upgrade: Arc<Mutex<Option<Upgrade>>> = Arc::default();
     let service = service_fn(|request| {
         let response = answer(request, https, &upgrade);
         async move { Ok::<_, Infallible>(response) }
@@ -128,8 +137,10 @@ async fn greet(stream: TcpStream, https: &Https) -> Result<Option<(Io, Bytes)>, 
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades()
         .await?;
-    let Some(upgrade) = upgrade.lock().take() else { return Ok(None) };
-    Ok(take_apart(upgrade.await?))
+    let Some(Upgrade { upgrade, is_page }) = upgrade.lock().take() else { return Ok(None) };
+    // A browser shows its user's certificate whichever page asks: a page must know a token.
+    let shown = if is_page { Shown::default() } else { shown };
+    Ok(take_apart(upgrade.await?).map(|(io, read)| (io, read, shown)))
 }
 
 fn take_apart(upgraded: Upgraded) -> Option<(Io, Bytes)> {
@@ -137,7 +148,7 @@ fn take_apart(upgraded: Upgraded) -> Option<(Io, Bytes)> {
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
-fn answer(mut request: Request<Incoming>, https: &Https, upgrade: &Mutex<Option<OnUpgrade>>) -> Response<Full<Bytes>> {
+fn answer(mut request: Request<Incoming>, https: &Https, upgrade: &Mutex<Option<Upgrade>>) -> Response<Full<Bytes>> {
     if request.uri().path() == WELL_KNOWN {
         return last(if request.method() == Method::GET {
             published(https)
@@ -147,7 +158,8 @@ fn answer(mut request: Request<Incoming>, https: &Https, upgrade: &Mutex<Option<
     }
     match websocket(&request, https) {
         Ok(response) => {
-            *upgrade.lock() = Some(hyper::upgrade::on(&mut request));
+            let is_page = request.headers().contains_key(ORIGIN);
+            *upgrade.lock() = Some(Upgrade { upgrade: hyper::upgrade::on(&mut request), is_page });
             response
         }
         Err(status) => {

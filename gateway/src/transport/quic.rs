@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn::{Connection, Incoming, ServerConfig, TransportConfig, VarInt};
+use quinn::{Connecting, Connection, ConnectionError, Incoming, ServerConfig, TransportConfig, VarInt};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::limits;
 use seriatim_proto::wire::lane;
 use tracing::{Instrument, debug, info_span};
 
+use crate::client_certificate::{Shown, TlsSetup};
 use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::transport::gate::{Gate, HANDSHAKES_MAX, Pass};
@@ -46,14 +47,22 @@ const _: () = assert!(UNI_STREAMS_FIRST <= webtransport::UNI_STREAMS_MAX);
 const _: () = assert!(STREAM_RECEIVE_BYTES > limits::FRAME_BYTES_MAX && RECEIVE_BYTES >= STREAM_RECEIVE_BYTES);
 
 /// Opens the endpoint on a bound socket.
-pub(crate) fn open(socket: UdpSocket, tls: rustls::ServerConfig, keys: &QuicKeys) -> io::Result<Endpoint> {
-    let crypto = QuicServerConfig::try_from(tls).expect("TLS 1.3 of aws-lc-rs has QUIC's initial cipher suite");
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+pub(crate) fn open(socket: UdpSocket, server: ServerConfig, keys: &QuicKeys) -> io::Result<Endpoint> {
+    Endpoint::new(keys.endpoint(), Some(server), socket, Arc::new(quinn::TokioRuntime))
+}
+
+/// Of all connections; those that may show a certificate have TLS of their own in it.
+pub(crate) fn server_config(tls: &TlsSetup, keys: &QuicKeys) -> ServerConfig {
+    let mut server = ServerConfig::with_crypto(crypto(tls.next().0));
     server.transport_config(Arc::new(transport_config()));
     server.migration(true);
     server.max_incoming(HANDSHAKES_MAX);
     keys.set_token_key(&mut server);
-    Endpoint::new(keys.endpoint(), Some(server), socket, Arc::new(quinn::TokioRuntime))
+    server
+}
+
+fn crypto(tls: Arc<rustls::ServerConfig>) -> Arc<QuicServerConfig> {
+    Arc::new(QuicServerConfig::try_from(tls).expect("TLS 1.3 of aws-lc-rs has QUIC's initial cipher suite"))
 }
 
 fn transport_config() -> TransportConfig {
@@ -70,8 +79,21 @@ fn transport_config() -> TransportConfig {
     transport
 }
 
+/// What every connection of the UDP socket needs.
+#[derive(Clone)]
+pub(crate) struct Quic {
+    pub(crate) tls: TlsSetup,
+    /// of the endpoint
+    pub(crate) server: ServerConfig,
+    pub(crate) gate: Gate,
+    pub(crate) rules: Rules,
+    pub(crate) tasks: Tasks,
+    pub(crate) desk: Desk,
+}
+
 /// Accepts connections until the endpoint is closed.
-pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, rules: Rules, tasks: Tasks, desk: Desk) {
+pub(crate) async fn accept(endpoint: Endpoint, quic: Quic) {
+    let Quic { gate, tasks, desk, .. } = &quic;
     while let Some(incoming) = endpoint.accept().await {
         let address = incoming.remote_address().ip();
         if gate.wants_proof(address) && !incoming.remote_address_validated() && incoming.may_retry() {
@@ -82,7 +104,7 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, rules: Rules, tasks: 
         match gate.enter(Transport::Quic, address) {
             Ok(pass) => {
                 let span = info_span!("connection", remote = %incoming.remote_address());
-                tasks.spawn(serve(incoming, pass, rules.clone(), desk.clone()).instrument(span));
+                tasks.spawn(serve(incoming, pass, quic.clone()).instrument(span));
             }
             Err(why) => {
                 desk.hub.metrics.refused(Transport::Quic, why);
@@ -92,12 +114,12 @@ pub(crate) async fn accept(endpoint: Endpoint, gate: Gate, rules: Rules, tasks: 
     }
 }
 
-async fn serve(incoming: Incoming, mut pass: Pass, rules: Rules, desk: Desk) {
-    let metrics = desk.hub.metrics.clone();
+async fn serve(incoming: Incoming, mut pass: Pass, quic: Quic) {
+    let metrics = quic.desk.hub.metrics.clone();
     let begun = Instant::now();
     let deadline = Duration::from_millis(limits::HELLO_TIMEOUT_MS);
     let mut transport = Transport::Quic;
-    let (connection, web) = match tokio::time::timeout(deadline, greet(incoming, &rules, &mut transport)).await {
+    let (connection, web, shown) = match tokio::time::timeout(deadline, greet(incoming, &quic, &mut transport)).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => {
             metrics.refused(transport, if error.is_request() { Why::Request } else { Why::Handshake });
@@ -113,24 +135,37 @@ async fn serve(incoming: Incoming, mut pass: Pass, rules: Rules, desk: Desk) {
     metrics.connections_accepted.get_or_create(&label).inc();
     metrics.handshake_seconds.get_or_create(&label).observe(begun.elapsed().as_secs_f64());
     let carrier = StreamCarrier::new(connection, web, metrics.traffic(transport));
-    device::drive(carrier, transport, desk).await;
+    device::drive(carrier, transport, shown, quic.desk).await;
 }
 
 /// The handshake, and for a browser the session on top of it.
 async fn greet(
     incoming: Incoming,
-    rules: &Rules,
+    quic: &Quic,
     transport: &mut Transport,
-) -> Result<(Connection, Option<WebSession>), RefusedError> {
-    let connection = incoming.accept()?.await?;
+) -> Result<(Connection, Option<WebSession>, Shown), RefusedError> {
+    let (connecting, shown) = begin(incoming, quic)?;
+    let connection = connecting.await?;
     if protocol(&connection).as_deref() != Some(webtransport::ALPN) {
-        return Ok((connection, None));
+        return Ok((connection, None, shown));
     }
     *transport = Transport::WebTransport;
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(WEB_BIDI_STREAMS_MAX));
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(webtransport::UNI_STREAMS_MAX));
-    let web = WebSession::accept(&connection, rules).await?;
-    Ok((connection, Some(web)))
+    let web = WebSession::accept(&connection, &quic.rules).await?;
+    // No browser shows a certificate here; who speaks like one is treated like one.
+    Ok((connection, Some(web), Shown::default()))
+}
+
+/// With a TLS set-up of its own, if devices may show certificates.
+fn begin(incoming: Incoming, quic: &Quic) -> Result<(Connecting, Shown), ConnectionError> {
+    if !quic.tls.is_asking() {
+        return Ok((incoming.accept()?, Shown::default()));
+    }
+    let (own, shown) = quic.tls.next();
+    let mut server = quic.server.clone();
+    server.crypto = crypto(own);
+    Ok((incoming.accept_with(Arc::new(server))?, shown))
 }
 
 /// What TLS has agreed on.

@@ -338,6 +338,10 @@ impl State {
                 }
                 Some(GatewayResponse::Opened { session, result })
             }
+            GatewayRequest::OpenByCertificate { session, .. } => {
+                // These nodes were given no CA of devices.
+                Some(GatewayResponse::Opened { session, result: Err(CertificateError::NotTaken.into()) })
+            }
             GatewayRequest::Close { session } => {
                 self.links[link].sessions.remove(&session);
                 self.links[link].registered.retain(|other| *other != session);
@@ -540,6 +544,7 @@ impl Site {
             address_connections_max: seriatim_gateway::ADDRESS_CONNECTIONS_MAX,
             verifier,
             quic_secret: None,
+            client_ca: None,
             insecure_plaintext: true,
         };
         change(&mut config);

@@ -77,11 +77,16 @@ pub(super) fn keys(target: &Target, keys: Option<&Path>) -> Result<Exit, Failure
 /// `auth mint`
 pub(super) fn mint(target: &Target, user: &str, scopes: &[String], life: Duration) -> Result<Exit, Failure> {
     let user = UserId::new(user).map_err(|error| Failure::usage(format!("the user: {error}")))?;
-    let allowed = if scopes.is_empty() { Scopes::DEVICE } else { Scopes::from_names(scopes) };
-    if let Some(unknown) = scopes.iter().find(|name| !allowed.names().contains(name)) {
-        return Err(Failure::usage(format!("`{unknown}` is no scope")).hint("device, sequence"));
+    print_text(&target.mint(&user, self::scopes(scopes)?, life)?).map(|()| Exit::Ok)
+}
+
+/// Those named, or a device's.
+pub(super) fn scopes(names: &[String]) -> Result<Scopes, Failure> {
+    let allowed = if names.is_empty() { Scopes::DEVICE } else { Scopes::from_names(names) };
+    match names.iter().find(|name| !allowed.names().contains(name)) {
+        Some(unknown) => Err(Failure::usage(format!("`{unknown}` is no scope")).hint("device, sequence")),
+        None => Ok(allowed),
     }
-    print_text(&target.mint(&user, allowed, life)?).map(|()| Exit::Ok)
 }
 
 /// A second of Unix time, and how far it is from now.

@@ -3,6 +3,7 @@
 mod alarm;
 mod amend;
 mod auth;
+mod cert;
 mod check;
 mod cluster;
 mod doubt;
@@ -13,6 +14,7 @@ mod playground;
 mod raft;
 mod send;
 mod seq;
+mod served;
 mod tail;
 mod tenant;
 mod transfer;
@@ -22,7 +24,7 @@ mod verify;
 use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 
-use crate::cli::{Alarm, Auth, Check, Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User};
+use crate::cli::{Alarm, Auth, Cert, Check, Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -79,6 +81,10 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Auth(Auth::Inspect { keys }) => auth::inspect(&target()?, keys.as_deref()),
         Group::Auth(Auth::Keys { keys }) => auth::keys(&target()?, keys.as_deref()),
         Group::Auth(Auth::Mint { user, scopes, life }) => auth::mint(&target()?, &user, &scopes, life),
+        Group::Cert(Cert::InitCa { folder, name, life }) => cert::init_ca(&target()?, &folder, &name, life),
+        Group::Cert(Cert::Issue(issue)) => cert::issue(&target()?, &issue),
+        Group::Cert(Cert::Show { files }) => cert::show(&target()?, &files),
+        Group::Cert(Cert::Status { within }) => served::status(&target()?, within).await,
         Group::Msg(Msg::Status(of)) => msg::status(&target()?, &of).await,
         Group::Msg(Msg::Cancel(of)) => msg::cancel(&target()?, &of).await,
         Group::Msg(Msg::Show(of)) => amend::show(&target()?, &of).await,

@@ -24,6 +24,8 @@ pub(crate) struct Layout {
     pub(crate) gateway_certificate: (PathBuf, PathBuf),
     /// what stores keep free
     pub(crate) disk_reserve_bytes: u64,
+    /// whose client certificates are taken
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 impl Layout {
@@ -67,6 +69,7 @@ impl Layout {
             file,
             gateway_certificate: (keys.gateway, keys.gateway_key),
             disk_reserve_bytes: options.disk_reserve_bytes,
+            client_ca: options.client_ca.clone(),
         };
         layout.save()?;
         Ok(layout)

@@ -51,6 +51,9 @@ pub(crate) struct PlaygroundOptions {
     /// free bytes of a store's file system below which it refuses writes; for this start only
     #[arg(long, default_value_t = limits::DISK_RESERVE_BYTES)]
     pub(crate) disk_reserve_bytes: u64,
+    /// PEM file of the CAs whose certificates devices may show instead of a token; for this start only
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_ca: Option<PathBuf>,
     /// end when stdin ends
     #[arg(long)]
     pub(crate) exit_with_parent: bool,

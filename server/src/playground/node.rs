@@ -201,6 +201,10 @@ fn last_lines(path: &Path) -> String {
 fn arguments(layout: &Layout, node: &PlaygroundNode) -> Vec<String> {
     let mut arguments: Vec<String> = Vec::new();
     let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+    let client_ca = layout.client_ca.as_ref().map(|path| path.display().to_string());
+    if let Some(path) = client_ca.filter(|_| node.role != PlaygroundRole::Store) {
+        flag("client-ca", path);
+    }
     // All processes share this machine: each takes its part of the cores.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     flag("threads", (cores / layout.file.nodes.len().max(1)).max(1).to_string());

@@ -272,3 +272,47 @@ pub async fn wait_until_async(what: &str, mut condition: impl AsyncFnMut() -> bo
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// A CA of devices: signs client certificates.
+pub struct DeviceCa {
+    params: rcgen::CertificateParams,
+    key: rcgen::KeyPair,
+    pub pem: String,
+}
+
+/// A client certificate and its private key, as PEM.
+pub struct Issued {
+    pub chain: String,
+    pub key: rcgen::KeyPair,
+}
+
+impl DeviceCa {
+    pub fn new(name: &str) -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { params, key, pem }
+    }
+
+    /// A certificate for these names, good for `seconds` (negative: it ended so long ago).
+    pub fn issue(&self, names: &[&str], seconds: i64) -> Issued {
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = names.iter().map(|&name| rcgen::SanType::URI(name.try_into().unwrap())).collect();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let end = now.as_secs().checked_add_signed(seconds).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = params.signed_by(&key, &rcgen::Issuer::from_params(&self.params, &self.key)).unwrap().pem();
+        Issued { chain, key }
+    }
+}
+
+impl Issued {
+    /// A builder that shows it.
+    pub fn shown_by(&self, builder: ClientBuilder) -> ClientBuilder {
+        builder.client_certificate(self.chain.as_bytes(), self.key.serialize_pem().as_bytes())
+    }
+}

@@ -11,6 +11,7 @@ Reading order: `connect` → `client` → `_pilot` → `_requests` → `_inbox` 
 
 from seriatim._inbox import Subscription
 from seriatim._pilot import TokenProvider
+from seriatim._wire import ClientCertificate
 from seriatim.client import Client, Connecting, Ticket, connect
 from seriatim.cursors import CursorStore, FileCursorStore, MemoryCursorStore
 from seriatim.entry import (
@@ -67,6 +68,7 @@ __all__ = [
     "BodyState",
     "ChainError",
     "Client",
+    "ClientCertificate",
     "Code",
     "Committed",
     "ConnectError",

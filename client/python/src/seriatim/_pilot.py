@@ -53,7 +53,8 @@ class Options:
 
     addresses: tuple[Address, ...]
     trust: Trust
-    token: str | TokenProvider
+    token: str | TokenProvider | None
+    """`None`: the client certificate says who it is"""
     device: str
     keep_alive: float
 
@@ -217,6 +218,8 @@ class Pilot:
 
     async def _token(self) -> str:
         token = self._options.token
+        if token is None:
+            return ""
         if isinstance(token, str):
             return token
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import platform
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -17,6 +19,9 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicProtocolVersion
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from seriatim._frames import FrameDecoder, encode_frame
 from seriatim._requests import Way
@@ -102,14 +107,38 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """A certificate of the device, to show instead of a token, and its private key: PEM files.
+
+    The chain has the device's own first, then its issuers without the CA. Both are read anew for every connection, so
+    that new ones may take their place."""
+
+    chain: str | os.PathLike[str]
+    key: str | os.PathLike[str]
+
+    def load(self) -> tuple[list[x509.Certificate], PrivateKeyTypes]:
+        """`OSError` if a file cannot be read, `ValueError` if it is not what it should be."""
+        chain = x509.load_pem_x509_certificates(Path(self.chain).read_bytes())
+        try:
+            key = load_pem_private_key(Path(self.key).read_bytes(), password=None)
+        except TypeError as error:
+            raise ValueError("the private key of the client certificate is encrypted") from error
+        if key.public_key() != chain[0].public_key():
+            raise ValueError("the private key is not that of the client certificate")
+        return chain, key
+
+
+@dataclass(frozen=True, slots=True)
 class Trust:
     """Whom a client takes for a gateway."""
 
     server_name: str | None
     ca_pem: bytes | None
+    own: ClientCertificate | None = None
 
     def configuration(self, address: Address) -> QuicConfiguration:
-        return QuicConfiguration(
+        """Reads the device's own certificate anew: `OSError` if it cannot be read, `ValueError` if it is none."""
+        configuration = QuicConfiguration(
             alpn_protocols=[ALPN],
             cadata=self.ca_pem,
             idle_timeout=IDLE_TIMEOUT,
@@ -117,6 +146,10 @@ class Trust:
             server_name=self.server_name or address.host,
             supported_versions=[QuicProtocolVersion.VERSION_1],
         )
+        if self.own is not None:
+            chain, configuration.private_key = self.own.load()
+            configuration.certificate, *configuration.certificate_chain = chain
+        return configuration
 
 
 class Listener(Protocol):
@@ -382,13 +415,14 @@ async def dial(address: Address, attempt: int, trust: Trust, keep_alive: float) 
     try:
         found: Sequence[Any] = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
         family, _, _, _, target = found[attempt % len(found)]
+        configuration = await asyncio.to_thread(trust.configuration, address)
         wildcard = "::" if family == socket.AF_INET6 else "0.0.0.0"
         _, wire = await loop.create_datagram_endpoint(
-            lambda: Wire(QuicConnection(configuration=trust.configuration(address)), keep_alive),
+            lambda: Wire(QuicConnection(configuration=configuration), keep_alive),
             local_addr=(wildcard, 0),
             family=family,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DialError(f"{address.host}:{address.port}: {error}") from error
     try:
         wire.connect(target)

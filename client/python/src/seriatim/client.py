@@ -13,7 +13,7 @@ from seriatim._frames import FRAME_BYTES_MAX
 from seriatim._inbox import Subscription
 from seriatim._pilot import Options, Pilot, TokenProvider
 from seriatim._requests import Way
-from seriatim._wire import Address, Trust
+from seriatim._wire import Address, ClientCertificate, Trust
 from seriatim.cursors import CursorStore
 from seriatim.entry import (
     MESSAGE_BYTES_MAX,
@@ -70,8 +70,9 @@ T = TypeVar("T")
 def connect(
     addresses: str | Sequence[str],
     *,
-    token: str | TokenProvider,
+    token: str | TokenProvider | None = None,
     device: str,
+    certificate: ClientCertificate | None = None,
     ca: str | os.PathLike[str] | bytes | None = None,
     server_name: str | None = None,
     cursors: CursorStore | None = None,
@@ -85,6 +86,7 @@ def connect(
 
     - `addresses`: `HOST:PORT` of the gateways, tried in turn.
     - `token`: a signed token, or a function (also an asynchronous one) that gives one before every connection.
+    - `certificate`: shown to gateways that take client certificates; then no token is needed.
     - `device`: one endpoint of the user, 1 to 64 bytes; has its own cursor.
     - `ca`: the PEM file, or its bytes, of the only CA to trust; `None` takes the well-known ones.
     - `server_name`: whom the gateway's certificate must be for; `None` takes the host of the address.
@@ -93,12 +95,14 @@ def connect(
     - `request_timeout`: seconds of a request, retries and reconnects included.
     - `keep_alive`: seconds without a datagram after which the gateway is asked whether it is there; at most 25.
 
-    Raises `ValueError` for arguments out of their range, `ConnectError` if there is no session, `OSError` if `ca`
-    cannot be read, and `CursorStoreError`.
+    Raises `ValueError` for arguments out of their range, `ConnectError` if there is no session, `OSError` if `ca` or
+    `certificate` cannot be read, and `CursorStoreError`.
     """
     listed = (addresses,) if isinstance(addresses, str) else tuple(addresses)
     if not listed:
         raise ValueError("connect without an address")
+    if token is None and certificate is None:
+        raise ValueError("connect without a token or a certificate")
     if not 0 < keep_alive <= 25:
         raise ValueError(f"a keep-alive of {keep_alive} s: more than 0 and at most 25 are needed")
     options = (tuple(Address.parse(one) for one in listed), token, check_name(device), keep_alive)
@@ -106,7 +110,10 @@ def connect(
     async def make() -> Client:
         pem = ca if ca is None or isinstance(ca, bytes) else await asyncio.to_thread(Path(ca).read_bytes)
         cursor = await asyncio.to_thread(cursors.load) if cursors is not None else None
-        trust = Trust(server_name, pem)
+        if certificate is not None:
+            # Told now, while somebody asks.
+            await asyncio.to_thread(certificate.load)
+        trust = Trust(server_name, pem, certificate)
         pilot = Pilot(Options(options[0], trust, options[1], options[2], options[3]))
         client = Client(pilot, request_timeout, cursors, cursor)
         pilot.start()
