@@ -235,7 +235,11 @@ impl Session {
         match stream {
             StreamId::CONTROL => self.close_control_gone(),
             StreamId::Bidi(_) => self.forget_stream(stream),
-            StreamId::Inbox(id) => self.unsubscribe(id),
+            StreamId::Inbox(id) => {
+                self.unsubscribe(id);
+                // Nothing more is written to it, not even its end.
+                self.forget_stream(stream);
+            }
         }
     }
 

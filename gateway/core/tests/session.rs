@@ -655,6 +655,25 @@ fn a_new_subscription_takes_the_place_of_the_old_one() {
 }
 
 #[test]
+fn an_inbox_stream_that_the_device_stopped_is_not_written_to() {
+    let mut device = Device::open().subscribed(1, 100);
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    device.session.handle_stream_reset(StreamId::Inbox(1));
+    assert_eq!(device.transmits(), []);
+    assert!(matches!(device.session.poll_event(), Some(SessionEvent::Unregister)));
+    // One that another has taken the place of, and that is not read: its bytes are given up with it.
+    let mut device = device.subscribed(1, 100);
+    device.session.handle_blocked(StreamId::Inbox(2));
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    let mut device = device.subscribed(1, 100);
+    assert!(device.session.queued_bytes() > 0);
+    device.session.handle_stream_reset(StreamId::Inbox(2));
+    assert_eq!(device.session.queued_bytes(), 0);
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    assert_eq!(device.transmits().iter().map(|transmit| transmit.stream).collect::<Vec<_>>(), [StreamId::Inbox(3)]);
+}
+
+#[test]
 fn an_unsubscribed_stream_is_finished() {
     let mut device = Device::open().subscribed(1, 10);
     device.say(CONTROL, 0, Asked::Unsubscribe(v1::Unsubscribe { subscription_id: 1 }));
