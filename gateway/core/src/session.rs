@@ -406,7 +406,7 @@ impl Session {
             State::Open { expires_at, .. } => Some(expires_at),
             State::Closed => return None,
         };
-        let inbox = self.inbox.as_ref().and_then(Inbox::poll_timeout);
+        let inbox = self.inbox.as_ref().and_then(|inbox| inbox.poll_timeout(self.pull_room(inbox.id)));
         [own, self.drain_at, inbox].into_iter().flatten().min()
     }
 
@@ -694,11 +694,17 @@ impl Session {
 
     fn pull(&mut self, now: Instant) {
         let request = RequestId(self.request_last + 1);
+        let Some(id) = self.inbox.as_ref().map(|inbox| inbox.id) else { return };
+        let room = self.pull_room(id);
         let Some(inbox) = self.inbox.as_mut().filter(|_| matches!(self.state, State::Open { .. })) else { return };
-        let room = inbox_room(&self.streams, inbox.id, self.limits.push_bytes_max / 2);
         let Some((from, limit)) = inbox.maybe_pull(now, request, room) else { return };
         let subscription = inbox.id;
         self.ask(0, Purpose::Pull { subscription }, Call::Sync { from: Some(from), limit });
+    }
+
+    /// Does the stream of the subscription take a page?
+    fn pull_room(&self, id: u64) -> bool {
+        inbox_room(&self.streams, id, self.limits.push_bytes_max / 2)
     }
 
     // ---- streams ----

@@ -634,6 +634,41 @@ fn a_failed_pull_is_tried_again() {
 }
 
 #[test]
+fn the_end_of_a_pause_is_no_timer_for_a_device_that_takes_nothing() {
+    let refused = |device: &mut Device| {
+        let (request, _) = device.calls().pop().expect("a pull");
+        device.session.handle_reply(device.now, request, Err(Refusal::new(ErrorCode::Unavailable, "not now")));
+    };
+    // Without credit: a push that joins on takes the last of it while the pull pauses.
+    let mut device = Device::open().subscribed(1, 1);
+    device.session.handle_tail(device.now, seq(3));
+    refused(&mut device);
+    let pause = device.session.poll_timeout().unwrap();
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    device.now = pause;
+    device.session.handle_timeout(device.now);
+    assert!(device.session.poll_timeout().unwrap() > device.now, "a timer in the past, for ever");
+    // With credit again it pulls at once.
+    device.say(CONTROL, 9, Asked::Credit(v1::Credit { subscription_id: 1, entries: 1 }));
+    assert_eq!(device.calls().len(), 1);
+
+    // Without room: the stream is blocked, with more than half of what may wait.
+    let limits = SessionLimits { push_bytes_max: 1_000, ..SessionLimits::default() };
+    let mut device = Device::with_limits(limits).greeted().subscribed(1, 100);
+    device.session.handle_blocked(StreamId::Inbox(1));
+    device.session.handle_tail(device.now, seq(9));
+    refused(&mut device);
+    let pause = device.session.poll_timeout().unwrap();
+    device.session.handle_push(device.now, &[pushed(1, 0, 800)]);
+    device.now = pause;
+    device.session.handle_timeout(device.now);
+    assert!(device.session.poll_timeout().unwrap() > device.now, "a timer in the past, for ever");
+    device.session.handle_writable(StreamId::Inbox(1));
+    device.transmits();
+    assert_eq!(device.calls().len(), 1);
+}
+
+#[test]
 fn a_trimmed_position_ends_the_stream_with_lagging() {
     let mut device = Device::open().subscribed(1, 10);
     device.session.handle_tail(device.now, seq(90));
