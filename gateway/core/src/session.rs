@@ -174,6 +174,8 @@ pub struct Session {
     /// Bytes of answers that wait to be written.
     answer_bytes: usize,
     inbox: Option<Inbox>,
+    /// A pull is under way, perhaps of a subscription that is over: another one waits for its answer.
+    pulling: bool,
     subscription_last: u64,
     drain_at: Option<Instant>,
     writable: VecDeque<StreamId>,
@@ -199,6 +201,7 @@ impl Session {
             weight: 0,
             answer_bytes: 0,
             inbox: None,
+            pulling: false,
             subscription_last: 0,
             drain_at: None,
             writable: VecDeque::new(),
@@ -294,7 +297,10 @@ impl Session {
         let was_full = !self.has_room();
         self.weight -= weight;
         match purpose {
-            Purpose::Pull { subscription } => self.handle_page(now, subscription, result),
+            Purpose::Pull { subscription } => {
+                self.pulling = false;
+                self.handle_page(now, subscription, result);
+            }
             Purpose::Device { stream, request_id, conversation } => {
                 let State::Open { user, .. } = &self.state else { return };
                 let said = match result {
@@ -650,7 +656,9 @@ impl Session {
 
     fn handle_page(&mut self, now: Instant, subscription: u64, result: Result<Reply, Refusal>) {
         // The subscription may have ended or been replaced meanwhile.
-        let Some(inbox) = self.inbox.as_mut().filter(|inbox| inbox.id == subscription) else { return };
+        let Some(inbox) = self.inbox.as_mut().filter(|inbox| inbox.id == subscription) else {
+            return self.pull(now);
+        };
         match result {
             Ok(Reply::Sync(page)) => {
                 self.with_inbox(now, |inbox, user, room| inbox.handle_page(now, &page, user, room));
@@ -693,12 +701,16 @@ impl Session {
     }
 
     fn pull(&mut self, now: Instant) {
+        if self.pulling {
+            return;
+        }
         let request = RequestId(self.request_last + 1);
         let Some(id) = self.inbox.as_ref().map(|inbox| inbox.id) else { return };
         let room = self.pull_room(id);
         let Some(inbox) = self.inbox.as_mut().filter(|_| matches!(self.state, State::Open { .. })) else { return };
         let Some((from, limit)) = inbox.maybe_pull(now, request, room) else { return };
         let subscription = inbox.id;
+        self.pulling = true;
         self.ask(0, Purpose::Pull { subscription }, Call::Sync { from: Some(from), limit });
     }
 

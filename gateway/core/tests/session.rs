@@ -709,6 +709,26 @@ fn an_inbox_stream_that_the_device_stopped_is_not_written_to() {
 }
 
 #[test]
+fn however_often_a_device_subscribes_one_pull_is_under_way() {
+    let mut device = Device::open();
+    let mut pulls = Vec::new();
+    for _ in 0..20 {
+        device.say(CONTROL, 5, subscribe(1, 10));
+        device.session.handle_registered(device.now, seq(3));
+        pulls.extend(device.calls());
+        device.transmits();
+    }
+    assert_eq!(pulls.len(), 1, "{pulls:?}");
+    // Its answer is for a subscription that is over: the new one asks for itself.
+    let answer = || Ok(Reply::Sync(page(&[(1, 0), (2, 1)], 3, 3)));
+    device.session.handle_reply(device.now, pulls[0].0, answer());
+    let (request, _) = device.calls().pop().expect("the new one's own");
+    device.session.handle_reply(device.now, request, answer());
+    let given = device.transmits();
+    assert_eq!(given.iter().map(|transmit| transmit.stream).collect::<Vec<_>>(), [StreamId::Inbox(20)]);
+}
+
+#[test]
 fn an_unsubscribed_stream_is_finished() {
     let mut device = Device::open().subscribed(1, 10);
     device.say(CONTROL, 0, Asked::Unsubscribe(v1::Unsubscribe { subscription_id: 1 }));
