@@ -184,6 +184,8 @@ pub struct Session {
     lagging_count: u64,
 }
 
+/// Inbox streams with something left to write, the subscription's own included, above which there is no new one.
+const INBOX_STREAMS_MAX: usize = 4;
 /// Bytes that one [`Transmit`] carries at most, unless a single frame is larger.
 const TRANSMIT_BYTES_MAX: usize = 64 << 10;
 
@@ -611,6 +613,12 @@ impl Session {
         };
         if !matches!(&self.state, State::Open { scopes, .. } if scopes.device) {
             let refusal = Refusal::new(ErrorCode::Forbidden, "the token's scopes do not name a device");
+            return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
+        }
+        // Those that are over, but whose device has not taken what was written: they hold bytes.
+        let unfinished = self.streams.keys().filter(|id| matches!(id, StreamId::Inbox(_))).count();
+        if unfinished >= INBOX_STREAMS_MAX {
+            let refusal = Refusal::later(ErrorCode::Busy, "inbox streams that are over are not read to their end", 100);
             return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
         }
         // One subscription per session: a new one takes the old one's place.

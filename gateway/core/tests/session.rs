@@ -729,6 +729,29 @@ fn however_often_a_device_subscribes_one_pull_is_under_way() {
 }
 
 #[test]
+fn a_device_that_subscribes_and_never_reads_is_not_buffered_for() {
+    let mut device = Device::open();
+    let mut answers = Vec::new();
+    for id in 1..=50 {
+        device.say(CONTROL, 5, subscribe(1, 1_000));
+        device.session.handle_blocked(StreamId::Inbox(id));
+        let pushes: Vec<_> = (1..=100u64).map(|place| pushed(place, place - 1, 60_000)).collect();
+        device.session.handle_push(device.now, &pushes);
+        answers.extend(device.hear(CONTROL).into_iter().map(|(_, said)| said));
+        device.calls();
+    }
+    let busy = answers.iter().filter(|said| matches!(said, Said::Error(error) if error.name == "BUSY")).count();
+    assert_eq!((answers.len(), busy), (50, 46));
+    let most = 4 * (limits::SESSION_PUSH_BYTES_MAX as usize + 100 * 61_000);
+    assert!(device.session.queued_bytes() <= most, "{} bytes wait", device.session.queued_bytes());
+    // What it reads makes room.
+    device.session.handle_writable(StreamId::Inbox(1));
+    device.transmits();
+    device.say(CONTROL, 6, subscribe(1, 10));
+    assert!(matches!(&device.hear(CONTROL)[..], [(6, Said::Subscribed(_))]));
+}
+
+#[test]
 fn an_unsubscribed_stream_is_finished() {
     let mut device = Device::open().subscribed(1, 10);
     device.say(CONTROL, 0, Asked::Unsubscribe(v1::Unsubscribe { subscription_id: 1 }));
