@@ -8,7 +8,7 @@
 //! - the session takes any order of events without a panic, and bytes in any pieces;
 //! - one question about the token, one `Welcome`, and nothing but an error before it;
 //! - no answer to what was not asked, none twice, none on another stream;
-//! - calls have rising ids, no more than the limit of requests are under way, and one pull of the inbox at most;
+//! - calls have rising ids, and no more of them are under way than the limit of requests and one;
 //! - nothing is written to a stream that is blocked, forgotten or finished;
 //! - what waits to be written stays below a bound that follows from the limits;
 //! - the inbox is given in order, without a gap and without one entry twice, and no more of it than there is credit for;
