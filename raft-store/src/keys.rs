@@ -353,5 +353,7 @@ fn group_item(input: &mut Input<'_>) -> Option<GroupItem> {
     })
 }
 
+// By its path, so that it is found also where this file is read from another room (fuzz/).
 #[cfg(test)]
+#[path = "keys/tests.rs"]
 mod tests;

@@ -180,10 +180,12 @@ impl Inbox {
         Some((self.position, limit))
     }
 
-    /// When [`Inbox::maybe_pull`] must be asked again.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+    /// When [`Inbox::maybe_pull`] must be asked again. `room`: the stream takes a page. Without it, or without credit,
+    /// the end of a pause changes nothing: whatever brings them asks by itself.
+    pub(crate) fn poll_timeout(&self, room: bool) -> Option<Instant> {
+        let lacks = self.doubted || self.behind.is_some();
         match self.pull {
-            Pull::Paused(until) if self.doubted || self.behind.is_some() => Some(until),
+            Pull::Paused(until) if lacks && room && self.credit > 0 => Some(until),
             Pull::Paused(_) | Pull::Idle | Pull::Asked(_) => None,
         }
     }

@@ -176,6 +176,8 @@ pub struct Session {
     /// Bytes of answers that wait to be written.
     answer_bytes: usize,
     inbox: Option<Inbox>,
+    /// A pull is under way, perhaps of a subscription that is over: another one waits for its answer.
+    pulling: bool,
     subscription_last: u64,
     drain_at: Option<Instant>,
     writable: VecDeque<StreamId>,
@@ -184,6 +186,8 @@ pub struct Session {
     lagging_count: u64,
 }
 
+/// Inbox streams with something left to write, the subscription's own included, above which there is no new one.
+const INBOX_STREAMS_MAX: usize = 4;
 /// Bytes that one [`Transmit`] carries at most, unless a single frame is larger.
 const TRANSMIT_BYTES_MAX: usize = 64 << 10;
 
@@ -202,6 +206,7 @@ impl Session {
             weight: 0,
             answer_bytes: 0,
             inbox: None,
+            pulling: false,
             subscription_last: 0,
             drain_at: None,
             writable: VecDeque::new(),
@@ -245,7 +250,11 @@ impl Session {
         match stream {
             StreamId::CONTROL => self.close_control_gone(),
             StreamId::Bidi(_) => self.forget_stream(stream),
-            StreamId::Inbox(id) => self.unsubscribe(id),
+            StreamId::Inbox(id) => {
+                self.unsubscribe(id);
+                // Nothing more is written to it, not even its end.
+                self.forget_stream(stream);
+            }
         }
     }
 
@@ -300,7 +309,10 @@ impl Session {
         let was_full = !self.has_room();
         self.weight -= weight;
         match purpose {
-            Purpose::Pull { subscription } => self.handle_page(now, subscription, result),
+            Purpose::Pull { subscription } => {
+                self.pulling = false;
+                self.handle_page(now, subscription, result);
+            }
             Purpose::Device { stream, request_id, conversation } => {
                 let State::Open { user, .. } = &self.state else { return };
                 let said = match result {
@@ -412,7 +424,7 @@ impl Session {
             State::Open { expires_at, .. } => Some(expires_at),
             State::Closed => return None,
         };
-        let inbox = self.inbox.as_ref().and_then(Inbox::poll_timeout);
+        let inbox = self.inbox.as_ref().and_then(|inbox| inbox.poll_timeout(self.pull_room(inbox.id)));
         [own, self.drain_at, inbox].into_iter().flatten().min()
     }
 
@@ -614,6 +626,12 @@ impl Session {
             let refusal = Refusal::new(ErrorCode::Forbidden, "the token's scopes do not name a device");
             return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
         }
+        // Those that are over, but whose device has not taken what was written: they hold bytes.
+        let unfinished = self.streams.keys().filter(|id| matches!(id, StreamId::Inbox(_))).count();
+        if unfinished >= INBOX_STREAMS_MAX {
+            let refusal = Refusal::later(ErrorCode::Busy, "inbox streams that are over are not read to their end", 100);
+            return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
+        }
         // One subscription per session: a new one takes the old one's place.
         if let Some(old) = self.inbox.take() {
             self.finish(StreamId::Inbox(old.id));
@@ -657,7 +675,9 @@ impl Session {
 
     fn handle_page(&mut self, now: Instant, subscription: u64, result: Result<Reply, Refusal>) {
         // The subscription may have ended or been replaced meanwhile.
-        let Some(inbox) = self.inbox.as_mut().filter(|inbox| inbox.id == subscription) else { return };
+        let Some(inbox) = self.inbox.as_mut().filter(|inbox| inbox.id == subscription) else {
+            return self.pull(now);
+        };
         match result {
             Ok(Reply::Sync(page)) => {
                 self.with_inbox(now, |inbox, user, room| inbox.handle_page(now, &page, user, room));
@@ -700,12 +720,22 @@ impl Session {
     }
 
     fn pull(&mut self, now: Instant) {
+        if self.pulling {
+            return;
+        }
         let request = RequestId(self.request_last + 1);
+        let Some(id) = self.inbox.as_ref().map(|inbox| inbox.id) else { return };
+        let room = self.pull_room(id);
         let Some(inbox) = self.inbox.as_mut().filter(|_| matches!(self.state, State::Open { .. })) else { return };
-        let room = inbox_room(&self.streams, inbox.id, self.limits.push_bytes_max / 2);
         let Some((from, limit)) = inbox.maybe_pull(now, request, room) else { return };
         let subscription = inbox.id;
+        self.pulling = true;
         self.ask(0, Purpose::Pull { subscription }, Call::Sync { from: Some(from), limit });
+    }
+
+    /// Does the stream of the subscription take a page?
+    fn pull_room(&self, id: u64) -> bool {
+        inbox_room(&self.streams, id, self.limits.push_bytes_max / 2)
     }
 
     // ---- streams ----

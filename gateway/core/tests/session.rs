@@ -653,6 +653,41 @@ fn a_failed_pull_is_tried_again() {
 }
 
 #[test]
+fn the_end_of_a_pause_is_no_timer_for_a_device_that_takes_nothing() {
+    let refused = |device: &mut Device| {
+        let (request, _) = device.calls().pop().expect("a pull");
+        device.session.handle_reply(device.now, request, Err(Refusal::new(ErrorCode::Unavailable, "not now")));
+    };
+    // Without credit: a push that joins on takes the last of it while the pull pauses.
+    let mut device = Device::open().subscribed(1, 1);
+    device.session.handle_tail(device.now, seq(3));
+    refused(&mut device);
+    let pause = device.session.poll_timeout().unwrap();
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    device.now = pause;
+    device.session.handle_timeout(device.now);
+    assert!(device.session.poll_timeout().unwrap() > device.now, "a timer in the past, for ever");
+    // With credit again it pulls at once.
+    device.say(CONTROL, 9, Asked::Credit(v1::Credit { subscription_id: 1, entries: 1 }));
+    assert_eq!(device.calls().len(), 1);
+
+    // Without room: the stream is blocked, with more than half of what may wait.
+    let limits = SessionLimits { push_bytes_max: 1_000, ..SessionLimits::default() };
+    let mut device = Device::with_limits(limits).greeted().subscribed(1, 100);
+    device.session.handle_blocked(StreamId::Inbox(1));
+    device.session.handle_tail(device.now, seq(9));
+    refused(&mut device);
+    let pause = device.session.poll_timeout().unwrap();
+    device.session.handle_push(device.now, &[pushed(1, 0, 800)]);
+    device.now = pause;
+    device.session.handle_timeout(device.now);
+    assert!(device.session.poll_timeout().unwrap() > device.now, "a timer in the past, for ever");
+    device.session.handle_writable(StreamId::Inbox(1));
+    device.transmits();
+    assert_eq!(device.calls().len(), 1);
+}
+
+#[test]
 fn a_trimmed_position_ends_the_stream_with_lagging() {
     let mut device = Device::open().subscribed(1, 10);
     device.session.handle_tail(device.now, seq(90));
@@ -671,6 +706,68 @@ fn a_new_subscription_takes_the_place_of_the_old_one() {
     assert!(transmits.iter().any(|transmit| transmit.stream == StreamId::Inbox(1) && transmit.finish));
     assert!(transmits.iter().any(|transmit| transmit.stream == StreamId::Inbox(2) && !transmit.finish));
     assert!(matches!(device.session.poll_event(), Some(SessionEvent::Register { position }) if position == seq(4)));
+}
+
+#[test]
+fn an_inbox_stream_that_the_device_stopped_is_not_written_to() {
+    let mut device = Device::open().subscribed(1, 100);
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    device.session.handle_stream_reset(StreamId::Inbox(1));
+    assert_eq!(device.transmits(), []);
+    assert!(matches!(device.session.poll_event(), Some(SessionEvent::Unregister)));
+    // One that another has taken the place of, and that is not read: its bytes are given up with it.
+    let mut device = device.subscribed(1, 100);
+    device.session.handle_blocked(StreamId::Inbox(2));
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    let mut device = device.subscribed(1, 100);
+    assert!(device.session.queued_bytes() > 0);
+    device.session.handle_stream_reset(StreamId::Inbox(2));
+    assert_eq!(device.session.queued_bytes(), 0);
+    device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+    assert_eq!(device.transmits().iter().map(|transmit| transmit.stream).collect::<Vec<_>>(), [StreamId::Inbox(3)]);
+}
+
+#[test]
+fn however_often_a_device_subscribes_one_pull_is_under_way() {
+    let mut device = Device::open();
+    let mut pulls = Vec::new();
+    for _ in 0..20 {
+        device.say(CONTROL, 5, subscribe(1, 10));
+        device.session.handle_registered(device.now, seq(3));
+        pulls.extend(device.calls());
+        device.transmits();
+    }
+    assert_eq!(pulls.len(), 1, "{pulls:?}");
+    // Its answer is for a subscription that is over: the new one asks for itself.
+    let answer = || Ok(Reply::Sync(page(&[(1, 0), (2, 1)], 3, 3)));
+    device.session.handle_reply(device.now, pulls[0].0, answer());
+    let (request, _) = device.calls().pop().expect("the new one's own");
+    device.session.handle_reply(device.now, request, answer());
+    let given = device.transmits();
+    assert_eq!(given.iter().map(|transmit| transmit.stream).collect::<Vec<_>>(), [StreamId::Inbox(20)]);
+}
+
+#[test]
+fn a_device_that_subscribes_and_never_reads_is_not_buffered_for() {
+    let mut device = Device::open();
+    let mut answers = Vec::new();
+    for id in 1..=50 {
+        device.say(CONTROL, 5, subscribe(1, 1_000));
+        device.session.handle_blocked(StreamId::Inbox(id));
+        let pushes: Vec<_> = (1..=100u64).map(|place| pushed(place, place - 1, 60_000)).collect();
+        device.session.handle_push(device.now, &pushes);
+        answers.extend(device.hear(CONTROL).into_iter().map(|(_, said)| said));
+        device.calls();
+    }
+    let busy = answers.iter().filter(|said| matches!(said, Said::Error(error) if error.name == "BUSY")).count();
+    assert_eq!((answers.len(), busy), (50, 46));
+    let most = 4 * (limits::SESSION_PUSH_BYTES_MAX as usize + 100 * 61_000);
+    assert!(device.session.queued_bytes() <= most, "{} bytes wait", device.session.queued_bytes());
+    // What it reads makes room.
+    device.session.handle_writable(StreamId::Inbox(1));
+    device.transmits();
+    device.say(CONTROL, 6, subscribe(1, 10));
+    assert!(matches!(&device.hear(CONTROL)[..], [(6, Said::Subscribed(_))]));
 }
 
 #[test]

@@ -141,6 +141,7 @@ impl StreamCarrier {
         let mut any = false;
         let mut buffer = [0; READ_BYTES];
         let received = &self.traffic.received;
+        let mut reset = Vec::new();
         self.readers.retain_mut(|Reader { id, recv }| {
             while session.wants_data(*id) {
                 let Poll::Ready(read) = recv.poll_read(cx, &mut buffer) else { return true };
@@ -156,6 +157,7 @@ impl StreamCarrier {
                     }
                     Err(ReadError::Reset(_)) => {
                         session.handle_stream_reset(*id);
+                        reset.push(*id);
                         return false;
                     }
                     // The connection is gone: so is the driver, at its next turn.
@@ -164,6 +166,14 @@ impl StreamCarrier {
             }
             true
         });
+        // Nobody waits for its answers: it must not count as one of the device's streams for ever. The control stream
+        // has the session's last words.
+        for id in reset.into_iter().filter(|id| *id != StreamId::CONTROL) {
+            if let Some(mut writer) = self.writers.remove(&id) {
+                // Fails only for a stream that is over already.
+                let _ = writer.send.reset(VarInt::from_u32(0));
+            }
+        }
         any
     }
 

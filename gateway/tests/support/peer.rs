@@ -328,6 +328,19 @@ impl Peer {
         let _ = out.send(message);
     }
 
+    /// Ends the device's side of a stream as if it had not been meant.
+    pub(crate) fn reset(&mut self, lane: u64, code: u32) {
+        let (Way::Quic { lanes, .. } | Way::Web { lanes, .. }) = &mut self.way else {
+            panic!("no streams of their own")
+        };
+        let _ = lanes.get_mut(&lane).unwrap().reset(code.into());
+    }
+
+    pub(crate) fn connection(&self) -> &quinn::Connection {
+        let (Way::Quic { connection, .. } | Way::Web { connection, .. }) = &self.way else { panic!("no QUIC") };
+        connection
+    }
+
     pub(crate) fn web(&mut self) -> (&quinn::Connection, &mut Web) {
         let Way::Web { connection, web, .. } = &mut self.way else { panic!("no WebTransport") };
         (connection, web)

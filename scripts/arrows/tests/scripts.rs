@@ -55,3 +55,20 @@ fn run_refuses_what_it_does_not_know_before_it_starts_anything() {
         assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "{arguments}");
     }
 }
+
+#[test]
+fn fuzz_lists_its_targets_and_refuses_others() {
+    let cache = tempfile::tempdir().unwrap();
+    let fuzz = scripts().join("fuzz");
+    let output = bash("\"$1\" --list", &[&fuzz], &cache);
+    let listed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && listed.lines().any(|line| line == "session"), "{listed}");
+    for (arguments, said) in
+        [("sessions", "no target 'sessions'"), ("--seconds 0", "--seconds N"), ("--fast", "--list")]
+    {
+        let output = bash(&format!("\"$1\" {arguments}"), &[&fuzz], &cache);
+        assert!(!output.status.success(), "{arguments}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(said), "{arguments}: {error}");
+    }
+}

@@ -1,0 +1,5 @@
+//! The fuzzer of `seriatim_fuzz::internal`.
+#![no_main]
+#![allow(unsafe_code, missing_docs, reason = "the entry of libFuzzer")]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| seriatim_fuzz::internal::run(data));

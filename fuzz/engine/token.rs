@@ -1,0 +1,5 @@
+//! The fuzzer of `seriatim_fuzz::token`.
+#![no_main]
+#![allow(unsafe_code, missing_docs, reason = "the entry of libFuzzer")]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| seriatim_fuzz::token::run(data));
