@@ -90,7 +90,8 @@ impl Endpoint {
     }
 }
 
-fn tls_config(ca_pem: &[u8]) -> Result<rustls::ClientConfig, SetupError> {
+/// TLS 1.3, and nobody but the CA.
+pub(crate) fn tls_config(ca_pem: &[u8]) -> Result<rustls::ClientConfig, SetupError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
         let certificate = certificate.map_err(|error| SetupError::Ca(error.to_string()))?;
