@@ -127,7 +127,11 @@ impl Endpoint {
     }
 }
 
-fn tls_config(ca_pem: &[u8], certificate: Option<Arc<ClientCertificate>>) -> Result<rustls::ClientConfig, SetupError> {
+/// TLS 1.3, nobody but the CA, and the certificate that is shown if there is one.
+pub(crate) fn tls_config(
+    ca_pem: &[u8],
+    certificate: Option<Arc<ClientCertificate>>,
+) -> Result<rustls::ClientConfig, SetupError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
         let certificate = certificate.map_err(|error| SetupError::Ca(error.to_string()))?;

@@ -40,6 +40,8 @@
 //!
 //! Networks that block UDP are what [`Transport::Fastest`] is for: it takes a WebSocket where QUIC does not get through.
 //!
+//! With the feature `raw` there is a connection whose bytes its user writes himself, for programs that judge a gateway.
+//!
 //! # Reading order
 //! [`Client::builder`] → `pilot` (the task) → `requests` → `inbox` → `wire` → `quic` or `socket`.
 #![forbid(unsafe_code)]
@@ -53,6 +55,8 @@ mod error;
 mod inbox;
 mod pilot;
 mod quic;
+#[cfg(feature = "raw")]
+pub mod raw;
 mod requests;
 mod shared;
 mod silence;

@@ -312,6 +312,6 @@ fn dial_error(error: &ConnectionError) -> DialError {
 }
 
 /// TLS alerts are QUIC errors 0x100 to 0x1ff.
-fn is_crypto(code: u64) -> bool {
+pub(crate) fn is_crypto(code: u64) -> bool {
     (0x100..0x200).contains(&code)
 }

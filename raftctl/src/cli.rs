@@ -110,6 +110,8 @@ pub(crate) enum Group {
     /// a conversation: its numbers, its members, its pins
     #[command(subcommand, visible_alias = "conversations")]
     Conversation(Conversation),
+    /// hold a gateway against the numbered claims of docs/conformance.md; exits 12 if a case fails
+    Conformance(Conformance),
     /// the processes of a playground
     #[command(subcommand)]
     Playground(Playground),
@@ -529,6 +531,40 @@ pub(crate) struct Send {
     pub(crate) message_id: Option<String>,
     /// what to say
     pub(crate) text: String,
+}
+
+/// `raftctl conformance`
+#[derive(Debug, Args)]
+pub(crate) struct Conformance {
+    /// host:port of the gateway that is judged; the same as --gateway
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) target: Option<String>,
+    /// the ways in, comma-separated: all cases on each of them
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "quic")]
+    pub(crate) transport: Vec<Transport>,
+    /// only these cases, comma-separated, such as C-014 or C-02x
+    #[arg(long = "case", value_name = "CASE", value_delimiter = ',')]
+    pub(crate) cases: Vec<String>,
+    /// only show the cases, what they claim and whom they judge
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// file with the token of a second user, where the first one's is in --token-file; what needs more is skipped
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_token_file: Option<PathBuf>,
+    /// file with a token of the scope `sequence`, beside --token-file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sequence_token_file: Option<PathBuf>,
+}
+
+/// A way into a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    /// native QUIC
+    Quic,
+    /// WebTransport over HTTP/3
+    Webtransport,
+    /// WebSocket over TLS
+    Websocket,
 }
 
 /// `raftctl playground`

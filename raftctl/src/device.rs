@@ -101,7 +101,7 @@ impl Device {
     }
 }
 
-fn resolve(address: &str) -> Result<SocketAddr, Failure> {
+pub(crate) fn resolve(address: &str) -> Result<SocketAddr, Failure> {
     let found = address.to_socket_addrs().ok().and_then(|mut found| found.next());
     found.ok_or_else(|| Failure::unreachable(format!("failed to resolve {address}")))
 }

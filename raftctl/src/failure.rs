@@ -33,7 +33,7 @@ pub(crate) const EXIT_CODES: &str = "\
 6   unreachable, or no answer in time
 7   no quorum, no leader or no holder
 10  unhealthy
-12  a check found a violation (lost, duplicated, out of order, replicas differ)
+12  a check found a violation (lost, duplicated, out of order, replicas differ, a case of conformance)
 130 interrupted";
 
 impl From<Exit> for ExitCode {

@@ -9,6 +9,7 @@
 
 mod cli;
 mod commands;
+mod conformance;
 mod control;
 mod device;
 mod failure;

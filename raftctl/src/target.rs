@@ -102,29 +102,44 @@ impl Target {
         let path = self.token_file.as_deref().ok_or_else(|| {
             Failure::usage("which token? --token-file is missing").hint("--token-file FILE, or - for stdin")
         })?;
-        let bytes = if path == Path::new("-") {
-            std::io::read_to_string(std::io::stdin())
-                .map(String::into_bytes)
-                .map_err(|error| Failure::usage(format!("failed to read the token from stdin: {error}")))?
-        } else {
-            read(path, "the token")?
-        };
-        let text = String::from_utf8(bytes).map_err(|_| Failure::usage("the token is not text"))?;
-        Ok(text.trim().to_owned())
+        read_token(path)
+    }
+
+    /// Was a token given?
+    pub(crate) fn has_token(&self) -> bool {
+        self.token_file.is_some()
+    }
+
+    /// What signs with the development key.
+    pub(crate) fn minter(&self) -> Result<Minter, Failure> {
+        let path = self.signing_key.as_deref().ok_or_else(|| {
+            Failure::usage("no key to sign with: --dev-key is missing").hint("--dev-key of a development cluster")
+        })?;
+        Minter::from_private_pem(&read(path, "the signing key")?)
+            .map_err(|refusal| Failure::refused("failed to use the signing key", &refusal))
     }
 
     /// A token that the development key signs.
     pub(crate) fn mint(&self, user: &UserId, scopes: Scopes, life: Duration) -> Result<String, Failure> {
-        let path = self.signing_key.as_deref().ok_or_else(|| {
-            Failure::usage("no key to sign with: --dev-key is missing").hint("--dev-key of a development cluster")
-        })?;
-        let minter = Minter::from_private_pem(&read(path, "the signing key")?)
-            .map_err(|refusal| Failure::refused("failed to use the signing key", &refusal))?;
+        let minter = self.minter()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         minter
             .mint_for(self.tenant, user, now.saturating_add(life.as_secs()), scopes)
             .map_err(|refusal| Failure::refused("failed to mint a token", &refusal))
     }
+}
+
+/// The token in a file; `-` is stdin.
+pub(crate) fn read_token(path: &Path) -> Result<String, Failure> {
+    let bytes = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+            .map(String::into_bytes)
+            .map_err(|error| Failure::usage(format!("failed to read the token from stdin: {error}")))?
+    } else {
+        read(path, "the token")?
+    };
+    let text = String::from_utf8(bytes).map_err(|_| Failure::usage("the token is not text"))?;
+    Ok(text.trim().to_owned())
 }
 
 /// The playground in question: the one named, or the last one started.

@@ -6,6 +6,7 @@ mod auth;
 mod cert;
 mod check;
 mod cluster;
+mod conformance;
 mod doubt;
 mod moves;
 mod msg;
@@ -24,7 +25,9 @@ mod verify;
 use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 
-use crate::cli::{Alarm, Auth, Cert, Check, Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User};
+use crate::cli::{
+    self, Alarm, Auth, Cert, Check, Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User,
+};
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
 use crate::target::Target;
@@ -94,6 +97,12 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Msg(Msg::Pin { of, unset }) => amend::pin(&target()?, &of, unset).await,
         Group::Conversation(Conversation::Show(route)) => amend::conversation(&target()?, &route).await,
         Group::Conversation(Conversation::Ls { user }) => amend::conversations(&target()?, user.as_deref()).await,
+        Group::Conformance(asked) => {
+            // As every other verb: the flag is before the environment and the playground.
+            let globals =
+                cli::Globals { gateway: asked.target.clone().or_else(|| globals.gateway.clone()), ..globals.clone() };
+            conformance::conformance(&Target::new(&globals)?, &asked).await
+        }
         Group::Send(send) => send::send(&target()?, &send).await,
         Group::Playground(verb) => playground::run(globals, verb).await,
         Group::Help { topic } => help(&topic),
