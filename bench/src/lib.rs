@@ -4,12 +4,17 @@
 //! down what it received ([`record`]). The checker ([`check`]) reads the source file and those records, nothing else.
 //!
 //! # Reading order
-//! [`source`] → [`script`] → [`record`] → [`check`]; then [`replay`]. Apart from them: [`e2e`].
+//! [`source`] → [`script`] → [`record`] → [`check`]; then [`replay`]. Apart from them: [`e2e`], [`connections`],
+//! [`transports`].
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod connections;
+mod device;
 pub mod e2e;
+mod gateway;
 pub mod record;
 pub mod replay;
 pub mod script;
 pub mod source;
+pub mod transports;

@@ -92,6 +92,23 @@ impl Endpoint {
         self.certificate.as_ref().ok_or_else(without)?.replace(chain_pem, key_pem)
     }
 
+    /// With a load generator's settings in the place of a device's.
+    #[cfg(feature = "raw")]
+    pub(crate) fn tuned(remote: SocketAddr, ca_pem: &[u8], tuning: crate::raw::Tuning) -> Result<Self, SetupError> {
+        let mut endpoint = Self::open(remote, ca_pem, None)?;
+        if let Some(local) = tuning.local {
+            let socket = UdpSocket::bind((local, 0)).map_err(|error| SetupError::bind(&error))?;
+            widen(&socket);
+            endpoint.inner.rebind(socket).map_err(|error| SetupError::bind(&error))?;
+        }
+        let mut tls = tls_config(ca_pem, None)?;
+        if !tuning.resumes {
+            tls.resumption = rustls::client::Resumption::disabled();
+        }
+        endpoint.config = client_config(tls, tuning.keep_alive, tuning.idle)?;
+        Ok(endpoint)
+    }
+
     fn open(
         remote: SocketAddr,
         ca_pem: &[u8],
@@ -109,7 +126,12 @@ impl Endpoint {
         for_tcp.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A ticket is good on the transport that it came on.
         for_tcp.resumption = rustls::client::Resumption::default();
-        Ok(Self { inner, config: client_config(tls)?, tls: TlsConnector::from(Arc::new(for_tcp)), certificate })
+        Ok(Self {
+            inner,
+            config: client_config(tls, KEEP_ALIVE, IDLE_TIMEOUT)?,
+            tls: TlsConnector::from(Arc::new(for_tcp)),
+            certificate,
+        })
     }
 
     /// Is there a certificate to show?
@@ -151,7 +173,11 @@ pub(crate) fn tls_config(
     })
 }
 
-fn client_config(mut tls: rustls::ClientConfig) -> Result<ClientConfig, SetupError> {
+fn client_config(
+    mut tls: rustls::ClientConfig,
+    keep_alive: Duration,
+    idle: Duration,
+) -> Result<ClientConfig, SetupError> {
     tls.alpn_protocols = vec![wire::ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| SetupError::Tls(error.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(crypto));
@@ -160,8 +186,8 @@ fn client_config(mut tls: rustls::ClientConfig) -> Result<ClientConfig, SetupErr
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(4))
         .datagram_receive_buffer_size(None)
-        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("ten seconds fit QUIC's idle timeout")))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(idle.try_into().map_err(|_| SetupError::Tls("so long an idle time".to_owned()))?))
+        .keep_alive_interval(Some(keep_alive))
         .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_BYTES))
         .receive_window(VarInt::from_u32(RECEIVE_BYTES))
         .send_window(SEND_BYTES);

@@ -187,7 +187,7 @@ pub const STORE_TIMEOUT_MS: u64 = 3_000;
 /// Time a peer has for its handshake and Hello.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// QUIC idle timeout.
-pub const IDLE_TIMEOUT_MS: u64 = 30_000;
+pub const IDLE_TIMEOUT_MS: u64 = 45_000;
 /// Time from the first byte of a WebSocket's message to its last.
 pub const SOCKET_MESSAGE_TIMEOUT_MS: u64 = 120_000;
 /// A gateway's watch that is silent for this long is treated as if every epoch had changed.

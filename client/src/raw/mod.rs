@@ -17,7 +17,7 @@ mod socket;
 mod web;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -101,6 +101,25 @@ impl RawTarget {
         let endpoint = Endpoint::new(address, ca_pem)?;
         Ok(Self { address, server_name: server_name.to_owned(), ca_pem: ca_pem.to_vec(), endpoint })
     }
+
+    /// The same for a load generator. WebTransport and WebSocket are as without.
+    pub fn tuned(address: SocketAddr, server_name: &str, ca_pem: &[u8], tuning: Tuning) -> Result<Self, SetupError> {
+        let endpoint = Endpoint::tuned(address, ca_pem, tuning)?;
+        Ok(Self { address, server_name: server_name.to_owned(), ca_pem: ca_pem.to_vec(), endpoint })
+    }
+}
+
+/// How the connections of a load generator over QUIC differ from a device's.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// address of this machine that they come from; `None`: as the system chooses
+    pub local: Option<IpAddr>,
+    /// how often a connection says that it lives
+    pub keep_alive: Duration,
+    /// how long it waits for a sign of the gateway; the gateway's own limit may be shorter
+    pub idle: Duration,
+    /// TLS is resumed where a ticket allows it
+    pub resumes: bool,
 }
 
 /// What carries the bytes.
@@ -207,6 +226,11 @@ impl Raw {
     pub async fn next(&mut self) -> Option<RawEvent> {
         // `sink` keeps the channel open: the end is the event.
         self.events.recv().await
+    }
+
+    /// What came and was not taken yet.
+    pub fn try_next(&mut self) -> Option<RawEvent> {
+        self.events.try_recv().ok()
     }
 }
 

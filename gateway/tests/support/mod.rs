@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use seriatim_gateway::dev_ca::{DevFiles, ensure_dev_ca};
 use seriatim_gateway::{CertificateFiles, GatewayConfig, GatewayServer, Origins};
+use seriatim_proto::certificate::CertificateError;
 use seriatim_proto::command::{Act, Content, EntryRef, Kind};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
