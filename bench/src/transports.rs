@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use crate::device::{Device, Site, message};
 use crate::gateway::Gateway;
 
-/// Devices of a turn.
-const DEVICES: usize = 16;
+/// Devices of a turn, each of another user: enough that no user's rate comes near his limit.
+const DEVICES: usize = 64;
 /// Messages that one by one, by a single device, show the time of one.
 const ALONE: usize = 200;
 const WAYS: [(RawTransport, &str); 3] = [
