@@ -119,7 +119,7 @@ fn a_ca_signs_for_devices_and_nodes_and_writes_over_nothing() {
     std::fs::write(path("garbage"), "nothing").unwrap();
     for (more, exit, why) in [
         (&["--user", "alice"][..], 4, "not written over"),
-        (&["--user", "a\nb"], 0, ""),
+        (&["--user", "a\nb"], 2, "control characters"),
         (&["--user", ""], 2, "the user"),
         (&["--user", "alice", "--scopes", "admin"], 2, "is no scope"),
         (&["--user", "alice", "--host", "x"], 2, "neither --host nor --name"),
