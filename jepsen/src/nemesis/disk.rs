@@ -13,6 +13,8 @@ use crate::cluster::{Cluster, Mood, Reservation};
 
 /// Longest wait until the store feels its disk.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a store that stops takes at most.
+const ON_ITS_WAY: Duration = Duration::from_secs(3);
 /// Longest wait, once it felt a failed fsync, until it stops: it must, and at once.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks.
@@ -70,6 +72,11 @@ impl Disk {
     async fn cure(&self, cluster: &Cluster, name: &str) -> anyhow::Result<String> {
         let felt = cluster.disk_felt(name)?;
         cluster.set_disk(name, Mood::Well)?;
+        if self.illness == Illness::Full {
+            // A store whose log has met the end of the disk is on its way out, whatever the disk says now. One that met it
+            // elsewhere runs on.
+            let _ = cluster.wait_until_gone(name, ON_ITS_WAY).await;
+        }
         let mut detail = format!("well again; felt {felt} times");
         if !cluster.is_running(name) {
             if self.illness == Illness::FsyncFails {
