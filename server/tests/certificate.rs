@@ -180,12 +180,14 @@ async fn others_are_taken_without_a_restart(cluster: &Cluster, file: &Path, [our
         }
     };
     let stays = old.shown_by(cluster.builder("phone")).connect().await.unwrap();
+    // The logic node hears of a session with its first request.
+    assert!(hello_to_bob(&stays).await);
     std::fs::write(file, "nothing of use").unwrap();
     assert!(comes_in(&old).await, "the old one stays");
     std::fs::write(file, &theirs.pem).unwrap();
     wait_until_async("the new CA is taken", async || comes_in(&new).await).await;
     wait_until_async("the old CA is not", async || !comes_in(&old).await).await;
-    assert!(hello_to_bob(&stays).await, "who is in stays in");
+    assert!(hello_to_bob(&stays).await, "a session that a logic node knows goes on");
 }
 
 /// A logic node of this process, beside those of the cluster.

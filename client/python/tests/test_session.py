@@ -27,7 +27,7 @@ async def test_c010_welcome_says_who_and_what(cluster: Cluster) -> None:
         assert abs(welcome.server_time_ms / 1000 - time.time()) < PATIENCE
         limits = welcome.limits
         assert (limits.frame_bytes, limits.message_bytes, limits.requests) == (262_144, 65_536, 256)
-        assert (limits.lanes, limits.sync_entries, limits.idle_timeout_ms) == (16, 1_000, 30_000)
+        assert (limits.lanes, limits.sync_entries, limits.idle_timeout_ms) == (16, 1_000, 45_000)
     async with await cluster.device("s-alice") as client:
         assert (client.identity.tenant, client.identity.user, client.connections) == (1, "s-alice", 1)
 

@@ -57,9 +57,9 @@ describe("Node over a WebSocket", () => {
     assert.deepEqual([client.identity?.tenant, client.identity?.user], [7, "n-alice"]);
     client.close();
     const both = await failure(ConnectError, connect({ ...options, cert, key, token: cluster.token("n-bob") }));
-    assert.equal(both.refusal?.code, "AUTH_FAILED", both.message);
+    assert.equal(both.refusal?.name, "AUTH_FAILED", both.message);
     const neither = await failure(ConnectError, connect(options));
-    assert.equal(neither.refusal?.code, "AUTH_FAILED", neither.message);
+    assert.equal(neither.refusal?.name, "AUTH_FAILED", neither.message);
   });
 
   it("C-073 a gateway of another CA, or with another name, is refused", async () => {
