@@ -30,7 +30,7 @@ use crate::config::Tuning;
 use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
 use crate::identity::{BornReplica, DataFolder, Identity, IdentityError, Stage};
-use crate::live::{Events, GroupLive};
+use crate::live::{Events, GroupLive, HoleNote};
 use crate::meta;
 use crate::metrics::StoreMetrics;
 use crate::moves;
@@ -430,6 +430,10 @@ impl Host {
         let host = Arc::clone(self);
         match self.groups.spawn(async move { host.remove_replica(group, replica).await }).await {
             Ok(Ok(())) => {
+                if let Err(error) = HoleNote::of(&self.data_dir, group, replica).remove() {
+                    // Nobody has this id again.
+                    tracing::warn!(group = group.0, replica = replica.0, %error, "a note of a replica stays");
+                }
                 let was_suspected = self.suspected.lock().remove(&(group, replica)).is_some();
                 if self.rotten.lock().remove(&(group, replica)).is_some() || was_suspected {
                     self.metrics.rebuilt.inc();
@@ -501,6 +505,7 @@ impl Host {
         let live = GroupLive::load(group, &rows, self.events.clone());
         drop(rows);
         let live = Arc::new(live.map_err(unread)?);
+        live.note_holes(HoleNote::of(&self.data_dir, group, replica)).map_err(|error| failed(&error))?;
         let machine = StateMachine::open(
             group,
             Arc::clone(&self.state),

@@ -4,6 +4,8 @@
 //! group starts, kept up by the events of apply, and loaded again when a snapshot was installed.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -11,10 +13,12 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
-use seriatim_proto::ids::{GroupId, LeaseId, NodeId, StoreId};
+use seriatim_proto::ids::{GroupId, LeaseId, NodeId, ReplicaId, StoreId};
 use seriatim_proto::meta::Directory;
 use seriatim_proto::store::{HolderRow, Read, ReadOutcome, RowsDigest, StoreEvent};
 use seriatim_store_core::{Event, Fatal, GroupItem, Key, Reader, Row};
+
+use crate::identity::write_durable;
 
 /// Where events of all groups of a store come together. Cheap to clone.
 ///
@@ -68,6 +72,41 @@ impl Events {
     }
 }
 
+/// The file that says over restarts that a replica runs with a hole in its rows: until it is replaced, nobody may take
+/// it for sound.
+#[derive(Debug)]
+pub(crate) struct HoleNote {
+    folder: PathBuf,
+    name: String,
+}
+
+impl HoleNote {
+    /// In the store's data folder. Replica ids are never given twice.
+    pub(crate) fn of(folder: &Path, group: GroupId, replica: ReplicaId) -> Self {
+        Self { folder: folder.to_owned(), name: format!("HOLE-{group}-{replica}") }
+    }
+
+    fn read(&self) -> io::Result<Option<String>> {
+        match std::fs::read(self.folder.join(&self.name)) {
+            Ok(what) => Ok(Some(String::from_utf8_lossy(&what).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, what: &str) -> io::Result<()> {
+        write_durable(&self.folder, &self.name, what.as_bytes())
+    }
+
+    /// The replica is no more.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.folder.join(&self.name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// One group's.
 #[derive(Debug)]
 pub(crate) struct GroupLive {
@@ -85,7 +124,9 @@ pub(crate) struct GroupLive {
     /// A digest was begun last; before the first, the replica started.
     compared_at: Mutex<Instant>,
     /// What apply found to be lost of the replica's rows.
-    rot: OnceLock<&'static str>,
+    rot: OnceLock<String>,
+    /// Where that is noted.
+    holes: OnceLock<HoleNote>,
     events: Events,
 }
 
@@ -102,6 +143,7 @@ impl GroupLive {
             compared: Mutex::default(),
             compared_at: Mutex::new(Instant::now()),
             rot: OnceLock::new(),
+            holes: OnceLock::new(),
             events,
         };
         live.reload(reader)?;
@@ -240,14 +282,28 @@ impl GroupLive {
         self.compared().0
     }
 
-    /// Apply has met a hole in the replica's rows. The first one counts: it is rebuilt as a whole.
-    pub(crate) fn set_rot(&self, what: &'static str) {
-        self.rot.get_or_init(|| what);
+    /// Holes are noted there; one of before a restart counts from now on.
+    pub(crate) fn note_holes(&self, note: HoleNote) -> io::Result<()> {
+        if let Some(what) = note.read()? {
+            self.rot.get_or_init(|| what);
+        }
+        self.holes.get_or_init(|| note);
+        Ok(())
+    }
+
+    /// Apply has met a hole in the replica's rows. The first one counts: the replica is rebuilt as a whole. It is noted
+    /// before anything of the chunk that met it may be on disk: what comes behind need not meet it again.
+    pub(crate) fn set_rot(&self, what: &'static str) -> io::Result<()> {
+        if self.rot.get().is_none() {
+            self.holes.get().map_or(Ok(()), |note| note.write(what))?;
+            self.rot.get_or_init(|| what.to_owned());
+        }
+        Ok(())
     }
 
     /// What apply found to be lost of the replica's rows, if anything.
-    pub(crate) fn rot(&self) -> Option<&'static str> {
-        self.rot.get().copied()
+    pub(crate) fn rot(&self) -> Option<&str> {
+        self.rot.get().map(String::as_str)
     }
 
     /// What applies is gone: nothing of the group's is touched any more.
@@ -300,6 +356,30 @@ const EVENTS_KEPT: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hole_is_known_after_a_restart_and_forgotten_with_the_replica() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |replica| {
+            let live = GroupLive::load(GroupId(1), &seriatim_store_core::MemoryView::default(), Events::new()).unwrap();
+            live.note_holes(HoleNote::of(folder.path(), GroupId(1), ReplicaId(replica))).unwrap();
+            live
+        };
+        let live = of(7);
+        assert_eq!(live.rot(), None);
+        live.set_rot("an edit is gone").unwrap();
+        live.set_rot("another one is gone").unwrap();
+        assert_eq!(live.rot(), Some("an edit is gone"));
+        assert_eq!((of(7).rot(), of(8).rot()), (Some("an edit is gone"), None));
+        HoleNote::of(folder.path(), GroupId(1), ReplicaId(7)).remove().unwrap();
+        HoleNote::of(folder.path(), GroupId(1), ReplicaId(7)).remove().unwrap();
+        assert_eq!(of(7).rot(), None);
+        // What cannot be noted is said, and apply goes no further.
+        let gone = GroupLive::load(GroupId(1), &seriatim_store_core::MemoryView::default(), Events::new()).unwrap();
+        gone.note_holes(HoleNote::of(&folder.path().join("nowhere"), GroupId(1), ReplicaId(7))).unwrap();
+        assert!(gone.set_rot("an edit is gone").is_err());
+        assert_eq!(gone.rot(), None);
+    }
 
     #[test]
     fn a_digest_that_failed_is_not_waited_for() {

@@ -153,7 +153,11 @@ async fn look(host: &Arc<Host>) {
     let directory = host.events().directory().borrow().clone();
     if let Some(directory) = directory {
         // Others can be sure of their rows.
-        for rotten in led.iter().filter(|replica| directory.is_rotten(replica.group, replica.id())) {
+        let is_rotten = |replica: &Replica| {
+            // What apply has met here counts before group 0 knows of it.
+            replica.live.rot().is_some() || directory.is_rotten(replica.group, replica.id())
+        };
+        for rotten in led.iter().filter(|replica| is_rotten(replica)) {
             rotten.hand_over(&directory).await;
         }
     }

@@ -80,7 +80,8 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
     let wanted: Vec<ReplicaRecord> = voters_wanted(record, moved);
     let ids: BTreeSet<ReplicaId> = wanted.iter().map(|replica| replica.id).collect();
     let members = replica.membership();
-    match first(&directory, moved, replica.id(), &members.voters, members.is_joint) {
+    let is_rotten = directory.is_rotten(replica.group, replica.id()) || replica.live.rot().is_some();
+    match first(&directory, moved, is_rotten, &members.voters, members.is_joint) {
         First::TurnForward => {
             let again = match (moved.is_rebuild(), moved.leaving) {
                 (true, Some(leaving)) => MetaCommand::BeginRebuild { group: moved.group, replica: leaving.id },
@@ -185,13 +186,13 @@ enum First {
 fn first(
     directory: &Directory,
     moved: &MoveRecord,
-    leader: ReplicaId,
+    is_leader_rotten: bool,
     voters: &BTreeSet<ReplicaId>,
     is_joint: bool,
 ) -> First {
     if must_go_forward(directory, moved, voters, is_joint) {
         First::TurnForward
-    } else if directory.is_rotten(moved.group, leader) && voters.len() > 1 {
+    } else if is_leader_rotten && voters.len() > 1 {
         First::HandOver
     } else {
         First::Nothing
@@ -575,16 +576,13 @@ mod tests {
 
     #[test]
     fn a_rotten_leader_turns_a_move_forward_though_nobody_takes_over() {
-        let mut directory = directory_of_a_rebuild();
-        let leader = ReplicaRecord { id: ReplicaId(1), store: StoreId(1) };
+        let directory = directory_of_a_rebuild();
         let (forward, voters) = (directory.moves[0].clone(), [1, 9].map(ReplicaId).into());
         let back = MoveRecord { back: true, ..forward.clone() };
-        assert_eq!(first(&directory, &forward, leader.id, &voters, false), First::Nothing);
-        assert_eq!(first(&directory, &back, leader.id, &voters, false), First::TurnForward);
-        let rot = RotRecord { replica: leader, ..directory.rotten[0].clone() };
-        directory.rotten.push(rot);
-        assert_eq!(first(&directory, &back, leader.id, &voters, false), First::TurnForward);
-        assert_eq!(first(&directory, &forward, leader.id, &voters, false), First::HandOver);
-        assert_eq!(first(&directory, &forward, leader.id, &[leader.id].into(), false), First::Nothing, "to whom?");
+        assert_eq!(first(&directory, &forward, false, &voters, false), First::Nothing);
+        assert_eq!(first(&directory, &back, false, &voters, false), First::TurnForward);
+        assert_eq!(first(&directory, &back, true, &voters, false), First::TurnForward);
+        assert_eq!(first(&directory, &forward, true, &voters, false), First::HandOver);
+        assert_eq!(first(&directory, &forward, true, &[ReplicaId(1)].into(), false), First::Nothing, "to whom?");
     }
 }

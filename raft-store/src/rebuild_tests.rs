@@ -322,6 +322,8 @@ async fn a_replica_that_lost_an_edit_goes_on_at_the_recall_and_is_rebuilt() {
     })
     .await;
     wait_until("it has the edit", has_it).await;
+    let note = three.folders[2].path().join(format!("HOLE-{GROUP}-{replica}"));
+    wait_until("its note is gone", || !note.exists()).await;
     assert_eq!([0, 1].map(|nth| three.host(nth).suspected().len()), [0, 0]);
 }
 

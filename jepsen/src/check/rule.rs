@@ -48,6 +48,8 @@ pub enum Rule {
     I11,
     /// complete means complete
     I12,
+    /// replicas are the same
+    I13,
     /// bodies come back as they were sent
     B1,
     /// nobody is shown what is not his
@@ -58,7 +60,7 @@ pub enum Rule {
 
 impl Rule {
     /// All rules, in the order of the documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::S1,
         Self::S2,
         Self::S3,
@@ -78,6 +80,7 @@ impl Rule {
         Self::I10,
         Self::I11,
         Self::I12,
+        Self::I13,
         Self::B1,
         Self::A1,
         Self::A2,
@@ -93,6 +96,7 @@ impl Rule {
             Self::V1 | Self::I10 => "I10",
             Self::V2 | Self::I8 => "I8",
             Self::V3 | Self::I12 => "I12",
+            Self::I13 => "I13",
             Self::V6 | Self::I11 => "I11",
             Self::F1 | Self::F2 => "I3",
             Self::I5 => "I5",
@@ -125,6 +129,7 @@ impl Rule {
             Self::I10 => "After a page with upto = N nothing below N appears.",
             Self::I11 => "Cursors never go back.",
             Self::I12 => "A page never claims to be complete when a part is missing.",
+            Self::I13 => "Replicas of a group have the same rows at the same entry.",
             Self::B1 => "A body comes back as it was sent.",
             Self::A1 => "A user is shown only what is his.",
             Self::A2 => "What must be refused is refused.",

@@ -42,14 +42,21 @@ impl Cluster {
         Ok(moving(&json, &self.stores_by_id().await))
     }
 
-    /// Waits until nobody says that a replica is rotten: those that were have been rebuilt.
+    /// Waits until nobody has said for [`REST`] that a replica is rotten: those that were have been rebuilt. A store that
+    /// ends so that its next start sets its databases aside is started.
     pub async fn wait_until_sound(&self, patience: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + patience;
+        let (deadline, mut sound_since) = (Instant::now() + patience, Instant::now());
         loop {
+            for node in self.nodes().iter().filter(|node| !self.is_running(&node.name)) {
+                // One that does not start is what the alarms are about.
+                let _ = self.start_node(&node.name).await;
+            }
             let alarms = self.raftctl(&["alarm", "ls", "--timeout", TIMEOUT]).await;
             let left = alarms.map(|json| items(&json).map(Value::to_string).collect::<Vec<_>>());
-            if left.as_ref().is_ok_and(Vec::is_empty) {
-                return Ok(());
+            match &left {
+                Ok(left) if left.is_empty() && sound_since.elapsed() >= REST => return Ok(()),
+                Ok(left) if left.is_empty() => {}
+                _ => sound_since = Instant::now(),
             }
             if Instant::now() >= deadline {
                 bail!("wait until all replicas are sound: after {patience:?} there are still {:?}", left?);

@@ -94,7 +94,8 @@ impl Nemesis for Damage {
             let Some(damaged) = self.damaged.take() else { return done::nothing_to_undo() };
             let names = damaged.victims.names();
             let healed = heal(cluster, self.harm, &names[0], &damaged).await;
-            let _ = cluster.allow_end(&names[0], false);
+            // Damage that is found later ends it once more, so that its next start sets the databases aside.
+            let _ = cluster.allow_end(&names[0], damaged.ran && self.harm != Harm::LoseDisk);
             Done::of(names, healed)
         })
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::counters::Counters;
-use super::verify::{self, Verification};
+use super::verify::{self, Compared, Verification};
 use super::{Plan, RunOptions};
 use crate::cluster::{Cluster, OwnEnd};
 use crate::history::{Act, Effect, Fault, HistoryWriter, NEMESIS_FILE};
@@ -29,6 +29,8 @@ pub(crate) struct Acted {
     /// what must not be, and no file shows, each with the rule that it breaks
     pub(crate) findings: Vec<String>,
     pub(crate) verification: Verification,
+    /// replicas whose rows were found to be the same as those of the others of their group
+    pub(crate) compared: usize,
     /// nodes that ended although nobody ended them
     pub(crate) own_ends: Vec<OwnEnd>,
     /// how long the parts took, s
@@ -81,11 +83,12 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     workload.stop().await?;
     acted.own_ends = cluster.ended_by_themselves();
     revive(cluster).await;
-    if let Err(error) = cluster.wait_until_serving(PATIENCE).await {
-        acted.findings.push(format!("L1: after everything was healed the cluster does not serve: {error:#}"));
-    }
+    // A cluster with a rotten replica says that it is not well, so this comes first.
     if let Err(error) = cluster.wait_until_sound(MOVES_PATIENCE).await {
         acted.findings.push(format!("L1: after everything was healed not all rotten replicas are rebuilt: {error:#}"));
+    }
+    if let Err(error) = cluster.wait_until_serving(PATIENCE).await {
+        acted.findings.push(format!("L1: after everything was healed the cluster does not serve: {error:#}"));
     }
     if let Err(error) = cluster.wait_until_nothing_moves(MOVES_PATIENCE).await {
         acted.findings.push(format!("L1: after everything was healed replicas do not come to rest: {error:#}"));
@@ -104,6 +107,14 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     let users = workload.users();
     acted.verification = verify::verify(cluster, &users, options.seed).await;
     acted.phase("verify", began);
+
+    let began = Instant::now();
+    match verify::compare(cluster).await {
+        Compared::Same(replicas) => acted.compared = replicas,
+        Compared::Differ(what) => acted.findings.push(format!("I13: raftctl check replicas: {what}")),
+        Compared::Unknown(why) => acted.verification.unproved.push(format!("replicas: {why}")),
+    }
+    acted.phase("compare", began);
     acted.findings.extend(workload.finish()?);
     Ok(acted)
 }

@@ -9,9 +9,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::process::Command;
 
-use crate::cluster::{Cluster, Role};
+use crate::cluster::{Cluster, RaftctlAnswer, Role};
 
 /// All users are verified up to this many, else so many of them.
 const USERS_MAX: usize = 50;
@@ -19,6 +20,8 @@ const USERS_MAX: usize = 50;
 const VERIFYING: usize = 2;
 /// How long replicas may take to be readable after everything is healed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one comparison of all replicas may take.
+const COMPARISON: &str = "40s";
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -47,6 +50,46 @@ enum Proof {
     Found(String),
     /// not now
     Unread(String),
+}
+
+/// What a comparison of all replicas came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Compared {
+    /// so many are the same as the others of their groups
+    Same(usize),
+    Differ(String),
+    /// not all were compared
+    Unknown(String),
+}
+
+/// Has every group compare the rows of its replicas at one entry, and waits for what comes of it.
+pub(crate) async fn compare(cluster: &Cluster) -> Compared {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let compared = match cluster.raftctl_answer(&["check", "replicas", "--wait", COMPARISON]).await {
+            Ok(answer) => judge_comparison(&answer),
+            Err(error) => Compared::Unknown(format!("{error:#}")),
+        };
+        if !matches!(compared, Compared::Unknown(_)) || Instant::now() >= until {
+            return compared;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn judge_comparison(answer: &RaftctlAnswer) -> Compared {
+    let items = || answer.json.get("items").and_then(Value::as_array).into_iter().flatten();
+    let verdict = |item: &Value| item.get("verdict").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match answer.exit {
+        EXIT_VIOLATION => {
+            let wrong: Vec<String> = items().filter(|item| verdict(item) != "same").map(Value::to_string).collect();
+            Compared::Differ(wrong.join(", "))
+        }
+        0 if items().next().is_some() && items().all(|item| verdict(item) == "same") => Compared::Same(items().count()),
+        exit => {
+            Compared::Unknown(format!("raftctl check replicas exits with {exit}: {} {}", answer.stderr, answer.json))
+        }
+    }
 }
 
 /// Verifies all users, or some of them.
@@ -121,6 +164,8 @@ fn judge(exit: i32, said: &str) -> Proof {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -130,5 +175,19 @@ mod tests {
         assert_eq!(judge(12, "FOUND it"), Proof::Found("FOUND it".to_owned()));
         assert_eq!(judge(10, "warning"), Proof::Unread("warning".to_owned()));
         assert!(matches!(judge(6, "no answer"), Proof::Unread(_)));
+    }
+
+    #[test]
+    fn only_replicas_that_are_all_the_same_are_the_same() {
+        let answer = |exit, verdicts: &[&str]| {
+            let items: Vec<Value> = verdicts.iter().map(|verdict| json!({"group": 1, "verdict": verdict})).collect();
+            judge_comparison(&RaftctlAnswer { exit, json: json!({"items": items}), stderr: String::new() })
+        };
+        assert_eq!(answer(0, &["same", "same", "same"]), Compared::Same(3));
+        let Compared::Differ(what) = answer(12, &["same", "differs", "rotten"]) else { panic!() };
+        assert!(what.contains("differs") && what.contains("rotten") && !what.contains("same"), "{what}");
+        for (exit, verdicts) in [(0, &[][..]), (0, &["same", "no digest"]), (10, &["same"]), (6, &[])] {
+            assert!(matches!(answer(exit, verdicts), Compared::Unknown(_)), "{exit} {verdicts:?}");
+        }
     }
 }

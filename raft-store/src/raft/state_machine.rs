@@ -138,7 +138,7 @@ impl StateMachine {
             self.live.publish(&chunk, events)?;
         }
         if let Some(what) = chunk.missed() {
-            self.live.set_rot(what);
+            self.live.set_rot(what).map_err(|error| Fatal::Storage(format!("note a hole: {error}")))?;
         }
         let (gets, hits) = chunk.counts();
         chunk.keep(self.position.encode(), log_bytes);
