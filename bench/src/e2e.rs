@@ -8,6 +8,7 @@
 //! [`run`] → [`Pair`] → [`Phase`].
 
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
@@ -22,6 +23,7 @@ use seriatim_client::{
 use seriatim_proto::ids::{Seq, TenantId, UserId};
 use seriatim_proto::playground::{FILE, Playground, PlaygroundRole};
 use seriatim_proto::token::Minter;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Longest wait for a connection, an answer, or the next message at a receiver.
@@ -182,20 +184,48 @@ async fn connect(playground: &Path, count: usize) -> anyhow::Result<Vec<Pair>> {
 
 async fn measure(pairs: &mut [Pair], phase: Phase) -> anyhow::Result<Vec<Times>> {
     let count = pairs.len();
-    try_join_all(pairs.iter_mut().enumerate().map(async |(place, pair)| {
-        // Offered messages of all pairs are spread evenly.
-        let offset = phase.every.map_or(Duration::ZERO, |every| every.mul_f64(place as f64 / count as f64));
-        let phase = Phase { began: phase.began + offset, ..phase };
-        let sending = tokio::spawn(send_all(pair.sender.clone(), pair.to.clone(), phase));
+    // Offered messages of all pairs are spread evenly.
+    let offset = |place: usize| phase.every.map_or(Duration::ZERO, |every| every.mul_f64(place as f64 / count as f64));
+    let (tellers, paces): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let pacer = phase.every.map(|every| pace(phase, every, tellers)).transpose()?;
+    let times = try_join_all(pairs.iter_mut().zip(paces).enumerate().map(async |(place, (pair, pace))| {
+        let phase = Phase { began: phase.began + offset(place), ..phase };
+        let sending = tokio::spawn(send_all(pair.sender.clone(), pair.to.clone(), phase, pace));
         let mut times = receive_all(&mut pair.inbox, phase).await?;
         (times.first, times.commits) = sending.await??;
         anyhow::Ok(times)
     }))
-    .await
+    .await?;
+    if let Some(pacer) = pacer {
+        // It has said everything: everything came.
+        ensure!(pacer.join().is_ok(), "the pacer panicked");
+    }
+    Ok(times)
+}
+
+/// Says to each pair in turn when its next message is due, from a thread of its own: the runtime's timers are up to a
+/// millisecond late by their making, a thread's sleep by a twentieth of that.
+fn pace(phase: Phase, every: Duration, tellers: Vec<mpsc::UnboundedSender<()>>) -> anyhow::Result<JoinHandle<()>> {
+    let began = phase.began.into_std();
+    let pairs = tellers.len();
+    let due = move |message: usize| began + every.mul_f64(message as f64 / pairs as f64);
+    let run = move || {
+        for message in 0..phase.count * pairs {
+            std::thread::sleep(due(message).saturating_duration_since(std::time::Instant::now()));
+            // A pair that has failed ends the measurement.
+            let _ = tellers[message % pairs].send(());
+        }
+    };
+    std::thread::Builder::new().name("pacer".to_owned()).spawn(run).context("start the pacer")
 }
 
 /// When the first measured one was sent, and how long each measured one took to be committed.
-async fn send_all(client: Client, to: Conversation, phase: Phase) -> anyhow::Result<(Option<Instant>, Vec<Duration>)> {
+async fn send_all(
+    client: Client,
+    to: Conversation,
+    phase: Phase,
+    mut pace: mpsc::UnboundedReceiver<()>,
+) -> anyhow::Result<(Option<Instant>, Vec<Duration>)> {
     let settled = async |place: usize, due: Instant, ticket: Ticket| (place, ticket.outcome().await, due.elapsed());
     let mut open = FuturesUnordered::new();
     let (mut first, mut commits) = (None, Vec::with_capacity(phase.count));
@@ -210,10 +240,19 @@ async fn send_all(client: Client, to: Conversation, phase: Phase) -> anyhow::Res
         let due = phase.every.map(|every| phase.began + every.mul_f64(place as f64));
         loop {
             let is_full = open.len() >= phase.window;
+            let is_due = async {
+                match due {
+                    Some(_) => pace.recv().await.context("the pacer ended early"),
+                    None => {
+                        tokio::time::sleep_until(phase.began).await;
+                        Ok(())
+                    }
+                }
+            };
             tokio::select! {
                 biased;
                 Some(done) = open.next() => note(done)?,
-                () = tokio::time::sleep_until(due.unwrap_or(phase.began)), if !is_full => break,
+                said = is_due, if !is_full => break said?,
             }
         }
         let due = due.unwrap_or_else(Instant::now);
