@@ -29,6 +29,8 @@ pub(crate) struct Roll {
     pub(crate) owed_elsewhere: u32,
     members_here: u32,
     members_elsewhere: u32,
+    /// more leave than were counted
+    miscounted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,7 +177,10 @@ impl Roll {
         let count = if target == place.slot { &mut self.members_here } else { &mut self.members_elsewhere };
         match change {
             Change::Join => *count += 1,
-            Change::Leave => *count = count.checked_sub(1).expect("who leaves was counted when he joined"),
+            Change::Leave => {
+                self.miscounted |= *count == 0;
+                *count = count.saturating_sub(1);
+            }
         }
     }
 
@@ -202,6 +207,10 @@ impl Roll {
 
     /// Writes the stays, now that the entry has a seq.
     pub(crate) fn write(self, view: &mut impl View, place: Place<'_>, row: &mut ConversationRow, seq: Seq) {
+        if self.miscounted {
+            // The row that counted him was lost, and one came in its place.
+            view.miss("who leaves a conversation was not counted when he joined");
+        }
         (row.members_here, row.members_elsewhere) = (self.members_here, self.members_elsewhere);
         for ((target, user), (change, mut member)) in self.changes {
             match change {
