@@ -126,10 +126,11 @@ pub(crate) async fn run(host: Arc<Host>) {
             let watched = groups.entry(replica.group).or_insert_with(|| Watched {
                 begun_at: None,
                 seen: None,
-                // What was compared under another leader is judged again, or not: it does no harm. But what was withdrawn
-                // since was wrong.
-                judged: withdrawn.upto(replica.group),
+                // What was compared under another leader is judged again, or not: it does no harm.
+                judged: 0,
             });
+            // Also of what was withdrawn while this leader waited for digests.
+            watched.judged = watched.judged.max(withdrawn.upto(replica.group));
             // One that a move waits for is not disturbed, nor one that others are not done with.
             let waits = moves || rots || newest.is_some_and(|newest| newest.index > watched.judged);
             let is_due =

@@ -272,7 +272,10 @@ impl Replica {
             return;
         }
         let is_sound = |id: ReplicaId| !known.is_some_and(|directory| directory.is_rotten(self.group, id));
-        if let Some(id) = successor(&self.heard_followers(), self.last_index(), is_sound) {
+        // One that was replaced is not asked for votes by anybody: it would wait for its own election.
+        let is_in = |id: ReplicaId| !known.is_some_and(|directory| directory.is_replaced(self.group, id));
+        let followers: Vec<_> = self.heard_followers().into_iter().filter(|(id, _)| is_in(*id)).collect();
+        if let Some(id) = successor(&followers, self.last_index(), is_sound) {
             self.handle.transfer(id).await;
         }
     }
