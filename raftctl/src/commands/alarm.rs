@@ -1,7 +1,7 @@
 //! `raftctl alarm ls|withdraw`: what a human should know of, and what is done about it.
 
 use serde_json::json;
-use seriatim_proto::ids::{GroupId, ReplicaId};
+use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{Directory, MetaCommand, ReplicaRecord, RotRecord};
 
 use super::moves::addresses;
@@ -41,6 +41,11 @@ pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
         let (row, item) = rot(found.group, found.replica.id, found.replica.store.0, &found.what, &state);
         list.push(row, item);
     }
+    for (store, what) in silent(&directory, &survey) {
+        let state = "nothing is known of its replicas and its disk";
+        let row = ["silent", &store.to_string(), "-", "-", &what, state].map(str::to_owned);
+        list.push(row.to_vec(), json!({"alarm": "silent", "store": number(store.0), "what": what, "state": state}));
+    }
     for status in survey.statuses().filter(|status| status.cluster == Some(directory.cluster)) {
         let Some(id) = status.store else { continue };
         let unknown = |rot: &&seriatim_proto::store::RottenStatus| !directory.is_rotten(rot.group, rot.replica);
@@ -58,6 +63,20 @@ pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
     let exit = if list.items.is_empty() { Exit::Ok } else { Exit::Unhealthy };
     list.print(target.output)?;
     Ok(exit)
+}
+
+/// Stores of the cluster that did not answer as such, and what came instead: no alarm of theirs is known.
+fn silent(directory: &Directory, survey: &Survey) -> Vec<(StoreId, String)> {
+    let of = |address: &String| survey.answers.iter().find(|(endpoint, _)| endpoint == address);
+    let stores = directory.stores.iter().filter_map(|store| {
+        let what = match &of(&store.address)?.1 {
+            Err(failure) => failure.message.clone(),
+            Ok(status) if (status.cluster, status.store) == (Some(directory.cluster), Some(store.id)) => return None,
+            Ok(_) => format!("at {} there is another store", store.address),
+        };
+        Some((store.id, what))
+    });
+    stores.collect()
 }
 
 /// `alarm withdraw`
