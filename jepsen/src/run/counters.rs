@@ -21,12 +21,13 @@ const COUNTED: [(&str, &str); 11] = [
     ("holders fenced or released", "seriatim_logic_holders_ended_total"),
     ("claims", "seriatim_logic_claims_total"),
     ("batches without an outcome", "seriatim_logic_proposals_failed_total"),
-    ("rot found", "seriatim_store_rot_found_total"),
+    (ROT_FOUND, "seriatim_store_rot_found_total"),
     ("replicas rebuilt", "seriatim_store_rebuilt_replicas_total"),
     ("snapshots installed", "seriatim_store_snapshots_installed_total"),
     ("calls refused by NOT_HOLDER", "seriatim_logic_refusals_total{code=\"NOT_HOLDER\"}"),
 ];
 const ALARMS: &str = "alarms";
+const ROT_FOUND: &str = "rot found";
 
 /// Sums so far.
 #[derive(Debug, Default)]
@@ -64,6 +65,11 @@ impl Counters {
     /// How many alarms were raised.
     pub(crate) fn alarms(&self) -> u64 {
         self.sums.lock().sums.get(ALARMS).map_or(0, |sum| *sum as u64)
+    }
+
+    /// How many rotten replicas stores found.
+    pub(crate) fn rot_found(&self) -> u64 {
+        self.sums.lock().sums.get(ROT_FOUND).map_or(0, |sum| *sum as u64)
     }
 
     pub(crate) fn to_json(&self) -> Value {

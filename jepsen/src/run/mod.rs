@@ -198,6 +198,18 @@ fn judge(acted: &Acted, hurt: bool, verdict: &mut Verdict) {
     if hurt && verdict.fault_kinds_effective() == 0 {
         verdict.invalidate("no fault took effect".to_owned());
     }
+    let damages = damages(verdict);
+    if damages >= DAMAGES_UNSEEN_MAX && acted.counters.rot_found() == 0 {
+        verdict.invalidate(format!("files were damaged {damages} times, and no store found anything rotten"));
+    }
+}
+
+/// Damage that took effect so often is found: some of it may have hit what nobody reads any more.
+const DAMAGES_UNSEEN_MAX: u64 = 3;
+
+fn damages(verdict: &Verdict) -> u64 {
+    let is_damage = |name: &str| Catalogue::kinds().any(|kind| kind.family == "damage" && kind.name == name);
+    verdict.faults.iter().filter(|(name, _)| is_damage(name)).map(|(_, counts)| counts.installed).sum()
 }
 
 /// The rule that a finding names. Liveness (L1: it serves, L2: every door acks, L5: nobody stays behind) has no rule of
@@ -215,6 +227,7 @@ fn evidence(finding: &str) -> Vec<Evidence> {
 mod tests {
     use super::verify::Verification;
     use super::*;
+    use crate::check::FaultCounts;
     use crate::cluster::OwnEnd;
 
     #[test]
@@ -227,6 +240,19 @@ mod tests {
         let mut verdict = Verdict::default();
         judge(&Acted { own_ends: vec![OwnEnd { allowed: true, ..end }], ..Acted::default() }, false, &mut verdict);
         assert_eq!(verdict.outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn damage_that_no_store_found_proves_nothing() {
+        let kind = Catalogue::kinds().find(|kind| kind.family == "damage").unwrap();
+        let judged = |installed| {
+            let counts = FaultCounts { installed, ..FaultCounts::default() };
+            let mut verdict = Verdict { faults: [(kind.name.to_owned(), counts)].into(), ..Verdict::default() };
+            judge(&Acted::default(), true, &mut verdict);
+            verdict.outcome
+        };
+        assert_eq!(judged(DAMAGES_UNSEEN_MAX - 1), Outcome::Ok);
+        assert_eq!(judged(DAMAGES_UNSEEN_MAX), Outcome::Invalid);
     }
 
     #[test]
