@@ -129,7 +129,8 @@ impl Pilot {
             Link::Up(_) if self.requests.has_ready() => Some(now + STREAM_PAUSE),
             Link::Dialing(_) | Link::Up(_) | Link::Dead => None,
         };
-        [link, self.requests.poll_timeout()].into_iter().flatten().min()
+        let inbox = self.inbox.as_ref().and_then(Inbox::poll_timeout);
+        [link, self.requests.poll_timeout(), inbox].into_iter().flatten().min()
     }
 
     fn handle_wish(&mut self, wish: Wish) {
@@ -281,7 +282,9 @@ impl Pilot {
                 self.subscribing = false;
                 match (body, &mut self.inbox) {
                     (Said::Subscribed(subscribed), _) => self.subscription_id = subscribed.subscription_id,
-                    (Said::Error(error), Some(inbox)) => inbox.end(&error_from_wire(&error)),
+                    (Said::Error(error), Some(inbox)) => {
+                        inbox.handle_subscribe_refused(now, &error_from_wire(&error), error.retry);
+                    }
                     _ => {}
                 }
             }
@@ -337,6 +340,9 @@ impl Pilot {
 
     fn poll_inbox(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut any = false;
+        if let Some(inbox) = &mut self.inbox {
+            inbox.handle_timeout(now);
+        }
         loop {
             // Behind or over: what the stream would still bring is not wanted.
             if let (Some(inbox), Link::Up(wire)) = (&self.inbox, &mut self.link)

@@ -14,8 +14,11 @@ use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
+use seriatim_client::{Client, Conversation, EntryBody, Transport};
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::Seq;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
-use seriatim_proto::wire::{ALPN, FrameDecoder, encode_frame, lane, v1};
+use seriatim_proto::wire::{ALPN, FrameDecoder, encode_frame, error_to_wire, lane, v1};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -322,6 +325,43 @@ async fn a_gateway_that_lies_is_caught_by_the_case_about_it() {
         let words = item["detail"].as_str().unwrap();
         assert!(words.contains("expected") || words.contains("chain"), "{}: {words}", lie.case);
     }
+}
+
+/// The first two subscriptions of a session are refused for now, and bring nothing.
+fn subscribes_at_the_third(frame: &mut v1::ServerFrame) {
+    if (1..=2).contains(&frame.inbox) {
+        (frame.body, frame.optional) = (None, true);
+    }
+    if matches!(&frame.body, Some(Said::Subscribed(said)) if said.subscription_id <= 2) {
+        let refusal = Refusal::later(ErrorCode::Busy, "not yet", 100);
+        frame.body = Some(Said::Error(error_to_wire(&refusal)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_is_refused_for_now_goes_on_and_loses_nothing() {
+    let cluster = Cluster::start();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let busy = Liar::start(&cluster, of_frame("", subscribes_at_the_third), &certificate).await;
+    let bob = cluster.device("bob", "laptop").await;
+    bob.send(Conversation::peer("alice").unwrap(), "before").await.unwrap();
+    let alice = Client::builder(busy.address, "localhost")
+        .ca_pem(certificate.cert.pem().as_bytes())
+        .transport(Transport::WebSocket)
+        .token(cluster.token("alice", 3600))
+        .device("phone")
+        .connect()
+        .await
+        .unwrap();
+    let mut inbox = alice.subscribe(Seq::FIRST, None);
+    for text in ["before", "behind"] {
+        let entry = tokio::time::timeout(common::PATIENCE, inbox.next()).await.unwrap().unwrap().unwrap();
+        assert!(matches!(&entry.body, EntryBody::Here { body, .. } if body == text), "{entry:?}");
+        if text == "before" {
+            bob.send(Conversation::peer("alice").unwrap(), "behind").await.unwrap();
+        }
+    }
+    assert_eq!(alice.connections(), 1, "on the same connection");
 }
 
 /// Asks a gateway over a WebSocket.

@@ -367,7 +367,9 @@ class Pilot:
         held, self._held = self._held, []
         if frame.HasField("error"):
             if self._inbox is not None:
-                self._inbox.end(SubscriptionRefused(Refusal.from_wire(frame.error)))
+                refusal = Refusal.from_wire(frame.error)
+                self._inbox.handle_subscribe_refused(self._loop.time(), refusal, self._rng)
+                self.wake()
             return
         self._subscription_id = frame.subscribed.subscription_id
         for stream, pushed in held:
@@ -443,10 +445,13 @@ class Pilot:
         if self.is_closed or self.ended is not None:
             return
         self.requests.handle_timeout(self._loop.time())
+        if self._inbox is not None:
+            self._inbox.handle_timeout(self._loop.time())
         self._pump_inbox(self._wire)
         if self._wire is not None:
             self._send(self._wire)
-        due = self.requests.poll_timeout()
+        timeouts = (self.requests.poll_timeout(), None if self._inbox is None else self._inbox.poll_timeout())
+        due = min((at for at in timeouts if at is not None), default=None)
         if self._timer is not None and (due is None or self._timer.when() > due):
             self._timer.cancel()
             self._timer = None
