@@ -42,6 +42,8 @@ impl SetupError {
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keeps the session and the paths of middleboxes alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// Inbox streams at the same time: the one that is read, and those that are being left.
+const INBOX_STREAMS_MAX: u32 = 8;
 /// A gateway may send this much of one stream before it is read.
 const STREAM_RECEIVE_BYTES: u32 = 1 << 20;
 /// A gateway may send this much before it is read.
@@ -184,7 +186,7 @@ fn client_config(
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(4))
+        .max_concurrent_uni_streams(VarInt::from_u32(INBOX_STREAMS_MAX))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(idle.try_into().map_err(|_| SetupError::Tls("so long an idle time".to_owned()))?))
         .keep_alive_interval(Some(keep_alive))
