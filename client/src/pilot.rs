@@ -221,6 +221,15 @@ impl Pilot {
     fn handle_dial_error(&mut self, now: Instant, error: DialError) {
         let text = match error {
             DialError::Fatal(error) => return self.die(error),
+            // Whoever never came in is told; whoever was in waits for a new one, as long as one may come by itself.
+            DialError::Ended(error) if self.first.is_some() || !self.options.endpoint.is_renewed() => {
+                return self.die(error);
+            }
+            DialError::Ended(error) => error.to_string(),
+            // The certificate's, which ended behind the handshake.
+            DialError::Expired(refusal) if self.first.is_none() && self.options.certificate_renewed => {
+                refusal.to_string()
+            }
             DialError::Expired(refusal) => {
                 self.expired += 1;
                 if self.options.token_fixed || self.expired >= EXPIRED_MAX {
@@ -240,7 +249,7 @@ impl Pilot {
     fn handle_lost(&mut self, now: Instant, error: DialError) {
         match error {
             // A fresh token may do; a fixed one fails at the dial.
-            DialError::Retry(_) | DialError::Expired(_) => self.lose(now),
+            DialError::Retry(_) | DialError::Expired(_) | DialError::Ended(_) => self.lose(now),
             DialError::Fatal(error) => self.die(error),
         }
     }

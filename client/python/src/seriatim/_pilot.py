@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from seriatim._inbox import WINDOW, AskPage, GiveCredit, Inbox, Subscribe, Subscription, Unsubscribe
 from seriatim._requests import Requests, Settled, Way
-from seriatim._wire import LANE_BYTES_MAX, Address, DialError, Expired, Fatal, Trust, Wire, dial, greet
+from seriatim._wire import LANE_BYTES_MAX, Address, DialError, Ended, Expired, Fatal, Trust, Wire, dial, greet
 from seriatim.entry import Conversation, Entry, Identity, SyncPage
 from seriatim.errors import (
     Code,
@@ -235,6 +235,11 @@ class Pilot:
         match error:
             case Fatal():
                 self._die(error.error)
+            case Ended() if self.connections == 0:
+                # Whoever never came in is told; whoever was in waits for a new one, which is read when it is there.
+                self._die(error.error)
+            case Expired() if self.connections > 0 and self._options.token is None:
+                pass  # the certificate's, which ended behind the handshake
             case Expired():
                 self._expired += 1
                 if isinstance(self._options.token, str) or self._expired >= EXPIRED_MAX:
