@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +40,18 @@ pub(crate) struct Options {
     pub(crate) token: TokenProvider,
     /// The token never changes: an expired one is the end.
     pub(crate) token_fixed: bool,
+    /// There is no token, but a certificate that is read anew: another one may take an ended one's place.
+    pub(crate) certificate_renewed: bool,
     pub(crate) device: String,
     pub(crate) connect_timeout: Duration,
+}
+
+#[derive(Clone)]
+enum Certificate {
+    /// chain and key
+    Pem(Vec<u8>, Vec<u8>),
+    /// chain and key
+    Files(PathBuf, PathBuf),
 }
 
 /// Builds a [`Client`].
@@ -51,8 +62,7 @@ pub struct ClientBuilder {
     endpoint: Option<Endpoint>,
     transport: Transport,
     ca_pem: Option<Vec<u8>>,
-    /// chain and key
-    certificate: Option<(Vec<u8>, Vec<u8>)>,
+    certificate: Option<Certificate>,
     token: Option<TokenProvider>,
     token_fixed: bool,
     device: Option<String>,
@@ -108,7 +118,15 @@ impl ClientBuilder {
     /// has its own ([`Endpoint::with_client_certificate`]).
     #[must_use]
     pub fn client_certificate(mut self, chain_pem: &[u8], key_pem: &[u8]) -> Self {
-        self.certificate = Some((chain_pem.to_vec(), key_pem.to_vec()));
+        self.certificate = Some(Certificate::Pem(chain_pem.to_vec(), key_pem.to_vec()));
+        self
+    }
+
+    /// As [`ClientBuilder::client_certificate`], from PEM files, which are read anew for every connection: the client
+    /// goes on with the certificate that takes the place of one that ends.
+    #[must_use]
+    pub fn client_certificate_files(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.certificate = Some(Certificate::Files(chain.into(), key.into()));
         self
     }
 
@@ -173,11 +191,15 @@ impl ClientBuilder {
             }
             (Some(endpoint), _, None) => endpoint,
             (None, Some(pem), None) => Endpoint::new(self.addresses[0], &pem)?,
-            (None, Some(pem), Some((chain, key))) => {
+            (None, Some(pem), Some(Certificate::Files(chain, key))) => {
+                Endpoint::with_client_certificate_files(self.addresses[0], &pem, chain, key)?
+            }
+            (None, Some(pem), Some(Certificate::Pem(chain, key))) => {
                 Endpoint::with_client_certificate(self.addresses[0], &pem, &chain, &key)?
             }
             (None, None, _) => return Err(ConnectError::Missing("CA certificate or endpoint")),
         };
+        let certificate_renewed = self.token.is_none() && endpoint.is_renewed();
         let (token, token_fixed) = match self.token {
             Some(token) => (token, self.token_fixed),
             None if endpoint.is_certified() => (Arc::new(String::new) as TokenProvider, true),
@@ -190,6 +212,7 @@ impl ClientBuilder {
             transport: self.transport,
             token,
             token_fixed,
+            certificate_renewed,
             device: self.device.ok_or(ConnectError::Missing("device"))?,
             connect_timeout: self.connect_timeout,
         };

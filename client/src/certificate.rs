@@ -1,6 +1,7 @@
 //! Certificate: what a device shows to a gateway that asks for it; may be replaced while clients use it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::SignatureScheme;
@@ -14,6 +15,8 @@ use crate::endpoint::SetupError;
 /// The certificate of now.
 pub(crate) struct ClientCertificate {
     current: RwLock<Arc<CertifiedKey>>,
+    /// Its chain and its key, read anew for every connection.
+    files: Option<[PathBuf; 2]>,
 }
 
 impl fmt::Debug for ClientCertificate {
@@ -25,7 +28,26 @@ impl fmt::Debug for ClientCertificate {
 
 impl ClientCertificate {
     pub(crate) fn new(chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, SetupError> {
-        Ok(Self { current: RwLock::new(Arc::new(certified(chain_pem, key_pem)?)) })
+        Ok(Self { current: RwLock::new(Arc::new(certified(chain_pem, key_pem)?)), files: None })
+    }
+
+    pub(crate) fn from_files(chain: PathBuf, key: PathBuf) -> Result<Self, SetupError> {
+        let files = [chain, key];
+        let current = RwLock::new(Arc::new(read(&files)?));
+        Ok(Self { current, files: Some(files) })
+    }
+
+    /// May another one take its place by itself?
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Reads its files anew, if it came from files. If they cannot be used, it stays.
+    pub(crate) fn refresh(&self) -> Result<(), SetupError> {
+        let Some(files) = &self.files else { return Ok(()) };
+        let new = Arc::new(read(files)?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
     }
 
     pub(crate) fn replace(&self, chain_pem: &[u8], key_pem: &[u8]) -> Result<(), SetupError> {
@@ -45,6 +67,14 @@ impl ResolvesClientCert for ClientCertificate {
     fn has_certs(&self) -> bool {
         true
     }
+}
+
+fn read(files: &[PathBuf; 2]) -> Result<CertifiedKey, SetupError> {
+    let [chain, key] = files.each_ref().map(|file| {
+        let fail = |error| SetupError::ClientCertificate(format!("read {}: {error}", file.display()));
+        std::fs::read(file).map_err(fail)
+    });
+    certified(&chain?, &key?)
 }
 
 fn certified(chain_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey, SetupError> {

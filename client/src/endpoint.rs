@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use seriatim_proto::{limits, wire};
 use tokio_rustls::TlsConnector;
+use tracing::warn;
 
 use crate::certificate::ClientCertificate;
 
@@ -42,6 +44,8 @@ impl SetupError {
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keeps the session and the paths of middleboxes alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// Inbox streams at the same time: the one that is read, and those that are being left.
+const INBOX_STREAMS_MAX: u32 = 8;
 /// A gateway may send this much of one stream before it is read.
 const STREAM_RECEIVE_BYTES: u32 = 1 << 20;
 /// A gateway may send this much before it is read.
@@ -83,6 +87,17 @@ impl Endpoint {
         key_pem: &[u8],
     ) -> Result<Self, SetupError> {
         Self::open(remote, ca_pem, Some(Arc::new(ClientCertificate::new(chain_pem, key_pem)?)))
+    }
+
+    /// As [`Endpoint::with_client_certificate`], from PEM files, which are read anew for every connection: a device goes
+    /// on with the certificate that takes the place of one that ends. Files that cannot be used change nothing.
+    pub fn with_client_certificate_files(
+        remote: SocketAddr,
+        ca_pem: &[u8],
+        chain: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Result<Self, SetupError> {
+        Self::open(remote, ca_pem, Some(Arc::new(ClientCertificate::from_files(chain.into(), key.into())?)))
     }
 
     /// Shows another certificate from the next connection on, such as one that ends later.
@@ -132,6 +147,20 @@ impl Endpoint {
             tls: TlsConnector::from(Arc::new(for_tcp)),
             certificate,
         })
+    }
+
+    /// Before a connection: the certificate as it is now.
+    pub(crate) async fn refresh(&self) {
+        let Some(certificate) = self.certificate.clone().filter(|certificate| certificate.is_renewed()) else { return };
+        let read = tokio::task::spawn_blocking(move || certificate.refresh()).await;
+        if let Ok(Err(error)) = read {
+            warn!(%error, "no new client certificate; the old one stays");
+        }
+    }
+
+    /// A certificate that has ended, ours or the gateway's: may there be another one without this program's doing?
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.certificate.as_ref().is_none_or(|certificate| certificate.is_renewed())
     }
 
     /// Is there a certificate to show?
@@ -184,7 +213,7 @@ fn client_config(
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(4))
+        .max_concurrent_uni_streams(VarInt::from_u32(INBOX_STREAMS_MAX))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(idle.try_into().map_err(|_| SetupError::Tls("so long an idle time".to_owned()))?))
         .keep_alive_interval(Some(keep_alive))

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
@@ -23,6 +24,8 @@ use crate::shared::Shared;
 pub(crate) const WINDOW: u64 = 2_048;
 /// Taken entries after which the gateway gets new credit.
 const CREDIT_STEP: u64 = WINDOW / 4;
+/// Shortest pause behind a `Subscribe` that was refused for now.
+const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -145,6 +148,10 @@ pub(crate) enum Need {
 enum State {
     /// Not subscribed on this connection.
     Fresh,
+    /// As before, and the gateway takes no subscription yet.
+    Paused {
+        until: Instant,
+    },
     Live,
     /// Pages are missing; one is asked for, or the queue is full.
     Behind {
@@ -181,7 +188,33 @@ impl Inbox {
 
     /// A connection is gone: subscribe on the next one from the position.
     pub(crate) fn handle_lost(&mut self) {
+        if matches!(self.state, State::Live | State::Paused { .. }) {
+            self.state = State::Fresh;
+        }
+    }
+
+    /// The gateway refused to subscribe on this connection, for now or for good.
+    pub(crate) fn handle_subscribe_refused(&mut self, now: Instant, refusal: &Refusal, retry: bool) {
+        if !retry {
+            return self.end(refusal);
+        }
         if self.state == State::Live {
+            let told = Duration::from_millis(u64::from(refusal.retry_after_ms)).max(SUBSCRIBE_PAUSE);
+            // Never earlier than told, and not all devices at once.
+            self.state = State::Paused { until: now + told.mul_f64(rand::random_range(1.0..1.5)) };
+        }
+    }
+
+    /// When [`Inbox::handle_timeout`] must be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Paused { until } => Some(until),
+            State::Fresh | State::Live | State::Behind { .. } | State::Over => None,
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if matches!(self.state, State::Paused { until } if until <= now) {
             self.state = State::Fresh;
         }
     }
@@ -261,7 +294,7 @@ impl Inbox {
                 self.state = State::Behind { asked: true };
                 Some(Need::Page { from: self.position })
             }
-            State::Fresh | State::Live | State::Behind { .. } | State::Over => None,
+            State::Fresh | State::Paused { .. } | State::Live | State::Behind { .. } | State::Over => None,
         }
     }
 
@@ -325,7 +358,8 @@ mod tests {
     }
 
     fn taken(reader: &mut Subscription) -> Vec<u64> {
-        std::iter::from_fn(|| reader.next().now_or_never().flatten()).map(|entry| entry.unwrap().seq.get()).collect()
+        let count = reader.queue.len();
+        (0..count).map(|_| reader.next().now_or_never().flatten().unwrap().unwrap().seq.get()).collect()
     }
 
     #[test]
@@ -350,6 +384,35 @@ mod tests {
         inbox.handle_lost();
         assert_eq!(inbox.need(false, false), None);
         assert!(matches!(inbox.need(true, false), Some(Need::Subscribe { from, .. }) if from == seq(2)));
+    }
+
+    #[test]
+    fn a_subscription_that_is_refused_for_now_is_asked_for_again_from_the_position_and_not_before() {
+        let (mut inbox, mut reader) = subscribed();
+        let now = Instant::now();
+        inbox.handle_entries(vec![entry(1, 0)]);
+        for told in [0, 400] {
+            inbox.handle_subscribe_refused(now, &Refusal::later(ErrorCode::Busy, "", told), true);
+            let until = inbox.poll_timeout().unwrap();
+            let pause = Duration::from_millis(u64::from(told)).max(SUBSCRIBE_PAUSE);
+            assert!((pause..pause * 3 / 2).contains(&(until - now)), "{:?} after {told}", until - now);
+            inbox.handle_timeout(until - Duration::from_millis(1));
+            assert_eq!(inbox.need(true, false), None, "not before");
+            inbox.handle_timeout(until);
+            assert!(matches!(inbox.need(true, false), Some(Need::Subscribe { from, .. }) if from == seq(2)));
+            assert_eq!(inbox.poll_timeout(), None);
+        }
+        inbox.handle_subscribe_refused(now, &Refusal::later(ErrorCode::Busy, "", 400), true);
+        inbox.handle_lost();
+        assert!(
+            matches!(inbox.need(true, false), Some(Need::Subscribe { .. })),
+            "another connection knows nothing of it"
+        );
+        inbox.handle_subscribe_refused(now, &Refusal::new(ErrorCode::Forbidden, ""), false);
+        assert_eq!(inbox.need(true, false), None);
+        assert_eq!(taken(&mut reader), [1]);
+        let end = reader.next().now_or_never().unwrap().unwrap();
+        assert!(matches!(end, Err(SubscriptionError::Refused(refusal)) if refusal.code == ErrorCode::Forbidden));
     }
 
     #[test]

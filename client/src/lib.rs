@@ -36,7 +36,8 @@
 //! Many clients of one process share an [`Endpoint`]: one socket, and per client one task of ours and one of the
 //! QUIC library.
 //!
-//! Instead of a token a device may show a certificate, where the gateway takes them: [`ClientBuilder::client_certificate`].
+//! Instead of a token a device may show a certificate, where the gateway takes them:
+//! [`ClientBuilder::client_certificate`], or [`ClientBuilder::client_certificate_files`] for one that is renewed on disk.
 //!
 //! Networks that block UDP are what [`Transport::Fastest`] is for: it takes a WebSocket where QUIC does not get through.
 //!

@@ -129,7 +129,8 @@ impl Pilot {
             Link::Up(_) if self.requests.has_ready() => Some(now + STREAM_PAUSE),
             Link::Dialing(_) | Link::Up(_) | Link::Dead => None,
         };
-        [link, self.requests.poll_timeout()].into_iter().flatten().min()
+        let inbox = self.inbox.as_ref().and_then(Inbox::poll_timeout);
+        [link, self.requests.poll_timeout(), inbox].into_iter().flatten().min()
     }
 
     fn handle_wish(&mut self, wish: Wish) {
@@ -220,6 +221,15 @@ impl Pilot {
     fn handle_dial_error(&mut self, now: Instant, error: DialError) {
         let text = match error {
             DialError::Fatal(error) => return self.die(error),
+            // Whoever never came in is told; whoever was in waits for a new one, as long as one may come by itself.
+            DialError::Ended(error) if self.first.is_some() || !self.options.endpoint.is_renewed() => {
+                return self.die(error);
+            }
+            DialError::Ended(error) => error.to_string(),
+            // The certificate's, which ended behind the handshake.
+            DialError::Expired(refusal) if self.first.is_none() && self.options.certificate_renewed => {
+                refusal.to_string()
+            }
             DialError::Expired(refusal) => {
                 self.expired += 1;
                 if self.options.token_fixed || self.expired >= EXPIRED_MAX {
@@ -239,7 +249,7 @@ impl Pilot {
     fn handle_lost(&mut self, now: Instant, error: DialError) {
         match error {
             // A fresh token may do; a fixed one fails at the dial.
-            DialError::Retry(_) | DialError::Expired(_) => self.lose(now),
+            DialError::Retry(_) | DialError::Expired(_) | DialError::Ended(_) => self.lose(now),
             DialError::Fatal(error) => self.die(error),
         }
     }
@@ -281,7 +291,9 @@ impl Pilot {
                 self.subscribing = false;
                 match (body, &mut self.inbox) {
                     (Said::Subscribed(subscribed), _) => self.subscription_id = subscribed.subscription_id,
-                    (Said::Error(error), Some(inbox)) => inbox.end(&error_from_wire(&error)),
+                    (Said::Error(error), Some(inbox)) => {
+                        inbox.handle_subscribe_refused(now, &error_from_wire(&error), error.retry);
+                    }
                     _ => {}
                 }
             }
@@ -337,6 +349,9 @@ impl Pilot {
 
     fn poll_inbox(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut any = false;
+        if let Some(inbox) = &mut self.inbox {
+            inbox.handle_timeout(now);
+        }
         loop {
             // Behind or over: what the stream would still bring is not wanted.
             if let (Some(inbox), Link::Up(wire)) = (&self.inbox, &mut self.link)

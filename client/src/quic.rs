@@ -300,16 +300,23 @@ fn lost(connection: &Connection) -> DialError {
 fn dial_error(error: &ConnectionError) -> DialError {
     match error {
         ConnectionError::ApplicationClosed(close) => closed_error(close.error_code.into_inner(), &close.reason),
-        ConnectionError::TransportError(transport) if is_crypto(u64::from(transport.code)) => {
-            DialError::Fatal(ConnectError::Handshake(error.to_string()))
-        }
-        ConnectionError::ConnectionClosed(close) if is_crypto(u64::from(close.error_code)) => {
-            DialError::Fatal(ConnectError::Handshake(error.to_string()))
-        }
+        ConnectionError::TransportError(transport) => crypto_error(error, u64::from(transport.code)),
+        ConnectionError::ConnectionClosed(close) => crypto_error(error, u64::from(close.error_code)),
         ConnectionError::VersionMismatch => DialError::Fatal(ConnectError::Handshake(error.to_string())),
         other => DialError::Retry(other.to_string()),
     }
 }
+
+fn crypto_error(error: &ConnectionError, code: u64) -> DialError {
+    match code {
+        CERTIFICATE_EXPIRED => DialError::Ended(ConnectError::Handshake(error.to_string())),
+        code if is_crypto(code) => DialError::Fatal(ConnectError::Handshake(error.to_string())),
+        _ => DialError::Retry(error.to_string()),
+    }
+}
+
+/// TLS's alert `certificate_expired` as an error of QUIC.
+const CERTIFICATE_EXPIRED: u64 = 0x100 + 45;
 
 /// TLS alerts are QUIC errors 0x100 to 0x1ff.
 pub(crate) fn is_crypto(code: u64) -> bool {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError};
 use seriatim_proto::wire::lane::{self, Place};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
@@ -73,10 +74,8 @@ pub(crate) async fn connect(options: &Options, address: SocketAddr) -> Result<St
     stream.set_nodelay(true).map_err(|error| retry(&error))?;
     let name = ServerName::try_from(options.server_name.clone())
         .map_err(|error| DialError::Fatal(ConnectError::Handshake(error.to_string())))?;
-    let stream = options.endpoint.tls().connect(name, stream).await.map_err(|error| match error.get_ref() {
-        Some(inner) if inner.is::<rustls::Error>() => DialError::Fatal(ConnectError::Handshake(error.to_string())),
-        _ => retry(&error),
-    })?;
+    let stream = options.endpoint.tls().connect(name, stream).await;
+    let stream = stream.map_err(|error| tls_error(&error).unwrap_or_else(|| retry(&error)))?;
     let host = if options.server_name.contains(':') {
         format!("[{}]", options.server_name)
     } else {
@@ -102,7 +101,19 @@ pub(crate) async fn connect(options: &Options, address: SocketAddr) -> Result<St
 fn alert(error: &Error) -> Option<DialError> {
     let Error::Io(io) = error else { return None };
     let said = io.get_ref()?.downcast_ref::<rustls::Error>()?;
-    matches!(said, rustls::Error::AlertReceived(_)).then(|| DialError::Fatal(ConnectError::Handshake(said.to_string())))
+    matches!(said, rustls::Error::AlertReceived(_)).then(|| tls_error(io)).flatten()
+}
+
+fn tls_error(io: &std::io::Error) -> Option<DialError> {
+    let error = io.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let refused = ConnectError::Handshake(io.to_string());
+    Some(match error {
+        rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => DialError::Ended(refused),
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            DialError::Ended(refused)
+        }
+        _ => DialError::Fatal(refused),
+    })
 }
 
 impl Socket {

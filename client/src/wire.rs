@@ -22,6 +22,8 @@ pub(crate) enum DialError {
     Retry(String),
     /// The token's time is over.
     Expired(Refusal),
+    /// That of a certificate is: the device's own, or the gateway's.
+    Ended(ConnectError),
     /// It will not work.
     Fatal(ConnectError),
 }
@@ -65,6 +67,7 @@ enum Bare {
 
 /// Connects and says Hello.
 pub(crate) async fn dial(options: &Options, attempt: usize) -> Result<(Wire, v1::Welcome), DialError> {
+    options.endpoint.refresh().await;
     let address = options.addresses[attempt % options.addresses.len()];
     let late = |_| DialError::Retry(format!("{address} does not answer"));
     // Boxed: the futures of three handshakes are large.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -15,7 +16,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tracing::{info, warn};
+use seriatim_proto::certificate::{Life, first_end_s};
+use tracing::{error, info, warn};
 
 /// Where the gateway's certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub(crate) struct Certificates {
     current: ArcSwap<CertifiedKey>,
     /// What was looked at last, usable or not.
     seen: Mutex<Pem>,
+    /// As it was said last.
+    life: Mutex<Life>,
 }
 
 impl fmt::Debug for Certificates {
@@ -76,7 +80,7 @@ impl Certificates {
     pub(crate) fn load(files: CertificateFiles, provider: Arc<CryptoProvider>) -> Result<Self, CertificateError> {
         let pem = read(&files)?;
         let current = ArcSwap::from_pointee(certified(&pem, &provider)?);
-        Ok(Self { files, provider, current, seen: Mutex::new(pem) })
+        Ok(Self { files, provider, current, seen: Mutex::new(pem), life: Mutex::new(Life::Good) })
     }
 
     /// Does the certificate name this host (a DNS name, an IPv4 address, an IPv6 one in brackets)?
@@ -88,6 +92,22 @@ impl Certificates {
             (Some(certificate), Ok(host)) => verify_server_name(&certificate, &host).is_ok(),
             _ => false,
         }
+    }
+
+    /// When the first certificate of the chain ends, in seconds since 1970; says once that it ends soon, and once that
+    /// it has ended.
+    pub(crate) fn look_at_end(&self, now: SystemTime) -> i64 {
+        let end_s = first_end_s(&self.current.load().cert).unwrap_or(i64::MAX);
+        let life = Life::of(end_s, now);
+        if std::mem::replace(&mut *self.life.lock(), life) != life {
+            let chain = self.files.chain.display();
+            match life {
+                Life::Good => {}
+                Life::Ending => warn!(%chain, end_s, "the gateway's certificate ends soon"),
+                Life::Over => error!(%chain, end_s, "the gateway's certificate has ended"),
+            }
+        }
+        end_s
     }
 
     /// Takes what is in the files now, if it is new and good. `Some(false)`: new, but not usable.

@@ -98,6 +98,7 @@ pub(crate) struct Metrics {
     pub(crate) queued_bytes: Gauge,
     pub(crate) links: Gauge,
     pub(crate) certificates_refused: Counter,
+    pub(crate) certificate_end_s: Gauge,
     pub(crate) tcp_connections_max: Gauge,
     pub(crate) tokens_refused: Family<ReasonLabel, Counter>,
     pub(crate) client_certificates_refused: Family<ReasonLabel, Counter>,
@@ -122,6 +123,7 @@ impl Metrics {
             queued_bytes: Gauge::default(),
             links: Gauge::default(),
             certificates_refused: Counter::default(),
+            certificate_end_s: Gauge::default(),
             tcp_connections_max: Gauge::default(),
             tokens_refused: Family::default(),
             client_certificates_refused: Family::default(),
@@ -172,6 +174,11 @@ impl Metrics {
             "certificates_refused",
             "Times that new certificate files could not be used",
             self.certificates_refused.clone(),
+        );
+        registry.register(
+            "certificate_end_timestamp_seconds",
+            "When the first certificate of the gateway's chain ends, in seconds since 1970",
+            self.certificate_end_s.clone(),
         );
         registry.register(
             "tcp_connections_max",

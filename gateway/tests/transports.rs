@@ -557,6 +557,105 @@ async fn a_device_may_open_as_many_streams_as_the_page_says() {
     }
 }
 
+/// Subscribes, as often as it takes until the gateway refuses for now; how often it did not.
+async fn subscribe_until_busy(peer: &mut Peer, ids: std::ops::Range<u64>) -> Option<usize> {
+    for (count, request_id) in ids.enumerate() {
+        peer.say(0, request_id, subscribe(1_000)).await;
+        match peer.answer(request_id).await {
+            Said::Subscribed(_) => {}
+            Said::Error(error) if error.name == ErrorCode::Busy.name() => {
+                assert!(error.retry && error.retry_after_ms > 0, "{error:?}");
+                return Some(count);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inbox_streams_that_a_device_leaves_unread_are_few() {
+    let site = Site::start().await;
+    let mut sender = Peer::enter(&site, Kind::Quic, "bob").await;
+    let lane = sender.open().await;
+    sender.say(lane, 2, send_to("alice", 1, vec![7; 50_000])).await;
+    assert!(matches!(sender.answer(2).await, Said::Committed(_)));
+    for kind in [Kind::Quic, Kind::WebTransport] {
+        // All of the inbox fits into what the transport takes at once, and none of it into what the device allows.
+        let mut peer = Peer::enter_allowing(&site, kind, "alice", 1_000, 1_000).await;
+        peer.set_reading_inboxes(false);
+        let mut taken = 0;
+        let busy = loop {
+            // The page is with the transport before the next subscription.
+            match subscribe_until_busy(&mut peer, 100 + taken..101 + taken).await {
+                Some(_) => break true,
+                None if taken == 40 => break false,
+                None => taken += 1,
+            }
+            eventually("its entries wait", || site.metric("gateway_queued_bytes") >= taken as f64 * 40_000.0).await;
+        };
+        assert!(busy && taken == 4, "{taken} streams over {kind:?}");
+        let queued = site.metric("gateway_queued_bytes");
+        assert!(queued <= 4.0 * 60_000.0, "{queued} bytes wait");
+        peer.set_reading_inboxes(true);
+        // What is read makes room.
+        assert_eq!(bodies(&mut peer, From::Inbox(4), 1).await, [vec![7; 50_000]]);
+        for inbox in 1..=3 {
+            peer.ended(From::Inbox(inbox)).await;
+        }
+        peer.say(0, 300, subscribe(10)).await;
+        assert!(matches!(peer.answer(300).await, Said::Subscribed(_)));
+        assert_eq!(bodies(&mut peer, From::Inbox(5), 1).await, [vec![7; 50_000]]);
+        drop(peer);
+        eventually("it is gone", || site.metric("gateway_queued_bytes") == 0.0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_that_are_left_at_once_count_until_their_ends_are_written() {
+    let site = Site::start().await;
+    for kind in [Kind::Quic, Kind::WebTransport] {
+        // HTTP/3's settings fit into what the device allows of a stream, the header of an inbox stream does not.
+        let mut peer = Peer::enter_allowing(&site, kind, &"a".repeat(64), 1_000, 64).await;
+        peer.set_reading_inboxes(false);
+        let mut taken = 0;
+        for request_id in 101..=140 {
+            // In one piece: the beginning of the stream and its end are for the transport at once.
+            let leave = Asked::Unsubscribe(v1::Unsubscribe { subscription_id: taken + 1 });
+            let frames = [frame(request_id, subscribe(10)), frame(0, leave)].concat();
+            peer.send(0, &frames, false).await;
+            taken += u64::from(matches!(peer.answer(request_id).await, Said::Subscribed(_)));
+        }
+        assert_eq!(taken, 4, "over {kind:?}");
+        peer.set_reading_inboxes(true);
+        for inbox in 1..=4 {
+            peer.ended(From::Inbox(inbox)).await;
+        }
+        peer.say(0, 150, subscribe(10)).await;
+        assert!(matches!(peer.answer(150).await, Said::Subscribed(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_waits_until_the_device_allows_a_stream_for_it() {
+    let site = Site::start().await;
+    let mut peer = Peer::enter_allowing(&site, Kind::Quic, "alice", 0, 1 << 20).await;
+    assert_eq!(subscribe_until_busy(&mut peer, 2..12).await, Some(4));
+    let lane = peer.open().await;
+    for number in 1..=3 {
+        peer.say(lane, 100 + u64::from(number), send_to("bob", number, vec![number])).await;
+        assert!(matches!(peer.answer(100 + u64::from(number)).await, Said::Committed(_)));
+    }
+    // They come in the order of the subscriptions, and only the last one is still pushed to.
+    for inbox in 1..=3 {
+        peer.connection().set_max_concurrent_uni_streams(1u32.into());
+        peer.ended(From::Inbox(inbox)).await;
+    }
+    assert_eq!(bodies(&mut peer, From::Inbox(4), 3).await, [vec![1], vec![2], vec![3]]);
+    peer.say(lane, 110, send_to("bob", 4, [4].as_slice())).await;
+    assert_eq!(bodies(&mut peer, From::Inbox(4), 1).await, [vec![4]]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unidirectional_stream_of_a_native_device_is_a_wrong_one() {
     let site = Site::start().await;

@@ -14,6 +14,7 @@ mod name;
 mod node;
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
@@ -112,6 +113,7 @@ pub enum ClientCaError {
 #[derive(Debug)]
 pub struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
+    first_end_s: i64,
 }
 
 impl Roots {
@@ -128,15 +130,49 @@ impl Roots {
             anchor.map(|anchor| anchor.to_owned()).ok_or(ClientCaError::Certificate { number: at + 1 })
         });
         let anchors = anchors.collect::<Result<Vec<_>, _>>()?;
-        if anchors.is_empty() {
-            return Err(ClientCaError::Empty);
-        }
-        Ok(Self { anchors })
+        let first_end_s = first_end_s(&certificates).ok_or(ClientCaError::Empty)?;
+        Ok(Self { anchors, first_end_s })
+    }
+
+    /// When the first of them ends, in seconds since 1970. Whoever builds paths to it may go on behind that (RFC 5280
+    /// leaves it open, and this check does), but not everybody will.
+    pub fn first_end_s(&self) -> i64 {
+        self.first_end_s
     }
 
     /// As TLS names them.
     pub fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
+    }
+}
+
+/// When the first of these certificates ends, in seconds since 1970; `None` without one that can be read.
+pub fn first_end_s(certificates: &[CertificateDer<'_>]) -> Option<i64> {
+    let ends = certificates.iter().filter_map(|one| X509Certificate::from_der(one).ok());
+    ends.map(|(_, parsed)| parsed.validity().not_after.timestamp()).min()
+}
+
+/// How near the end of a certificate is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Life {
+    /// More than [`limits::CERTIFICATE_ENDING_S`] are left.
+    Good,
+    /// Time to renew it.
+    Ending,
+    /// It is over.
+    Over,
+}
+
+impl Life {
+    /// Of a certificate that ends so many seconds after 1970.
+    pub fn of(end_s: i64, now: SystemTime) -> Self {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let left = end_s.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
+        match left {
+            ..=0 => Self::Over,
+            _ if left <= i64::from(limits::CERTIFICATE_ENDING_S) => Self::Ending,
+            _ => Self::Good,
+        }
     }
 }
 
@@ -253,4 +289,30 @@ fn algorithm(scheme: u16) -> Option<&'static dyn SignatureVerificationAlgorithm>
         0x0807 => algorithms::ED25519,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_to_be_renewed_before_its_end() {
+        let end = i64::from(limits::CERTIFICATE_ENDING_S) * 3;
+        let at = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap());
+        let soon = end - i64::from(limits::CERTIFICATE_ENDING_S);
+        for (now, life) in [
+            (0, Life::Good),
+            (soon - 1, Life::Good),
+            (soon, Life::Ending),
+            (end - 1, Life::Ending),
+            (end, Life::Over),
+            (end + 9, Life::Over),
+        ] {
+            assert_eq!(Life::of(end, at(now)), life, "{now}");
+        }
+        assert_eq!(Life::of(-1, UNIX_EPOCH - Duration::from_secs(9)), Life::Over);
+        assert_eq!(Life::of(i64::MAX, at(1)), Life::Good);
+    }
 }

@@ -36,6 +36,8 @@ pub const TOKEN_EARLY_S_MAX: u64 = 60;
 pub const CERTIFICATES_MAX: u32 = 4;
 /// Most bytes of them together.
 pub const CERTIFICATE_BYTES_MAX: u32 = 16 << 10;
+/// Seconds before its end from which on a certificate of ours is to be renewed.
+pub const CERTIFICATE_ENDING_S: u32 = 14 * 24 * 3_600;
 /// Most CAs whose client certificates are taken.
 pub const CLIENT_CAS_MAX: u32 = 16;
 /// Longest file with their certificates.

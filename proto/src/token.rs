@@ -325,7 +325,12 @@ impl Minter {
             exp: expires_at_s,
             scopes: (scopes != Scopes::DEVICE).then(|| scopes.names()),
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.key)
+        self.sign(&claims)
+    }
+
+    /// A token of these claims, whatever they say.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, Refusal> {
+        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), claims, &self.key)
             .map_err(|error| Refusal::new(ErrorCode::Internal, format!("sign a token: {error}")))
     }
 }

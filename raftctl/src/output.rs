@@ -40,6 +40,12 @@ impl List {
         self.items.push(item);
     }
 
+    /// Those of another list behind it.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.items.extend(other.items);
+    }
+
     /// To stdout.
     pub(crate) fn print(&self, format: Format) -> Result<(), Failure> {
         match format {

@@ -4,7 +4,7 @@
 //! A file that cannot be used at the start ends the start; later the CAs that were there stay, and the log says so.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -12,10 +12,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use seriatim_proto::certificate::{ClientCa, Roots};
+use seriatim_proto::certificate::{ClientCa, Life, Roots};
 use seriatim_proto::limits;
 use tokio::io::AsyncReadExt;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// From one look to the next.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ async fn start_with(
     let roots = Roots::from_pem(&pem).with_context(|| format!("use --client-ca {}", path.display()))?;
     metrics.certificates(&roots);
     let ca = ClientCa::new(roots);
-    let keeper = Keeper { path, ca: ca.clone(), seen: pem, failing: false, metrics };
+    let keeper = Keeper { path, ca: ca.clone(), seen: pem, failing: false, life: Life::Good, metrics };
     tokio::spawn(keeper.run(period));
     Ok(Some(ca))
 }
@@ -62,6 +62,8 @@ struct Keeper {
     /// What was used last.
     seen: Vec<u8>,
     failing: bool,
+    /// Of the CA that ends first, as it was said last.
+    life: Life,
     metrics: Metrics,
 }
 
@@ -71,6 +73,7 @@ impl Keeper {
         loop {
             interval.tick().await;
             self.look().await;
+            self.look_at_end(SystemTime::now());
         }
     }
 
@@ -104,6 +107,23 @@ impl Keeper {
     }
 }
 
+impl Keeper {
+    /// Says once that a CA ends soon, and once that it has ended.
+    fn look_at_end(&mut self, now: SystemTime) {
+        let end_s = self.ca.roots().first_end_s();
+        let life = Life::of(end_s, now);
+        if std::mem::replace(&mut self.life, life) == life {
+            return;
+        }
+        let file = self.path.display();
+        match life {
+            Life::Good => {}
+            Life::Ending => warn!(%file, end_s, "a CA of client certificates ends soon"),
+            Life::Over => error!(%file, end_s, "a CA of client certificates has ended"),
+        }
+    }
+}
+
 /// How a look at the file ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum Outcome {
@@ -120,6 +140,7 @@ struct OutcomeLabel {
 #[derive(Clone, Debug, Default)]
 struct Metrics {
     certificates: Gauge,
+    end_s: Gauge,
     reads: Family<OutcomeLabel, Counter>,
 }
 
@@ -127,12 +148,15 @@ impl Metrics {
     fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("client_cas", "CAs whose client certificates are taken", metrics.certificates.clone());
+        let help = "When the first of these CAs ends, in seconds since 1970";
+        registry.register("client_ca_end_timestamp_seconds", help, metrics.end_s.clone());
         registry.register("client_ca_reads", "Looks at their file, by outcome", metrics.reads.clone());
         metrics
     }
 
     fn certificates(&self, roots: &Roots) {
         self.certificates.set(i64::try_from(roots.anchors().len()).unwrap_or(i64::MAX));
+        self.end_s.set(roots.first_end_s());
     }
 
     fn read(&self, outcome: Outcome) {

@@ -6,9 +6,9 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Cluster, DeviceCa, Issued, PATIENCE, Process, wait_until_async};
+use common::{Cluster, DeviceCa, Issued, PATIENCE, Process, wait_until, wait_until_async};
 use rcgen::SigningKey;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -129,11 +129,25 @@ async fn a_certificate_lets_its_user_in_and_nobody_else() {
     let arrived = async || bob.sync(None, 0).await.unwrap().entries.len() == 6;
     wait_until_async("bob has all six", arrived).await;
 
-    a_session_ends_with_its_certificate(&cluster, &ours).await;
+    a_session_ends_with_its_certificate(&cluster, &ours, folder.path()).await;
+    the_end_of_a_ca_is_said(&cluster, folder.path());
     others_are_taken_without_a_restart(&cluster, &file, [&ours, &theirs]).await;
 }
 
-async fn a_session_ends_with_its_certificate(cluster: &Cluster, ca: &DeviceCa) {
+/// What the gateway has refused because its time was over.
+fn refused_as_expired(cluster: &Cluster) -> f64 {
+    let node = cluster.about.nodes.iter().find(|node| node.role == PlaygroundRole::Gateway).unwrap();
+    let name = "seriatim_gateway_client_certificates_refused_total{reason=\"expired\"}";
+    common::metric(&node.metrics, name).unwrap_or(0.0)
+}
+
+async fn a_session_ends_with_its_certificate(cluster: &Cluster, ca: &DeviceCa, folder: &Path) {
+    let files = [folder.join("renewed.pem"), folder.join("renewed-key.pem")];
+    let write = |issued: &Issued| {
+        for (file, text) in files.iter().zip([issued.chain.clone(), issued.key.serialize_pem()]) {
+            std::fs::write(file, text).unwrap();
+        }
+    };
     let ca_pem = std::fs::read(&cluster.about.ca_certificate).unwrap();
     let endpoint = |issued: &Issued| {
         let (chain, key) = (issued.chain.as_bytes(), issued.key.serialize_pem());
@@ -148,23 +162,93 @@ async fn a_session_ends_with_its_certificate(cluster: &Cluster, ca: &DeviceCa) {
     for seconds in [6, 30, 120] {
         let short = ca.issue(&["seriatim://1/alice"], seconds);
         let (ending, renewed) = (endpoint(&short), endpoint(&short));
+        write(&short);
+        let [chain, key] = &files;
+        let from_files = Endpoint::with_client_certificate_files(cluster.gateway(), &ca_pem, chain, key).unwrap();
+        let waits = cluster.builder("phone").client_certificate_files(chain, key).connect().await;
+        let waits = [waits, connect(&from_files, Transport::WebSocket).await];
         let ends = [connect(&ending, Transport::Quic).await, connect(&ending, Transport::WebSocket).await];
         let goes_on = [connect(&renewed, Transport::Quic).await, connect(&renewed, Transport::WebSocket).await];
-        if let ([Ok(a), Ok(b)], [Ok(c), Ok(d)]) = (ends, goes_on) {
+        if let ([Ok(a), Ok(b)], [Ok(c), Ok(d)], [Ok(e), Ok(f)]) = (ends, goes_on, waits) {
             let longer = ca.issue(&["seriatim://1/alice"], HOUR);
             let key = longer.key.serialize_pem();
             renewed.replace_client_certificate(longer.chain.as_bytes(), key.as_bytes()).unwrap();
-            clients = Some(([a, b], [c, d]));
+            clients = Some(([a, b], [c, d], [e, f]));
             break;
         }
     }
-    let (ends, goes_on) = clients.unwrap();
+    let (ends, goes_on, waits) = clients.unwrap();
     for client in &ends {
         wait_until_async("the session ends for good", async || client.status().await.is_err()).await;
     }
     for client in &goes_on {
         wait_until_async("there is another session", async || client.connections() >= 2).await;
         assert!(hello_to_bob(client).await);
+    }
+    // Those with files were refused like those that ended, and try on; then the files are renewed.
+    let refused = refused_as_expired(cluster);
+    wait_until_async("they come again", async || refused_as_expired(cluster) >= refused + 4.0).await;
+    write(&ca.issue(&["seriatim://1/alice"], HOUR));
+    for client in &waits {
+        assert!(hello_to_bob(client).await);
+    }
+}
+
+/// A gateway whose CA ends soon or has ended, and which takes certificates of that CA.
+fn the_end_of_a_ca_is_said(cluster: &Cluster, folder: &Path) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let params = |name: &str, end: u64| {
+        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+        params
+    };
+    let day = 24 * 3_600;
+    let leaf_end = now + 300 * day;
+    for (ca_end, says) in
+        [(now + 400 * day, Ok(())), (now + 13 * day, Err("13 d")), (now - 60, Err("the CA has ended"))]
+    {
+        let mut ca = params("a CA", ca_end);
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let (ca_key, key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = rcgen::Issuer::from_params(&ca, &ca_key);
+        let chain = params("a gateway", leaf_end).signed_by(&key, &issuer).unwrap().pem();
+        let write = |name: &str, text: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (ca, chain, key) = (write("a", ca_pem), write("b", chain), write("c", key.serialize_pem()));
+        let gateway = Process::start(&[
+            "gateway",
+            "--insecure-plaintext",
+            "--listen",
+            "127.0.0.1:0",
+            // Nobody is there: certificates are all that is needed.
+            "--logic",
+            "127.0.0.1:1",
+            "--certificate-chain",
+            &chain,
+            "--private-key",
+            &key,
+            "--client-ca",
+            &ca,
+            "--token-keys",
+            &cluster.about.token_public_key,
+        ]);
+        let arguments = ["--gateway", gateway.address(), "--ca", &ca, "cert", "status"];
+        let (exit, text, error) = common::run(&common::sibling("raftctl"), &arguments);
+        assert!(text.contains("CA#1"), "{text} {error}");
+        match says {
+            Ok(()) => assert_eq!(exit, Some(0), "{text} {error}"),
+            Err(word) => assert!(exit == Some(10) && text.contains(word), "{exit:?} {text} {error}"),
+        }
+        let metric = |name: &str| common::metric(gateway.metrics(), name);
+        wait_until("it has looked", || {
+            metric("seriatim_gateway_certificate_end_timestamp_seconds") == Some(leaf_end as f64)
+        });
+        assert_eq!(metric("seriatim_client_ca_end_timestamp_seconds"), Some(ca_end as f64));
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +15,15 @@ use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
+use seriatim_client::{Client, Conversation, EntryBody, Transport};
+use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::ids::Seq;
+use seriatim_proto::token::unverified;
+use seriatim_proto::wire::v1::amend::Act;
+use seriatim_proto::wire::v1::client_frame::Body as Asked;
+use seriatim_proto::wire::v1::entry::Kind;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
-use seriatim_proto::wire::{ALPN, FrameDecoder, encode_frame, lane, v1};
+use seriatim_proto::wire::{ALPN, FrameDecoder, encode_frame, error_to_wire, lane, v1};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -113,67 +121,162 @@ fn two_tokens_are_enough_for_most_and_a_run_that_judges_nothing_is_no_success() 
 struct Lie {
     /// that catches it
     case: &'static str,
-    frame: fn(&mut v1::ServerFrame),
-    close: fn(u16) -> u16,
+    /// of a frame, and of what it answers
+    frame: fn(&mut v1::ServerFrame, Option<&Asked>),
+    /// of a close code, and of what was asked last
+    close: fn(u16, Option<&Asked>) -> u16,
+    /// in what the case says of it
+    words: &'static str,
 }
 
-fn truth(_: &mut v1::ServerFrame) {}
+fn truth(_: &mut v1::ServerFrame, _: Option<&Asked>) {}
 
-fn of_frame(case: &'static str, frame: fn(&mut v1::ServerFrame)) -> Lie {
-    Lie { case, frame, close: |code| code }
+fn of_frame(case: &'static str, frame: fn(&mut v1::ServerFrame, Option<&Asked>)) -> Lie {
+    Lie { case, frame, close: |code, _| code, words: "" }
+}
+
+/// One that the case catches at this place.
+fn at(case: &'static str, words: &'static str, frame: fn(&mut v1::ServerFrame, Option<&Asked>)) -> Lie {
+    Lie { words, ..of_frame(case, frame) }
+}
+
+fn error(code: ErrorCode) -> Option<Said> {
+    Some(Said::Error(error_to_wire(&Refusal::new(code, "a lie"))))
+}
+
+/// Is the token of a Hello for another audience than ours?
+fn is_for_others(asked: Option<&Asked>) -> bool {
+    let Some(Asked::Hello(hello)) = asked else { return false };
+    unverified(&hello.token).is_some_and(|token| token.claims["aud"] != "seriatim")
 }
 
 fn lies() -> Vec<Lie> {
+    [of_what_is_said(), of_what_was_asked()].concat()
+}
+
+/// That need to know what was asked, or that only one place of their case catches.
+fn of_what_was_asked() -> Vec<Lie> {
     vec![
-        of_frame("C-010", |frame| {
+        at("C-001", "of the vector", |frame, _| {
+            if let Some(Said::HistoryPage(page)) = &mut frame.body {
+                page.entries.iter_mut().for_each(|entry| entry.salt.clear());
+            }
+        }),
+        Lie { close: |_, _| 1_000, ..at("C-011", "another key", truth) },
+        Lie {
+            close: |code, asked| if is_for_others(asked) { 1_000 } else { code },
+            ..at("C-011", "for the audience", truth)
+        },
+        at("C-031", "one who has gone", |frame, _| {
+            if let Some(Said::SyncPage(page)) = &mut frame.body
+                && page.entries.len() == 3
+            {
+                page.entries.extend(page.entries.last().cloned());
+            }
+        }),
+        at("C-033", "the verdict on another's id", |frame, _| {
+            if let Some(Said::SendStatus(status)) = &mut frame.body {
+                status.set_state(v1::send_status::State::Committed);
+            }
+        }),
+        at("C-033", "NOT_FOUND", |frame, asked| {
+            if let (Some(Said::Error(_)), Some(Asked::Mark(_))) = (&frame.body, asked) {
+                frame.body = error(ErrorCode::Forbidden);
+            }
+        }),
+        at("C-033", "NOT_FOUND", |frame, asked| {
+            if let (Some(Said::Error(_)), Some(Asked::Amend(_))) = (&frame.body, asked) {
+                frame.body = error(ErrorCode::NotAuthor);
+            }
+        }),
+        at("C-040", "what the pages prove", |frame, _| {
+            if let Some(Said::Deliver(deliver)) = &mut frame.body {
+                deliver.entries.iter_mut().for_each(|entry| entry.at_ms += 1);
+            }
+        }),
+        at("C-042", "the tail", |frame, _| {
+            if let Some(Said::Lagging(lagging)) = &mut frame.body {
+                lagging.upto += 5;
+            }
+        }),
+        at("C-083", "unpins what is pinned", |frame, asked| {
+            if let Some(Asked::Amend(v1::Amend { act: Some(Act::Pin(pin)), .. })) = asked
+                && pin.unset
+            {
+                frame.body = error(ErrorCode::NotFound);
+            }
+        }),
+        at("C-085", "kinds and targets", |frame, _| {
+            if let Some(Said::HistoryPage(page)) = &mut frame.body {
+                for entry in page.entries.iter_mut().filter(|entry| entry.kind() == Kind::Pin) {
+                    entry.set_kind(Kind::Message);
+                }
+            }
+        }),
+        at("C-090", "as List shows it", |frame, _| {
+            if let Some(Said::ListPage(page)) = &mut frame.body {
+                page.list.iter_mut().for_each(|row| row.archived = true);
+            }
+        }),
+        at("C-091", "another conversation's place", |frame, asked| {
+            if let (Some(Said::Error(_)), Some(Asked::Mark(_))) = (&frame.body, asked) {
+                frame.body = Some(Said::Marked(v1::Marked { now: Some(v1::Listed::default()) }));
+            }
+        }),
+    ]
+}
+
+fn of_what_is_said() -> Vec<Lie> {
+    vec![
+        of_frame("C-010", |frame, _| {
             if let Some(Said::Welcome(welcome)) = &mut frame.body {
                 welcome.user = "mallory".to_owned();
             }
         }),
-        of_frame("C-014", |frame| {
+        of_frame("C-014", |frame, _| {
             if let Some(Said::Pong(pong)) = &mut frame.body {
                 pong.nonce ^= 1;
             }
         }),
-        Lie { case: "C-015", frame: truth, close: |_| 1_000 },
-        of_frame("C-021", |frame| {
+        Lie { case: "C-015", frame: truth, close: |_, _| 1_000, words: "" },
+        of_frame("C-021", |frame, _| {
             if let Some(Said::Committed(committed)) = &mut frame.body {
                 committed.duplicate = false;
             }
         }),
-        of_frame("C-023", |frame| {
+        of_frame("C-023", |frame, _| {
             if let Some(Said::Error(error)) = &mut frame.body {
                 error.code = 12;
             }
         }),
-        of_frame("C-024", |frame| {
+        of_frame("C-024", |frame, _| {
             if let Some(Said::Committed(committed)) = &mut frame.body {
                 committed.seq = 1_000_000 - committed.seq;
             }
         }),
-        of_frame("C-040", |frame| {
+        of_frame("C-040", |frame, _| {
             if let Some(Said::Deliver(deliver)) = &mut frame.body {
                 deliver.entries.extend(deliver.entries.last().cloned());
             }
         }),
-        of_frame("C-047", |frame| {
+        of_frame("C-047", |frame, _| {
             if let Some(Said::SyncPage(page)) = &mut frame.body {
                 page.entries.truncate(page.entries.len().saturating_sub(1));
             }
         }),
-        of_frame("C-048", |frame| {
+        of_frame("C-048", |frame, _| {
             if let Some(Said::SyncPage(page)) = &mut frame.body
                 && let Some(entry) = page.entries.first_mut()
             {
                 entry.at_ms += 1;
             }
         }),
-        of_frame("C-050", |frame| {
+        of_frame("C-050", |frame, _| {
             if let Some(Said::Numbers(numbers)) = &mut frame.body {
                 numbers.first = 1;
             }
         }),
-        of_frame("C-082", |frame| {
+        of_frame("C-082", |frame, _| {
             let entries = match &mut frame.body {
                 Some(Said::SyncPage(page)) => &mut page.entries,
                 Some(Said::HistoryPage(page)) => &mut page.entries,
@@ -184,7 +287,7 @@ fn lies() -> Vec<Lie> {
                 entry.body = "a secret".into();
             }
         }),
-        of_frame("C-092", |frame| {
+        of_frame("C-092", |frame, _| {
             if let Some(Said::ListPage(page)) = &mut frame.body {
                 page.unread = 0;
             }
@@ -254,10 +357,12 @@ async fn carry(stream: TcpStream, acceptor: TlsAcceptor, connector: TlsConnector
     let mut request = format!("wss://localhost{}", lane::PATH).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_bytes(ALPN).unwrap());
     let (mut gateway, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let mut asked = Heard::default();
     loop {
         tokio::select! {
             said = device.next() => match said {
                 Some(Ok(message)) if !message.is_close() => {
+                    asked.hear(&message);
                     if gateway.send(message).await.is_err() {
                         return;
                     }
@@ -266,9 +371,10 @@ async fn carry(stream: TcpStream, acceptor: TlsAcceptor, connector: TlsConnector
             },
             said = gateway.next() => {
                 let message = match said {
-                    Some(Ok(Message::Binary(bytes))) => Message::Binary(bent(&bytes, lie)),
+                    Some(Ok(Message::Binary(bytes))) => Message::Binary(bent(&bytes, lie, &asked)),
                     Some(Ok(Message::Close(close))) => {
-                        let bend = |close: CloseFrame| CloseFrame { code: (lie.close)(close.code.into()).into(), ..close };
+                        let code = |close: &CloseFrame| (lie.close)(close.code.into(), asked.last.as_ref()).into();
+                        let bend = |close: CloseFrame| CloseFrame { code: code(&close), ..close };
                         let _ = device.close(close.map(bend)).await;
                         // The device's own goodbye, so that it has read ours.
                         while let Some(Ok(_)) = device.next().await {}
@@ -285,12 +391,34 @@ async fn carry(stream: TcpStream, acceptor: TlsAcceptor, connector: TlsConnector
     }
 }
 
-fn bent(bytes: &[u8], lie: Lie) -> Bytes {
+/// What a device has asked.
+#[derive(Default)]
+struct Heard {
+    asked: HashMap<u64, Asked>,
+    last: Option<Asked>,
+}
+
+impl Heard {
+    fn hear(&mut self, message: &Message) {
+        let Message::Binary(bytes) = message else { return };
+        let mut decoder = FrameDecoder::default();
+        decoder.push(bytes);
+        // What is no frame is the gateway's to judge.
+        while let Ok(Some(frame)) = decoder.next_frame::<v1::ClientFrame>() {
+            let Some(body) = frame.body else { continue };
+            self.asked.insert(frame.request_id, body.clone());
+            self.last = Some(body);
+        }
+    }
+}
+
+fn bent(bytes: &[u8], lie: Lie, heard: &Heard) -> Bytes {
     let mut decoder = FrameDecoder::default();
     decoder.push(bytes);
     let mut out = BytesMut::new();
     while let Some(mut frame) = decoder.next_frame::<v1::ServerFrame>().unwrap() {
-        (lie.frame)(&mut frame);
+        let asked = heard.asked.get(&frame.request_id);
+        (lie.frame)(&mut frame, asked);
         encode_frame(&frame, &mut out);
     }
     decoder.finish().unwrap();
@@ -309,9 +437,9 @@ async fn a_gateway_that_lies_is_caught_by_the_case_about_it() {
 
     // The one that hands on what ours says passes all of them.
     let honest = Liar::start(&cluster, of_frame("", truth), &certificate).await;
-    let cases = lies.iter().map(|lie| lie.case).collect::<Vec<_>>().join(",");
-    let said = ask(&honest, &ca, &key, cases).await;
-    assert_eq!((said.exit, of_verdict(&said, "passed").len()), (Some(0), lies.len()), "{:#?}", said.items);
+    let cases: BTreeSet<_> = lies.iter().map(|lie| lie.case).collect();
+    let said = ask(&honest, &ca, &key, cases.iter().copied().collect::<Vec<_>>().join(",")).await;
+    assert_eq!((said.exit, of_verdict(&said, "passed").len()), (Some(0), cases.len()), "{:#?}", said.items);
     drop(honest);
 
     for lie in lies {
@@ -321,7 +449,45 @@ async fn a_gateway_that_lies_is_caught_by_the_case_about_it() {
         assert_eq!((said.exit, item["verdict"].as_str()), (Some(12), Some("failed")), "{item} {}", said.error);
         let words = item["detail"].as_str().unwrap();
         assert!(words.contains("expected") || words.contains("chain"), "{}: {words}", lie.case);
+        assert!(words.contains(lie.words), "{}: {words}, not {}", lie.case, lie.words);
     }
+}
+
+/// The first two subscriptions of a session are refused for now, and bring nothing.
+fn subscribes_at_the_third(frame: &mut v1::ServerFrame, _: Option<&Asked>) {
+    if (1..=2).contains(&frame.inbox) {
+        (frame.body, frame.optional) = (None, true);
+    }
+    if matches!(&frame.body, Some(Said::Subscribed(said)) if said.subscription_id <= 2) {
+        let refusal = Refusal::later(ErrorCode::Busy, "not yet", 100);
+        frame.body = Some(Said::Error(error_to_wire(&refusal)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_is_refused_for_now_goes_on_and_loses_nothing() {
+    let cluster = Cluster::start();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let busy = Liar::start(&cluster, of_frame("", subscribes_at_the_third), &certificate).await;
+    let bob = cluster.device("bob", "laptop").await;
+    bob.send(Conversation::peer("alice").unwrap(), "before").await.unwrap();
+    let alice = Client::builder(busy.address, "localhost")
+        .ca_pem(certificate.cert.pem().as_bytes())
+        .transport(Transport::WebSocket)
+        .token(cluster.token("alice", 3600))
+        .device("phone")
+        .connect()
+        .await
+        .unwrap();
+    let mut inbox = alice.subscribe(Seq::FIRST, None);
+    for text in ["before", "behind"] {
+        let entry = tokio::time::timeout(common::PATIENCE, inbox.next()).await.unwrap().unwrap().unwrap();
+        assert!(matches!(&entry.body, EntryBody::Here { body, .. } if body == text), "{entry:?}");
+        if text == "before" {
+            bob.send(Conversation::peer("alice").unwrap(), "behind").await.unwrap();
+        }
+    }
+    assert_eq!(alice.connections(), 1, "on the same connection");
 }
 
 /// Asks a gateway over a WebSocket.

@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,11 +43,7 @@ fn over_quota(cluster: &Cluster, limit: &str) -> u64 {
     let label = format!("_over_quota_total{{limit=\"{limit}\"}} ");
     let nodes = cluster.about.nodes.iter().filter(|node| node.role == PlaygroundRole::Logic);
     let counts = nodes.map(|node| {
-        let mut stream = TcpStream::connect(&node.metrics).unwrap();
-        stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
+        let text = common::metrics(&node.metrics);
         assert!(text.contains("seriatim_logic_slots_held"), "{text}");
         let line = text.lines().find_map(|line| line.split_once(&label));
         line.map_or(0, |(_, count)| count.parse::<u64>().unwrap())

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from cluster import PATIENCE, Cluster, DeviceCa
+from cluster import PATIENCE, Cluster, DeviceCa, until
 
 from seriatim import Client, ClientCertificate, Code, ConnectRefused, HandshakeFailed, connect
 
@@ -65,3 +65,18 @@ async def test_files_that_are_no_certificate(cluster: Cluster, tmp_path: Path) -
         await device(cluster, ClientCertificate(tmp_path / "missing.pem", good.key))
     with pytest.raises(ValueError, match="without a token or a certificate"):
         await connect(cluster.gateways[0], device="phone")
+
+
+async def test_a_client_goes_on_with_the_certificate_that_takes_the_place_of_an_ended_one(cluster: Cluster) -> None:
+    for seconds in (5, 30, 120):  # on a slow machine it may end before the client is in
+        certificate = cluster.devices.issue("renewed", "seriatim://1/c-renewed", seconds)
+        try:
+            client = await device(cluster, certificate)
+            break
+        except (HandshakeFailed, ConnectRefused):
+            continue
+    async with client:
+        await until(lambda: "alert 45" in client._pilot.last_error)
+        cluster.devices.issue("renewed", "seriatim://1/c-renewed")
+        await client.send("c-renewed", "to myself")
+        assert client.connections > 1

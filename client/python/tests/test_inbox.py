@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from test_bytes import an_entry
 from seriatim import Code, Entry, Refusal, SubscriptionError, SubscriptionRefused, SyncPage, TooLong
 from seriatim._inbox import (
     CREDIT_STEP,
+    SUBSCRIBE_PAUSE,
     WINDOW,
     AskPage,
     GiveCredit,
@@ -214,3 +216,28 @@ async def test_a_refused_page_that_cannot_be_had_ends_it() -> None:
     inbox.handle_page_refused(Refusal.of(Code.CURSOR_AHEAD, "from the future"))
     with pytest.raises(SubscriptionError, match="CURSOR_AHEAD"):
         await anext(reader)
+
+
+@pytest.mark.parametrize("told", [0, 400])
+def test_c065_a_subscription_that_is_refused_for_now_is_asked_for_again_and_not_before(told: int) -> None:
+    inbox, reader = subscribed()
+    inbox.handle_entries([entry(1, 0)])
+    busy = replace(Refusal.of(Code.BUSY, ""), retry=True, retry_after_ms=told)
+    inbox.handle_subscribe_refused(10.0, busy, random.Random(1))
+    until = inbox.poll_timeout()
+    assert until is not None
+    pause = max(told / 1000, SUBSCRIBE_PAUSE)
+    assert pause <= until - 10.0 <= pause * 1.5
+    inbox.handle_timeout(until - 0.001)
+    assert inbox.need(is_connected=True, is_pushed=False) is None, "not before"
+    inbox.handle_timeout(until)
+    again = inbox.need(is_connected=True, is_pushed=False)
+    assert isinstance(again, Subscribe)
+    assert again.start == 2
+    assert inbox.poll_timeout() is None
+    inbox.handle_subscribe_refused(10.0, busy, random.Random(1))
+    inbox.handle_lost()
+    assert inbox.need(is_connected=True, is_pushed=False) == again, "another connection knows nothing of it"
+    inbox.handle_subscribe_refused(10.0, Refusal.of(Code.FORBIDDEN, ""), random.Random(1))
+    assert inbox.is_over
+    assert taken(reader) == [1]

@@ -111,6 +111,26 @@ async def test_c065_what_may_be_repeated_is_repeated_in_its_time(certificate: Ce
         assert times[1] - times[0] >= 0.3
 
 
+async def test_c065_a_subscribe_that_is_refused_for_now_is_said_again_in_its_time(certificate: Certificate) -> None:
+    times = []
+
+    def script(visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
+        if not frame.HasField("subscribe"):
+            return
+        times.append(asyncio.get_running_loop().time())
+        if len(times) <= 2:
+            visit.answer(stream, frame, error=pb.Error(code=Code.BUSY, name="BUSY", retry=True, retry_after_ms=200))
+        else:
+            visit.push(frame, 1, deliver((1, 0), (2, 1)))
+
+    async with Scripted(certificate, script) as gateway, await gateway.connect() as client:
+        assert await read(client.subscribe(1), 2) == [1, 2]
+        assert [start_of(frame) for frame in gateway.came("subscribe")] == [1, 1, 1]
+        assert times[1] - times[0] >= 0.2
+        assert times[2] - times[1] >= 0.2
+        assert client.connections == 1
+
+
 async def test_c067_a_gap_a_repetition_lagging_and_an_ended_stream_go_unnoticed(certificate: Certificate) -> None:
     numbers = itertools.count(1)
 

@@ -6,6 +6,7 @@
 
 import { ErrorCode, refusal, SubscriptionError, type Refusal } from "./errors.js";
 import type { Entry, SyncPage } from "./entry.js";
+import { SUBSCRIBE_MS_MIN } from "./limits.js";
 
 /** What the pilot must do for the subscription. */
 export type Need =
@@ -96,8 +97,10 @@ export class InboxQueue {
 
 /** The pilot's side of a subscription. */
 export class Inbox {
-  // fresh: not subscribed on this connection. live. behind: pages are missing. asked: for one. over.
-  #state: "fresh" | "live" | "behind" | "asked" | "over" = "fresh";
+  // fresh: not subscribed on this connection. paused: nor taken yet. live. behind: pages are missing. asked: for one. over.
+  #state: "fresh" | "paused" | "live" | "behind" | "asked" | "over" = "fresh";
+  /** When {@link handleTimeout} must be called. */
+  dueMs = Number.POSITIVE_INFINITY;
 
   constructor(
     readonly queue: InboxQueue,
@@ -113,13 +116,26 @@ export class Inbox {
 
   /** There will be nothing more. */
   end(why: Refusal): void {
-    this.#state = "over";
+    this.#turn("over");
     this.queue.end(SubscriptionError.refused(why));
   }
 
   /** A connection is gone: subscribe on the next one from the position. */
   handleLost(): void {
-    if (this.#state === "live") this.#state = "fresh";
+    if (this.#state === "live" || this.#state === "paused") this.#turn("fresh");
+  }
+
+  /** The gateway refused to subscribe on this connection, for now (`retry`) or for good. */
+  handleSubscribeRefused(nowMs: number, why: Refusal, retry: boolean): void {
+    if (!retry) return this.end(why);
+    if (this.#state !== "live") return;
+    this.#state = "paused";
+    // Never earlier than told, and not all devices at once.
+    this.dueMs = nowMs + Math.max(why.retryAfterMs, SUBSCRIBE_MS_MIN) * (1 + Math.random() / 2);
+  }
+
+  handleTimeout(nowMs: number): void {
+    if (this.#state === "paused" && this.dueMs <= nowMs) this.#turn("fresh");
   }
 
   /** Pushed entries. */
@@ -166,7 +182,7 @@ export class Inbox {
   need(connected: boolean, pushed: boolean): Need | undefined {
     const { queue } = this;
     if (this.#state !== "over" && queue.dropped) {
-      this.#state = "over";
+      this.#turn("over");
       return { do: "unsubscribe" };
     }
     const room = queue.window - queue.length;
@@ -190,6 +206,12 @@ export class Inbox {
 
   get isLive(): boolean {
     return this.#state === "live";
+  }
+
+  /** Whatever was waited for. */
+  #turn(state: "fresh" | "over"): void {
+    this.#state = state;
+    this.dueMs = Number.POSITIVE_INFINITY;
   }
 
   #take(entry: Entry): void {

@@ -56,6 +56,8 @@ export const RECONNECT_MS_MAX = 2_000;
 /** Shortest and longest pause before a refused request is sent again, unless the gateway wants a longer one. */
 export const RETRY_MS_MIN = 20;
 export const RETRY_MS_MAX = 1_000;
+/** Shortest pause before a subscription that was refused for now is asked for again. */
+export const SUBSCRIBE_MS_MIN = 50;
 /** Dials with fresh tokens that are refused as expired, before the client gives up. */
 export const EXPIRED_MAX = 3;
 

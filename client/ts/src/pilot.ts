@@ -166,7 +166,7 @@ export class Pilot {
 
   /** A timer that goes off too early costs less than one that is set anew for every request. */
   #arm(now: number): void {
-    let untilMs = this.#requests.dueMs;
+    let untilMs = Math.min(this.#requests.dueMs, this.#inbox?.dueMs ?? Number.POSITIVE_INFINITY);
     if (this.#link.state === "waiting") untilMs = Math.min(untilMs, this.#link.untilMs);
     if (this.#link.state === "up") untilMs = Math.min(untilMs, now + (this.#requests.hasReady ? ROOM_MS : LOOK_MS));
     if (this.#timer !== undefined && this.#timerMs <= untilMs) return;
@@ -316,7 +316,7 @@ export class Pilot {
     } else if (id === this.#subscribing) {
       this.#subscribing = undefined;
       if (said.case === "subscribed") this.#handleSubscribed(said.value.subscriptionId);
-      else if (said.case === "error") this.#inbox?.end(refusalFromWire(said.value));
+      else if (said.case === "error") this.#inbox?.handleSubscribeRefused(nowMs(), refusalFromWire(said.value), said.value.retry);
     } else {
       this.#requests.handleAnswer(nowMs(), id, said);
     }
@@ -390,6 +390,7 @@ export class Pilot {
     const inbox = this.#inbox;
     const wire = this.#link.state === "up" ? this.#link.wire : undefined;
     if (inbox === undefined) return;
+    inbox.handleTimeout(now);
     for (;;) {
       // Behind or over: what the stream would still bring is not wanted.
       if (wire !== undefined && !inbox.isLive && this.#subscription !== undefined) {

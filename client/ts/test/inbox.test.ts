@@ -65,6 +65,28 @@ it("C-067 repetitions are dropped and a gap is repaired", async () => {
   assert.deepEqual(inbox.need(true, true), { do: "subscribe", from: 12n, cursor: 0n, credit: 1_024 });
 });
 
+it("C-065 a subscription that is refused for now is asked for again from the position, and not before", async () => {
+  const { queue, inbox } = subscribed();
+  inbox.handleEntries([entry(1, 0)]);
+  for (const told of [0, 400]) {
+    inbox.handleSubscribeRefused(1_000, { ...refusal("BUSY", ""), retryAfterMs: told }, true);
+    const pause = inbox.dueMs - 1_000;
+    assert(pause >= Math.max(told, 50) && pause <= Math.max(told, 50) * 1.5, `${pause} after ${told}`);
+    inbox.handleTimeout(inbox.dueMs - 1);
+    assert.equal(inbox.need(true, false), undefined, "not before");
+    inbox.handleTimeout(inbox.dueMs);
+    assert.deepEqual(inbox.need(true, false), { do: "subscribe", from: 2n, cursor: 0n, credit: 1_023 });
+    assert.equal(inbox.dueMs, Number.POSITIVE_INFINITY);
+  }
+  inbox.handleSubscribeRefused(1_000, { ...refusal("BUSY", ""), retryAfterMs: 400 }, true);
+  inbox.handleLost();
+  assert.equal(inbox.need(true, false)?.do, "subscribe", "another connection knows nothing of it");
+  inbox.handleSubscribeRefused(1_000, refusal("FORBIDDEN", ""), false);
+  assert.equal(inbox.need(true, false), undefined);
+  assert.deepEqual(await taken(queue), [1]);
+  assert.equal(queue.takeEnd()?.refusal?.name, "FORBIDDEN");
+});
+
 it("C-067 Lagging, a stream that ends and a lost connection are repaired from the position", async () => {
   const { inbox } = subscribed();
   inbox.handleEntries([entry(1, 0)]);

@@ -230,6 +230,25 @@ it("C-067 a gap, Lagging and the end of the inbox stream are repaired, and the r
   assert.equal(client.connections, 1);
 });
 
+it("C-065 a Subscribe that is refused for now is said again in its time, from the same position", async () => {
+  const gateway = new Gateway();
+  const times: number[] = [];
+  gateway.script = (link, frame) => {
+    if (frame.body.case !== "subscribe") return;
+    assert.equal(frame.body.value.from, 1n);
+    times.push(performance.now());
+    const id = BigInt(times.length);
+    if (times.length <= 2) link.say(refused(frame, "BUSY", { retry: true, retryAfterMs: 100 }));
+    else link.say(subscribed(frame, id), deliver(id, entry(1, 0)));
+  };
+  const client = await gateway.client();
+  const first = await client.subscribe().next();
+  assert.equal(first.value?.seq, 1n);
+  const [one = 0, two = 0, three = 0] = times;
+  assert(two - one >= 100 && three - two >= 100, times.join(" "));
+  assert.equal(client.connections, 1);
+});
+
 it("C-067 an entry that cannot be one ends the subscription: it is not left out", async () => {
   const gateway = new Gateway();
   gateway.script = (link, frame) => link.say(subscribed(frame, 1n), deliver(1n, entry(1, 0), { ...entry(2, 1), messageId: new Uint8Array(15) }));

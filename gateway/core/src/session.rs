@@ -19,7 +19,7 @@
 //! # Reading order
 //! [`Session::handle_stream_data`] → `handle_frame` → [`Session::handle_reply`] → [`Session::handle_push`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -179,6 +179,8 @@ pub struct Session {
     /// A pull is under way, perhaps of a subscription that is over: another one waits for its answer.
     pulling: bool,
     subscription_last: u64,
+    /// Inbox streams that are over, but whose last bytes are still with the transport.
+    leaving: BTreeSet<u64>,
     drain_at: Option<Instant>,
     writable: VecDeque<StreamId>,
     events: VecDeque<SessionEvent>,
@@ -208,6 +210,7 @@ impl Session {
             inbox: None,
             pulling: false,
             subscription_last: 0,
+            leaving: BTreeSet::new(),
             drain_at: None,
             writable: VecDeque::new(),
             events: VecDeque::new(),
@@ -254,6 +257,7 @@ impl Session {
                 self.unsubscribe(id);
                 // Nothing more is written to it, not even its end.
                 self.forget_stream(stream);
+                self.leaving.remove(&id);
             }
         }
     }
@@ -267,15 +271,20 @@ impl Session {
         }
     }
 
-    /// The transport takes no more of this stream.
+    /// The transport takes no more of this stream, or keeps the last bytes of one that is over.
     pub fn handle_blocked(&mut self, stream: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&stream) {
-            stream.blocked = true;
+        match (self.streams.get_mut(&stream), stream) {
+            (Some(found), _) => found.blocked = true,
+            (None, StreamId::Inbox(id)) if id <= self.subscription_last => drop(self.leaving.insert(id)),
+            (None, StreamId::Inbox(_) | StreamId::Bidi(_)) => {}
         }
     }
 
-    /// The transport takes more of this stream again.
+    /// The transport takes more of this stream again, or has written the last bytes of one that is over.
     pub fn handle_writable(&mut self, stream: StreamId) {
+        if let StreamId::Inbox(id) = stream {
+            self.leaving.remove(&id);
+        }
         if let Some(found) = self.streams.get_mut(&stream) {
             found.blocked = false;
             self.list(stream);
@@ -627,8 +636,8 @@ impl Session {
             return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
         }
         // Those that are over, but whose device has not taken what was written: they hold bytes.
-        let unfinished = self.streams.keys().filter(|id| matches!(id, StreamId::Inbox(_))).count();
-        if unfinished >= INBOX_STREAMS_MAX {
+        let here = self.streams.keys().filter(|id| matches!(id, StreamId::Inbox(_))).count();
+        if here + self.leaving.len() >= INBOX_STREAMS_MAX {
             let refusal = Refusal::later(ErrorCode::Busy, "inbox streams that are over are not read to their end", 100);
             return self.say(StreamId::CONTROL, request_id, Said::Error(wire::error_to_wire(&refusal)));
         }

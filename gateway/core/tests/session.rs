@@ -771,6 +771,38 @@ fn a_device_that_subscribes_and_never_reads_is_not_buffered_for() {
 }
 
 #[test]
+fn an_inbox_stream_counts_until_the_transport_has_written_its_end() {
+    let mut device = Device::open();
+    // Each is taken whole by a transport that cannot write it.
+    let subscribes = |device: &mut Device| {
+        device.say(CONTROL, 5, subscribe(1, 10));
+        let heard = device.hear(CONTROL);
+        let subscribed = match &heard[..] {
+            [(5, Said::Subscribed(subscribed))] => Some(subscribed.subscription_id),
+            [(5, Said::Error(error))] if error.name == "BUSY" && error.retry && error.retry_after_ms > 0 => None,
+            other => panic!("{other:?}"),
+        };
+        if let Some(id) = subscribed {
+            device.say(CONTROL, 0, Asked::Unsubscribe(v1::Unsubscribe { subscription_id: id }));
+            let ends = device.transmits();
+            assert!(matches!(&ends[..], [end] if end.stream == StreamId::Inbox(id) && end.finish), "{ends:?}");
+            device.session.handle_blocked(StreamId::Inbox(id));
+        }
+        subscribed
+    };
+    let taken: Vec<_> = (0..9).filter_map(|_| subscribes(&mut device)).collect();
+    assert_eq!(taken, [1, 2, 3, 4]);
+    device.session.handle_writable(StreamId::Inbox(2));
+    assert_eq!((subscribes(&mut device), subscribes(&mut device)), (Some(5), None));
+    device.session.handle_stream_reset(StreamId::Inbox(3));
+    assert_eq!((subscribes(&mut device), subscribes(&mut device)), (Some(6), None));
+    // A stream that never was does not count.
+    device.session.handle_writable(StreamId::Inbox(4));
+    device.session.handle_blocked(StreamId::Inbox(99));
+    assert_eq!(subscribes(&mut device), Some(7));
+}
+
+#[test]
 fn an_unsubscribed_stream_is_finished() {
     let mut device = Device::open().subscribed(1, 10);
     device.say(CONTROL, 0, Asked::Unsubscribe(v1::Unsubscribe { subscription_id: 1 }));

@@ -150,6 +150,7 @@ async fn refresh(certificates: Arc<Certificates>, short: Option<Arc<ShortCertifi
         if certificates.refresh() == Some(false) {
             metrics.certificates_refused.inc();
         }
+        metrics.certificate_end_s.set(certificates.look_at_end(SystemTime::now()));
         match short.as_ref().map(|short| short.rotate(SystemTime::now())) {
             Some(Ok(true)) => info!("the next certificate for WebTransport is used"),
             Some(Err(error)) => {

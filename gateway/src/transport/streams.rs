@@ -21,6 +21,7 @@ use crate::transport::{Came, Carrier};
 /// Bytes read from a stream at once.
 const READ_BYTES: usize = 8 << 10;
 
+type OpeningInbox = BoxFuture<'static, Result<SendStream, ConnectionError>>;
 type Stray = BoxFuture<'static, Result<RecvStream, ConnectionError>>;
 type Accepting = BoxFuture<'static, Result<(SendStream, RecvStream), ConnectionError>>;
 
@@ -35,6 +36,8 @@ pub(crate) struct StreamCarrier {
     stray: Option<Stray>,
     /// A stream that has not said its session yet.
     opening: Option<Opening>,
+    /// The device allows no inbox stream more for now.
+    opening_inbox: Option<OpeningInbox>,
     close_code: VarInt,
     readers: Vec<Reader>,
     writers: BTreeMap<StreamId, Writer>,
@@ -54,7 +57,8 @@ struct Reader {
 }
 
 struct Writer {
-    send: SendStream,
+    /// `None`: an inbox stream that the device does not allow yet
+    send: Option<SendStream>,
     pending: Bytes,
     finish: bool,
 }
@@ -70,6 +74,7 @@ impl StreamCarrier {
             connection,
             web: web.map(Box::new),
             opening: None,
+            opening_inbox: None,
             close_code: VarInt::from_u32(0),
             readers: Vec::new(),
             writers: BTreeMap::new(),
@@ -134,7 +139,7 @@ impl StreamCarrier {
         let id = StreamId::Bidi(self.bidi_next);
         self.bidi_next += 1;
         self.readers.push(Reader { id, recv });
-        self.writers.insert(id, Writer { send, pending: Bytes::new(), finish: false });
+        self.writers.insert(id, Writer { send: Some(send), pending: Bytes::new(), finish: false });
     }
 
     fn read_streams(&mut self, cx: &mut Context<'_>, now: Instant, session: &mut Session) -> bool {
@@ -169,27 +174,23 @@ impl StreamCarrier {
         // Nobody waits for its answers: it must not count as one of the device's streams for ever. The control stream
         // has the session's last words.
         for id in reset.into_iter().filter(|id| *id != StreamId::CONTROL) {
-            if let Some(mut writer) = self.writers.remove(&id) {
+            if let Some(Writer { send: Some(mut send), .. }) = self.writers.remove(&id) {
                 // Fails only for a stream that is over already.
-                let _ = writer.send.reset(VarInt::from_u32(0));
+                let _ = send.reset(VarInt::from_u32(0));
             }
         }
         any
     }
 
-    /// The inbox stream opens with its first bytes. A device that allows no streams does not want pushes.
-    fn open_inbox(&mut self, cx: &mut Context<'_>, session: &mut Session, id: StreamId) -> bool {
-        let open = std::pin::pin!(self.connection.open_uni());
-        match open.poll(cx) {
-            Poll::Ready(Ok(send)) => {
-                let pending = self.web.as_ref().map_or_else(Bytes::new, |web| web.uni_header());
-                self.writers.insert(id, Writer { send, pending, finish: false });
-                true
-            }
-            Poll::Ready(Err(_)) | Poll::Pending => {
-                session.handle_stream_reset(id);
-                false
-            }
+    /// Opens the inbox streams that have something to write, in their order and as far as the device allows. The session
+    /// has few of them at the same time (`INBOX_STREAMS_MAX`): what waits for one is bounded.
+    fn open_inboxes(&mut self, cx: &mut Context<'_>) {
+        for writer in self.writers.values_mut().filter(|writer| writer.send.is_none()) {
+            let opening = self.opening_inbox.get_or_insert_with(|| open_uni(&self.connection));
+            let Poll::Ready(opened) = opening.poll_unpin(cx) else { return };
+            self.opening_inbox = None;
+            // Without a connection, the driver is gone at its next turn.
+            writer.send = opened.ok();
         }
     }
 
@@ -197,8 +198,12 @@ impl StreamCarrier {
     fn write(&mut self, cx: &mut Context<'_>, session: &mut Session, id: StreamId) -> bool {
         let Some(writer) = self.writers.get_mut(&id) else { return false };
         let mut any = false;
+        let Some(send) = &mut writer.send else {
+            session.handle_blocked(id);
+            return false;
+        };
         while !writer.pending.is_empty() {
-            match Pin::new(&mut writer.send).poll_write(cx, &writer.pending) {
+            match Pin::new(&mut *send).poll_write(cx, &writer.pending) {
                 Poll::Ready(Ok(count)) => {
                     self.traffic.sent.inc_by(count as u64);
                     writer.pending.advance(count);
@@ -222,11 +227,10 @@ impl StreamCarrier {
         }
         if writer.finish {
             // Fails only if it was finished or the connection is gone.
-            let _ = writer.send.finish();
+            let _ = send.finish();
             self.drop_stream(id);
-        } else {
-            session.handle_writable(id);
         }
+        session.handle_writable(id);
         any
     }
 
@@ -255,6 +259,7 @@ impl Carrier for StreamCarrier {
 
     fn poll_out(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
         let mut any = false;
+        self.open_inboxes(cx);
         let blocked: Vec<_> =
             self.writers.iter().filter(|(_, writer)| !writer.pending.is_empty()).map(|(id, _)| *id).collect();
         for id in blocked {
@@ -267,9 +272,10 @@ impl Carrier for StreamCarrier {
         let Transmit { stream, bytes, finish } = transmit;
         if let StreamId::Inbox(_) = stream
             && !self.writers.contains_key(&stream)
-            && !self.open_inbox(cx, session, stream)
         {
-            return;
+            let pending = self.web.as_ref().map_or_else(Bytes::new, |web| web.uni_header());
+            self.writers.insert(stream, Writer { send: None, pending, finish: false });
+            self.open_inboxes(cx);
         }
         let Some(writer) = self.writers.get_mut(&stream) else { return };
         // A new stream begins with its header.
@@ -310,6 +316,11 @@ fn joined(first: &[u8], second: &[u8]) -> Bytes {
     bytes.extend_from_slice(first);
     bytes.extend_from_slice(second);
     bytes.freeze()
+}
+
+fn open_uni(connection: &Connection) -> OpeningInbox {
+    let connection = connection.clone();
+    Box::pin(async move { connection.open_uni().await })
 }
 
 fn stray(connection: &Connection) -> Stray {

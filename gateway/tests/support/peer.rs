@@ -68,6 +68,7 @@ pub(crate) struct Peer {
     events: mpsc::UnboundedReceiver<Event>,
     sink: mpsc::UnboundedSender<Event>,
     reading: watch::Sender<bool>,
+    reading_inboxes: watch::Sender<bool>,
     aside: Vec<Event>,
 }
 
@@ -143,6 +144,16 @@ pub(crate) async fn quic(
     address: SocketAddr,
     alpn: &[u8],
 ) -> Result<(quinn::Connection, quinn::Endpoint), quinn::ConnectionError> {
+    quic_with(site, address, alpn, quinn::TransportConfig::default()).await
+}
+
+/// With what the device allows the gateway.
+async fn quic_with(
+    site: &Site,
+    address: SocketAddr,
+    alpn: &[u8],
+    transport: quinn::TransportConfig,
+) -> Result<(quinn::Connection, quinn::Endpoint), quinn::ConnectionError> {
     let mut config = tls(&site.ca(), &[alpn]);
     if alpn == b"h3" {
         let hashes = published(site, address).await.1;
@@ -150,7 +161,8 @@ pub(crate) async fn quic(
     }
     let local: SocketAddr = if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }.parse().unwrap();
     let endpoint = quinn::Endpoint::client(local).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
+    config.transport_config(Arc::new(transport));
     let connection = endpoint.connect_with(config, address, "localhost").unwrap().await?;
     Ok((connection, endpoint))
 }
@@ -225,23 +237,33 @@ impl Peer {
     }
 
     pub(crate) async fn connect_to(site: &Site, kind: Kind, address: SocketAddr) -> Result<Self, String> {
+        Self::connect_with(site, kind, address, quinn::TransportConfig::default()).await
+    }
+
+    async fn connect_with(
+        site: &Site,
+        kind: Kind,
+        address: SocketAddr,
+        transport: quinn::TransportConfig,
+    ) -> Result<Self, String> {
         let (sink, events) = mpsc::unbounded_channel();
-        let reading = watch::Sender::new(true);
+        let (reading, reading_inboxes) = (watch::Sender::new(true), watch::Sender::new(true));
         let way = match kind {
             Kind::Quic => {
                 let (connection, endpoint) =
-                    quic(site, address, wire::ALPN).await.map_err(|error| error.to_string())?;
+                    quic_with(site, address, wire::ALPN, transport).await.map_err(|error| error.to_string())?;
                 tokio::spawn(closed(connection.clone(), sink.clone()));
-                tokio::spawn(inboxes(connection.clone(), None, sink.clone(), reading.subscribe()));
+                tokio::spawn(inboxes(connection.clone(), None, sink.clone(), reading_inboxes.subscribe()));
                 Way::Quic { connection, _endpoint: endpoint, lanes: BTreeMap::new() }
             }
             Kind::WebTransport => {
-                let (connection, endpoint) = quic(site, address, b"h3").await.map_err(|error| error.to_string())?;
+                let (connection, endpoint) =
+                    quic_with(site, address, b"h3", transport).await.map_err(|error| error.to_string())?;
                 let request = web_request(lane::PATH).with_protocol("seriatim-1");
                 let (web, answers, protocol) = web_connect(&connection, request).await?;
                 assert_eq!(protocol.as_deref(), Some("seriatim-1"));
                 tokio::spawn(web_closed(connection.clone(), answers, sink.clone()));
-                tokio::spawn(inboxes(connection.clone(), Some(0), sink.clone(), reading.subscribe()));
+                tokio::spawn(inboxes(connection.clone(), Some(0), sink.clone(), reading_inboxes.subscribe()));
                 Way::Web { connection, _endpoint: endpoint, lanes: BTreeMap::new(), web }
             }
             Kind::WebSocket => {
@@ -251,12 +273,23 @@ impl Peer {
                 Way::Socket { out }
             }
         };
-        Ok(Self { way, lane_next: 0, events, sink, reading, aside: Vec::new() })
+        Ok(Self { way, lane_next: 0, events, sink, reading, reading_inboxes, aside: Vec::new() })
     }
 
     /// Connects and says Hello.
     pub(crate) async fn enter(site: &Site, kind: Kind, user: &str) -> Self {
-        let mut peer = Self::connect(site, kind).await;
+        Self::enter_with(site, kind, user, quinn::TransportConfig::default()).await
+    }
+
+    /// As a device that allows the gateway so many unidirectional streams, and so many bytes of each before it reads.
+    pub(crate) async fn enter_allowing(site: &Site, kind: Kind, user: &str, streams: u32, bytes: u32) -> Self {
+        let mut transport = quinn::TransportConfig::default();
+        transport.max_concurrent_uni_streams(streams.into()).stream_receive_window(bytes.into());
+        Self::enter_with(site, kind, user, transport).await
+    }
+
+    async fn enter_with(site: &Site, kind: Kind, user: &str, transport: quinn::TransportConfig) -> Self {
+        let mut peer = Self::connect_with(site, kind, site.address, transport).await.unwrap();
         assert_eq!(peer.open().await, 0);
         peer.hello(&site.token(user, 3600)).await;
         let welcome = peer.answer(1).await;
@@ -349,6 +382,12 @@ impl Peer {
     /// Takes nothing from the network, or goes on.
     pub(crate) fn set_reading(&self, reading: bool) {
         self.reading.send_replace(reading);
+        self.set_reading_inboxes(reading);
+    }
+
+    /// As [`Peer::set_reading`], of the streams that the gateway opened.
+    pub(crate) fn set_reading_inboxes(&self, reading: bool) {
+        self.reading_inboxes.send_replace(reading);
     }
 
     /// What comes next, in time.

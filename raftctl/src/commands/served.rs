@@ -37,23 +37,34 @@ pub(super) async fn status(target: &Target, within: Duration) -> Result<Exit, Fa
     let late = || Failure::unreachable(format!("no answer from the gateway at {gateway}"));
     let asked = tokio::time::timeout(target.timeout, Seen::ask(gateway, name.clone())).await;
     let seen = asked.map_err(|_| late())??;
-    let trust = target.ca_pem().ok().map(|pem| seen.judge(&pem, &name)).transpose()?;
+    let ca = target.ca_pem().ok();
+    let trust = ca.as_ref().map(|pem| seen.judge(pem, &name)).transpose()?;
+    let cas = seen.issuers(ca.as_deref().unwrap_or_default())?;
+    let mut cas_list = cert::list();
+    let mut ca_left = None;
+    for (number, der) in &cas {
+        let certificate = parsed(der, "the CA certificate")?;
+        let left = cert::push(&mut cas_list, &format!("CA#{number}"), &certificate, &[])?;
+        // Of several under one name, such as an old and a new one, the last to end counts.
+        ca_left = ca_left.max(Some(left));
+    }
     let (trusted, why) = match &trust {
         None => (Value::Null, None),
+        // Not every client asks when the CA ends; some do.
+        Some(Ok(())) if ca_left.is_some_and(|left| left <= 0) => (json!(false), Some("the CA has ended".to_owned())),
         Some(Ok(())) => (json!(true), None),
         Some(Err(error)) => (json!(false), Some(error.to_string())),
     };
     let mut list = cert::list();
-    let mut least = i64::MAX;
+    let mut least = ca_left.unwrap_or(i64::MAX);
     for (number, der) in seen.chain.iter().enumerate() {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| {
-            Failure::internal(format!("the gateway at {gateway} shows what is no certificate: {error}"))
-        })?;
+        let certificate = parsed(der, &format!("what the gateway at {gateway} shows"))?;
         let more = [("trusted", trusted.clone()), ("why", json!(why)), ("webtransport", seen.hashes.clone())];
         // Of the chain, one row is the gateway's own.
         let more = if number == 0 { &more[..] } else { &[] };
         least = least.min(cert::push(&mut list, &format!("{gateway}#{}", number + 1), &certificate, more)?);
     }
+    list.extend(cas_list);
     list.print(target.output)?;
     if target.output == crate::cli::Format::Table {
         let hashes = seen.hashes["hashes"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -96,6 +107,20 @@ impl Seen {
         Ok(Self { chain, hashes })
     }
 
+    /// The CAs of this file that may have signed the end of the chain, by its name, with their numbers from 1 on.
+    fn issuers(&self, ca_pem: &[u8]) -> Result<Vec<(usize, CertificateDer<'static>)>, Failure> {
+        let Some(last) = self.chain.last() else { return Ok(Vec::new()) };
+        let last = parsed(last, "what the gateway shows")?;
+        let mut issuers = Vec::new();
+        for (number, ca) in (1..).zip(CertificateDer::pem_slice_iter(ca_pem)) {
+            let ca = ca.map_err(|error| Failure::usage(format!("failed to use the CA certificate: {error}")))?;
+            if parsed(&ca, "the CA certificate")?.subject().as_raw() == last.issuer().as_raw() {
+                issuers.push((number, ca));
+            }
+        }
+        Ok(issuers)
+    }
+
     /// Would a client that trusts this CA take it for the gateway of this name? `Err`: there is no such CA.
     fn judge(&self, ca_pem: &[u8], name: &ServerName<'_>) -> Result<Result<(), rustls::Error>, Failure> {
         let unusable =
@@ -112,6 +137,13 @@ impl Seen {
         };
         Ok(verifier.verify_server_cert(first, issuers, name, &[], UnixTime::now()).map(drop))
     }
+}
+
+fn parsed<'a>(der: &'a CertificateDer<'_>, what: &str) -> Result<X509Certificate<'a>, Failure> {
+    let parsed = X509Certificate::from_der(der);
+    parsed
+        .map(|(_, certificate)| certificate)
+        .map_err(|error| Failure::internal(format!("failed to read {what} as a certificate: {error}")))
 }
 
 /// What browsers ask for; `null` if this is no gateway of ours.

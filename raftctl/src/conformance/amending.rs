@@ -15,7 +15,7 @@ use seriatim_proto::wire::v1::server_frame::Body as Said;
 use super::groups::{add, grouped};
 use super::peer::{Peer, amendment, is_error, message, new_id};
 use super::sending::{is_rising, pipeline};
-use super::{Outcome, Scene, ensure, fail, same};
+use super::{End, Outcome, Scene, ensure, fail, same};
 
 /// Reactions of one member to a message.
 const REACTIONS_MAX: usize = 16;
@@ -40,13 +40,17 @@ fn pin() -> Act {
     Act::Pin(v1::Pin { unset: false })
 }
 
+fn unpin() -> Act {
+    Act::Pin(v1::Pin { unset: true })
+}
+
 /// An entry of every kind in the inbox of a fresh user; how many.
 pub(super) async fn every_kind(peer: &mut Peer, other: &str) -> Outcome<usize> {
     let to = peer.user.conversation();
     let group = grouped(peer, &[]).await?;
     add(peer, &group, other).await?;
     let said = peer.send(&to, "said").await?;
-    let acts = [edit("edited"), react("+"), unreact("+"), pin(), Act::Pin(v1::Pin { unset: true }), recall()];
+    let acts = [edit("edited"), react("+"), unreact("+"), pin(), unpin(), recall()];
     for act in acts {
         peer.amend(&to, said, act).await?;
     }
@@ -99,7 +103,7 @@ pub(super) async fn the_chain_binds_what_they_say(scene: &Scene<'_>) -> Outcome 
     if let Err(error) = verify_page(&user, Chain::default(), &page) {
         return fail(format!("expected a page that proves itself, came: {error}"));
     }
-    let elsewhere = Seq::new(1 << 40).ok_or_else(|| super::End::Failed("no seq".to_owned()))?;
+    let elsewhere = Seq::new(1 << 40).ok_or_else(|| End::Failed("no seq".to_owned()))?;
     let plus = Emoji::new("-").or_else(|error| fail(format!("the emoji: {error}")))?;
     // Each amendment with another target, each reaction with another emoji, each mark taken back.
     let mut changed = Vec::new();
@@ -175,6 +179,8 @@ pub(super) async fn who_may_amend_what(scene: &Scene<'_>) -> Outcome {
     let mut carol = scene.enter("carol").await?;
     let group = grouped(&mut alice, &[&bob.user.name]).await?;
     let said = alice.send(&group, "for two").await?;
+    let pinned = alice.send(&group, "pinned before a third one came").await?;
+    alice.amend(&group, pinned, pin()).await?;
     let amend = |target, act| Asked::Amend(amendment(&group, target, act));
     bob.refused(amend(said, edit("not mine")), ErrorCode::NotAuthor).await?;
     bob.refused(amend(said, recall()), ErrorCode::NotAuthor).await?;
@@ -185,9 +191,18 @@ pub(super) async fn who_may_amend_what(scene: &Scene<'_>) -> Outcome {
     carol.refused(amend(said, react("+")), ErrorCode::NotFound).await?;
     // What was said before one came is the same as nothing.
     add(&mut alice, &group, &carol.user.name).await?;
-    for act in [react("+"), pin(), edit("x")] {
+    for act in [react("+"), pin(), unpin(), edit("x"), recall()] {
         carol.refused(amend(said, act), ErrorCode::NotFound).await?;
     }
+    // Except to unpin what is pinned, and only as long as it is.
+    for act in [react("+"), pin(), edit("x"), recall()] {
+        carol.refused(amend(pinned, act), ErrorCode::NotFound).await?;
+    }
+    match carol.amend(&group, pinned, unpin()).await {
+        Err(End::Failed(words)) => return fail(format!("a latecomer unpins what is pinned: {words}")),
+        other => other?,
+    };
+    carol.refused(amend(pinned, unpin()), ErrorCode::NotFound).await?;
     alice.amend(&group, said, recall()).await?;
     alice.refused(amend(said, edit("late")), ErrorCode::Recalled).await?;
     alice.refused(amend(said, recall()), ErrorCode::Recalled).await?;
@@ -240,24 +255,36 @@ pub(super) async fn amendments_and_messages_keep_their_order(scene: &Scene<'_>) 
     let said = peer.send(&to, "0").await?;
     let known = said + 1;
     let mut follows = bytes::Bytes::new();
-    let mut requests = Vec::new();
+    let (mut requests, mut expected) = (Vec::new(), Vec::new());
     for place in 1..60 {
         let text = place.to_string();
-        let (id, request) = if place % 3 == 0 {
-            let amend = v1::Amend { known, follows, ..amendment(&to, said, edit(&text)) };
-            (amend.message_id.clone(), Asked::Amend(amend))
-        } else {
-            let send = v1::Send { known, follows, ..message(&to, text) };
-            (send.message_id.clone(), Asked::Send(send))
+        let act = match place % 6 {
+            1 => Some((Kind::Edit, edit(&text))),
+            3 => Some((Kind::Reaction, if place % 12 == 3 { react("+") } else { unreact("+") })),
+            5 => Some((Kind::Pin, if place % 12 == 5 { pin() } else { unpin() })),
+            _ => None,
+        };
+        let (id, request) = match act {
+            Some((kind, act)) => {
+                let amend = v1::Amend { known, follows, ..amendment(&to, said, act) };
+                expected.push((amend.message_id.clone(), kind, said));
+                (amend.message_id.clone(), Asked::Amend(amend))
+            }
+            None => {
+                let send = v1::Send { known, follows, ..message(&to, text) };
+                expected.push((send.message_id.clone(), Kind::Message, 0));
+                (send.message_id.clone(), Asked::Send(send))
+            }
         };
         follows = id;
         requests.push(request);
     }
     let places = pipeline(&mut peer, &requests).await?;
     ensure(is_rising(&places), "places in the order of the requests", &places)?;
-    let entries = peer.history(&to, said, 0).await?.entries;
-    let bodies: Vec<_> = entries.iter().map(|entry| String::from_utf8_lossy(&entry.body).into_owned()).collect();
-    same("the conversation", bodies, (0..60).map(|place: i32| place.to_string()).collect())?;
+    let entries = peer.history(&to, said + 1, 0).await?.entries;
+    same("their places in the conversation", entries.iter().map(|entry| entry.conversation_seq).collect(), places)?;
+    let came = entries.iter().map(|entry| (entry.message_id.clone(), entry.kind(), entry.target)).collect();
+    same("ids, kinds and targets in the conversation", came, expected)?;
     let large = v1::Edit { salt: new_id(), body: vec![7; 65_537].into() };
     peer.refused(Asked::Amend(amendment(&to, said, Act::Edit(large))), ErrorCode::MessageTooLarge).await.map(|_| ())
 }

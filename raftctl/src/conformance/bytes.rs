@@ -42,9 +42,9 @@ fn is_refused(said: &Said, codes: &[ErrorCode]) -> bool {
     matches!(said, Said::Error(error) if codes.iter().any(|code| error.code == u32::from(code.number())))
 }
 
-/// An amendment of a message that is not there, or under an id that is something else's.
-fn is_no_amendment(said: &Said) -> bool {
-    matches!(said, Said::Committed(_)) || is_refused(said, &[ErrorCode::NotFound, ErrorCode::Conflict])
+/// An amendment under the id of the message, which was sent before.
+fn is_conflict(said: &Said) -> bool {
+    is_refused(said, &[ErrorCode::Conflict])
 }
 
 const VECTORS: &[Vector] = &[
@@ -54,10 +54,10 @@ const VECTORS: &[Vector] = &[
         matches!(said, Said::Acked(_)) || is_refused(said, &[ErrorCode::CursorAhead])
     }),
     ("Send \"hi\" to bob, request 4", 4, On::Lane, |said| matches!(said, Said::Committed(_))),
-    ("Amend: edit 9 to \"ho\", request 10", 10, On::Lane, is_no_amendment),
-    ("Amend: recall 9, request 10", 10, On::Lane, is_no_amendment),
-    ("Amend: react to 9 with +, request 10", 10, On::Lane, is_no_amendment),
-    ("Amend: unpin 9, request 10", 10, On::Lane, is_no_amendment),
+    ("Amend: edit 9 to \"ho\", request 10", 10, On::Lane, is_conflict),
+    ("Amend: recall 9, request 10", 10, On::Lane, is_conflict),
+    ("Amend: react to 9 with +, request 10", 10, On::Lane, is_conflict),
+    ("Amend: unpin 9, request 10", 10, On::Lane, is_conflict),
     ("Mark: bob's read up to 300, request 11", 11, On::Lane, |said| {
         matches!(said, Said::Marked(_)) || is_refused(said, &[ErrorCode::NotFound])
     }),
@@ -80,11 +80,24 @@ pub(super) async fn vectors_are_read(scene: &Scene<'_>) -> Outcome {
         peer.write(lane, &bytes, *on == On::Call).await?;
         let said = peer.answer(lane, *request_id).await?;
         ensure(is_answer(&said), &format!("the answer to `{name}`"), &said)?;
+        if let Said::Committed(committed) = said {
+            is_as_described(&mut peer, committed.seq).await?;
+        }
     }
     let mut hello = Peer::connect(scene.site).await?;
     hello.write(CONTROL, &vector("Hello, request 1")?, false).await?;
     hello.closes(ErrorCode::AuthFailed).await?;
     if has_streams(scene) { Ok(()) } else { vectors_of_a_websocket(scene).await }
+}
+
+/// What the gateway has read in the vector of Send is what the page says of it.
+async fn is_as_described(peer: &mut Peer, seq: u64) -> Outcome {
+    let to = v1::Conversation { id: Some(v1::conversation::Id::Peer("bob".to_owned())) };
+    let page = peer.history(&to, seq, 1).await?;
+    let Some(entry) = page.entries.first() else { return fail("expected the message in History, came none") };
+    let came = (entry.conversation_seq, &entry.message_id[..], &entry.salt[..], &entry.body[..]);
+    let id: Vec<u8> = (0..16).collect();
+    same("place, id, salt and body of the vector", came, (seq, &id[..], &[1, 2, 3, 4][..], &b"hi"[..]))
 }
 
 /// Frames that say their streams themselves.

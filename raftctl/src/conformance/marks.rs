@@ -8,7 +8,7 @@ use seriatim_proto::wire::v1::mark::What;
 
 use super::peer::Peer;
 use super::receiving::proved_pages;
-use super::{Outcome, Scene, ensure, same};
+use super::{End, Outcome, Scene, ensure, fail, same};
 
 fn mark(of: &v1::Conversation, what: What) -> Asked {
     Asked::Mark(v1::Mark { conversation: Some(of.clone()), what: Some(what) })
@@ -41,6 +41,8 @@ pub(super) async fn a_mark_is_the_users_own(scene: &Scene<'_>) -> Outcome {
     let listed = laptop.list(None, 0).await?.list;
     same("rows of the list", listed.len(), 1)?;
     same("muted in the list, as another device sees it", (listed[0].muted, listed[0].unread), (true, 1))?;
+    let again = alice.mark(&of, What::Muted(true)).await?;
+    same("the conversation of a mark that is said again, and as List shows it", &again, &listed[0])?;
     ensure(!alice.mark(&of, What::Muted(false)).await?.muted, "not muted any more", "muted")?;
     // They are entries of the user's own inbox, and in its chain.
     let marks = laptop.first_entries(6).await?.split_off(3);
@@ -66,17 +68,26 @@ pub(super) async fn a_read_mark_only_rises(scene: &Scene<'_>) -> Outcome {
     for seq in [entries[0].seq, entries[1].seq] {
         same("a lower mark, and the same again", alice.mark(&of, What::ReadUpto(seq)).await?, now.clone())?;
     }
-    // A mark is an entry, and none of the conversation.
-    let read = alice.first_entries(4).await?.remove(3);
-    for wrong in [read.seq, 1 << 40] {
-        alice.refused(mark(&of, What::ReadUpto(wrong)), ErrorCode::NotFound).await?;
+    // A mark is an entry, and none of the conversation; so is what another conversation brought.
+    let note = alice.user.conversation();
+    alice.send(&note, "a note").await?;
+    let mut others = alice.first_entries(5).await?.split_off(3);
+    others.sort_by_key(is_mark);
+    for (what, wrong) in [("another conversation's", others[0].seq), ("a mark's", others[1].seq), ("no", 1 << 40)] {
+        match alice.refused(mark(&of, What::ReadUpto(wrong)), ErrorCode::NotFound).await {
+            Err(End::Failed(words)) => return fail(format!("read up to {what} place: {words}")),
+            other => other?,
+        };
     }
+    let listed = alice.list(None, 0).await?.list;
+    let row = listed.into_iter().find(|row| row.conversation.as_ref() == Some(&of));
+    same("the conversation behind what was refused", row, Some(now.clone()))?;
     let stranger = v1::Conversation { id: Some(v1::conversation::Id::Peer(scene.name("stranger"))) };
     alice.refused(mark(&stranger, What::ReadUpto(entries[0].seq)), ErrorCode::NotFound).await?;
     alice.refused(mark(&stranger, What::Muted(true)), ErrorCode::NotFound).await?;
     same("all read", alice.mark(&of, What::ReadUpto(entries[2].seq)).await?.unread, 0)?;
     let page = alice.sync(1, 0).await?;
-    same("entries: two marks that changed something", page.entries.len(), 5)
+    same("entries: a note, and two marks that changed something", page.entries.len(), 6)
 }
 
 pub(super) async fn a_list_in_pages(scene: &Scene<'_>) -> Outcome {

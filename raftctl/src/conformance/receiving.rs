@@ -63,7 +63,13 @@ pub(super) async fn every_entry_once_in_order(scene: &Scene<'_>) -> Outcome {
     same("the inbox", bodies(&entries), texts(0..30))?;
     let conversations = entries.iter().all(|entry| entry.conversation == Some(alice.user.conversation()));
     ensure(conversations, "the conversation, named by the other one", &entries[0].conversation)?;
-    is_joined(&entries, 0)
+    is_joined(&entries, 0)?;
+    // What is pushed is what a page proves, which alone has the chain.
+    let (mut proved, _) = proved_pages(&mut bob, 7).await?;
+    for entry in &mut proved {
+        entry.chain.clear();
+    }
+    same("what is pushed, and what the pages prove", entries, proved)
 }
 
 pub(super) async fn from_the_middle(scene: &Scene<'_>) -> Outcome {
@@ -98,13 +104,23 @@ pub(super) async fn credit(scene: &Scene<'_>) -> Outcome {
     let mut inbox = peer.subscribe(1, 2).await?;
     let (pushed, upto) = until_lagging(&mut peer, &inbox).await?;
     same("entries for a credit of two", &pushed[..], &all[..2])?;
+    same("the tail that Lagging says", upto, peer.status().await?.tail)?;
     ensure(upto > all[4], &format!("a tail above {}", all[4]), upto)?;
     let id = inbox.id;
     let more = |entries| Asked::Credit(v1::Credit { subscription_id: id, entries });
     peer.say(super::peer::CONTROL, more(1)).await?;
     same("entries for one more", &until_lagging(&mut peer, &inbox).await?.0[..], &all[2..3])?;
     peer.say(super::peer::CONTROL, more(10)).await?;
-    same("entries for ten more", &seqs(&peer.entries(&mut inbox, 2).await?)[..], &all[3..])
+    same("entries for ten more", &seqs(&peer.entries(&mut inbox, 2).await?)[..], &all[3..])?;
+    // Eight are left: they bring what comes later, and then it lags again.
+    let to = peer.user.conversation();
+    for text in texts(5..15) {
+        peer.send(&to, &text).await?;
+    }
+    let (pushed, upto) = until_lagging(&mut peer, &inbox).await?;
+    let rest = seqs(&proved_pages(&mut peer, 0).await?.0).split_off(5);
+    same("entries for the eight that were left", &pushed[..], &rest[..8])?;
+    ensure(upto > rest[8], &format!("a tail above {}", rest[8]), upto)
 }
 
 pub(super) async fn one_subscription(scene: &Scene<'_>) -> Outcome {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rcgen::{KeyPair, PKCS_ED25519};
+use serde_json::Value;
 use seriatim_client::raw::{Raw, RawError, RawEvent, RawTarget, RawTransport};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{TenantId, UserId};
@@ -13,6 +15,13 @@ use seriatim_proto::wire::v1::server_frame::Body as Said;
 
 use super::peer::{Peer, frame};
 use super::{End, Outcome, fail};
+
+/// Whose key signs a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signer {
+    Known,
+    Unknown,
+}
 
 /// How long a minted token lives, in seconds.
 const TOKEN_SECONDS: i64 = 3_600;
@@ -137,6 +146,21 @@ impl Scene<'_> {
                 "needs a token with the scope `sequence`: --dev-key, or --sequence-token-file".to_owned(),
             )),
         }
+    }
+
+    /// A token with these claims; signed by the key of the run, or by one that nobody knows.
+    pub(crate) fn signed(&self, claims: &Value, by: Signer) -> Outcome<String> {
+        let minter = match (&self.site.tokens, by) {
+            (Tokens::Minted { minter, .. }, Signer::Known) => minter.clone(),
+            (Tokens::Given { .. }, Signer::Known) => return Err(no_key()),
+            (_, Signer::Unknown) => {
+                let key = KeyPair::generate_for(&PKCS_ED25519);
+                let key = key.or_else(|error| fail(format!("make a key: {error}")))?;
+                let minter = Minter::from_private_pem(key.serialize_pem().as_bytes());
+                minter.or_else(|refusal| fail(format!("use a key: {}", refusal.message)))?
+            }
+        };
+        minter.sign(claims).or_else(|refusal| fail(format!("sign a token: {}", refusal.message)))
     }
 
     /// A user whose token is over since a minute.

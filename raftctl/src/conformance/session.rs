@@ -4,11 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use seriatim_client::raw::RawTransport;
 use seriatim_proto::error::ErrorCode;
+use seriatim_proto::token::unverified;
 use seriatim_proto::wire::v1;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 
 use super::peer::{CONTROL, Peer, frame, is_error, message, new_id};
+use super::scene::Signer;
 use super::{End, Outcome, Scene, ensure, fail, same};
 
 /// Clocks of two machines differ by less.
@@ -57,6 +59,9 @@ async fn is_closed(scene: &Scene<'_>, what: &str, token: String, code: ErrorCode
 
 pub(super) async fn bad_tokens_are_refused(scene: &Scene<'_>) -> Outcome {
     let good = scene.user("alice")?.token;
+    let Some(claims) = unverified(&good).map(|said| said.claims) else { return fail("the good token is no JWT") };
+    let stranger = scene.signed(&claims, Signer::Unknown)?;
+    is_closed(scene, "the same claims, signed by another key", stranger, ErrorCode::AuthFailed).await?;
     is_closed(scene, "no token", String::new(), ErrorCode::AuthFailed).await?;
     is_closed(scene, "`abc`", "abc".to_owned(), ErrorCode::AuthFailed).await?;
     let Some((signed, signature)) = good.rsplit_once('.') else { return fail("the good token is no JWT") };
@@ -65,7 +70,18 @@ pub(super) async fn bad_tokens_are_refused(scene: &Scene<'_>) -> Outcome {
     let forged: String =
         signature.char_indices().map(|(at, letter)| if at == place { other } else { letter }).collect();
     is_closed(scene, "another signature", format!("{signed}.{forged}"), ErrorCode::AuthFailed).await?;
-    is_closed(scene, "no signature", format!("{signed}."), ErrorCode::AuthFailed).await
+    is_closed(scene, "no signature", format!("{signed}."), ErrorCode::AuthFailed).await?;
+    // Signed by the right key, and for somebody else.
+    for audience in [Some("another"), None] {
+        let mut claims = claims.clone();
+        match audience {
+            Some(audience) => claims["aud"] = audience.into(),
+            None => drop(claims.as_object_mut().and_then(|claims| claims.remove("aud"))),
+        }
+        let token = scene.signed(&claims, Signer::Known)?;
+        is_closed(scene, &format!("a token for the audience {audience:?}"), token, ErrorCode::AuthFailed).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn an_expired_token_is_refused(scene: &Scene<'_>) -> Outcome {

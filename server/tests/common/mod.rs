@@ -7,8 +7,8 @@
     reason = "each test file uses its part, and fails by panicking"
 )]
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -200,6 +200,11 @@ impl Process {
     pub fn address(&self) -> &str {
         self.ready["address"].as_str().unwrap()
     }
+
+    /// Where it says its metrics.
+    pub fn metrics(&self) -> &str {
+        self.ready["metrics"].as_str().unwrap()
+    }
 }
 
 impl Drop for Process {
@@ -248,6 +253,22 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited too long until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What a node says at `/metrics`, at this address.
+pub fn metrics(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// One of them, by its name and labels; `None`: there is none.
+pub fn metric(address: &str, name: &str) -> Option<f64> {
+    let text = metrics(address);
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Runs a program of this build with a deadline; its exit code, stdout and stderr.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ WINDOW = 1_024
 """entries that may wait for the reader"""
 CREDIT_STEP = WINDOW // 4
 """taken entries after which the gateway gets new credit"""
+SUBSCRIBE_PAUSE = 0.050
+"""shortest pause behind a Subscribe that was refused for now"""
 
 
 class Subscription:
@@ -141,6 +144,8 @@ Need = AskPage | Subscribe | GiveCredit | Unsubscribe
 class _State(enum.Enum):
     FRESH = enum.auto()
     """not subscribed on this connection"""
+    PAUSED = enum.auto()
+    """as before, and the gateway takes no subscription yet"""
     LIVE = enum.auto()
     LEAVING = enum.auto()
     """the stream is to be ended, then pages are missing"""
@@ -159,6 +164,8 @@ class Inbox:
         self._position = reader.position
         self._state = _State.FRESH
         self._must_leave = False
+        self._until = 0.0
+        """of the pause"""
 
     @property
     def is_over(self) -> bool:
@@ -182,10 +189,28 @@ class Inbox:
     def handle_lost(self) -> None:
         """A connection is gone: subscribe on the next one from the position."""
         self._must_leave = False
-        if self._state is _State.LIVE:
+        if self._state in (_State.LIVE, _State.PAUSED):
             self._state = _State.FRESH
         elif self._state is _State.LEAVING:
             self._state = _State.BEHIND
+
+    def handle_subscribe_refused(self, now: float, refusal: Refusal, rng: random.Random) -> None:
+        """The gateway refused to subscribe on this connection, for now or for good."""
+        if not refusal.retry:
+            return self.end(SubscriptionRefused(refusal))
+        if self._state in (_State.LIVE, _State.LEAVING):
+            self._state = _State.PAUSED
+            # Never earlier than told, and not all devices at once.
+            self._until = now + max(refusal.retry_after_ms / 1000, SUBSCRIBE_PAUSE) * rng.uniform(1.0, 1.5)
+
+    def poll_timeout(self) -> float | None:
+        """When `handle_timeout` must be called."""
+        return self._until if self._state is _State.PAUSED else None
+
+    def handle_timeout(self, now: float) -> None:
+        """The pause may be over."""
+        if self._state is _State.PAUSED and self._until <= now:
+            self._state = _State.FRESH
 
     def handle_entries(self, entries: Iterable[Entry]) -> None:
         """Pushed entries."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from seriatim._inbox import WINDOW, AskPage, GiveCredit, Inbox, Subscribe, Subscription, Unsubscribe
 from seriatim._requests import Requests, Settled, Way
-from seriatim._wire import LANE_BYTES_MAX, Address, DialError, Expired, Fatal, Trust, Wire, dial, greet
+from seriatim._wire import LANE_BYTES_MAX, Address, DialError, Ended, Expired, Fatal, Trust, Wire, dial, greet
 from seriatim.entry import Conversation, Entry, Identity, SyncPage
 from seriatim.errors import (
     Code,
@@ -235,6 +235,11 @@ class Pilot:
         match error:
             case Fatal():
                 self._die(error.error)
+            case Ended() if self.connections == 0:
+                # Whoever never came in is told; whoever was in waits for a new one, which is read when it is there.
+                self._die(error.error)
+            case Expired() if self.connections > 0 and self._options.token is None:
+                pass  # the certificate's, which ended behind the handshake
             case Expired():
                 self._expired += 1
                 if isinstance(self._options.token, str) or self._expired >= EXPIRED_MAX:
@@ -367,7 +372,9 @@ class Pilot:
         held, self._held = self._held, []
         if frame.HasField("error"):
             if self._inbox is not None:
-                self._inbox.end(SubscriptionRefused(Refusal.from_wire(frame.error)))
+                refusal = Refusal.from_wire(frame.error)
+                self._inbox.handle_subscribe_refused(self._loop.time(), refusal, self._rng)
+                self.wake()
             return
         self._subscription_id = frame.subscribed.subscription_id
         for stream, pushed in held:
@@ -443,10 +450,13 @@ class Pilot:
         if self.is_closed or self.ended is not None:
             return
         self.requests.handle_timeout(self._loop.time())
+        if self._inbox is not None:
+            self._inbox.handle_timeout(self._loop.time())
         self._pump_inbox(self._wire)
         if self._wire is not None:
             self._send(self._wire)
-        due = self.requests.poll_timeout()
+        timeouts = (self.requests.poll_timeout(), None if self._inbox is None else self._inbox.poll_timeout())
+        due = min((at for at in timeouts if at is not None), default=None)
         if self._timer is not None and (due is None or self._timer.when() > due):
             self._timer.cancel()
             self._timer = None

@@ -57,6 +57,8 @@ _LAST_WORDS = 1.0
 """time between the end of the control stream and that of the connection"""
 _CONTROL = 0
 _CRYPTO_ERRORS = range(0x100, 0x200)
+_CERTIFICATE_EXPIRED = 45
+"""alert of TLS"""
 _REFUSED_FOR_GOOD: dict[int, Code] = {
     Close.AUTH_FAILED: Code.AUTH_FAILED,
     Close.KICKED: Code.KICKED,
@@ -76,6 +78,14 @@ class Expired(DialError):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
+
+
+class Ended(DialError):
+    """The time of a certificate is over: the device's own, or the gateway's."""
+
+    def __init__(self, error: ConnectError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Fatal(DialError):
@@ -391,7 +401,9 @@ def _terminated(event: events.ConnectionTerminated) -> DialError:
     code, text = event.error_code, event.reason_phrase
     if event.frame_type is not None:
         if code in _CRYPTO_ERRORS:
-            return Fatal(HandshakeFailed(f"TLS alert {code - _CRYPTO_ERRORS.start}: {text}"))
+            alert = code - _CRYPTO_ERRORS.start
+            failed = HandshakeFailed(f"TLS alert {alert}: {text}")
+            return Ended(failed) if alert == _CERTIFICATE_EXPIRED else Fatal(failed)
         return DialError(f"transport error {code}: {text}")
     if code == Close.AUTH_EXPIRED:
         return Expired(Refusal.of(Code.AUTH_EXPIRED, text))
