@@ -260,8 +260,8 @@ impl Carrier for StreamCarrier {
     fn poll_out(&mut self, cx: &mut Context<'_>, session: &mut Session) -> bool {
         let mut any = false;
         self.open_inboxes(cx);
-        let blocked: Vec<_> =
-            self.writers.iter().filter(|(_, writer)| !writer.pending.is_empty()).map(|(id, _)| *id).collect();
+        let waits = |writer: &Writer| !writer.pending.is_empty() || writer.finish;
+        let blocked: Vec<_> = self.writers.iter().filter(|(_, writer)| waits(writer)).map(|(id, _)| *id).collect();
         for id in blocked {
             any |= self.write(cx, session, id);
         }
