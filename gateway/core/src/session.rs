@@ -91,6 +91,8 @@ pub struct Session {
     drain_at: Option<Instant>,
     writable: VecDeque<StreamId>,
     events: VecDeque<SessionEvent>,
+    /// Room was given back where no time is at hand: what stalled is read on at the next poll.
+    room_is_back: bool,
     /// Lagging frames, for the metrics.
     lagging_count: u64,
 }
@@ -118,6 +120,7 @@ impl Session {
             drain_at: None,
             writable: VecDeque::new(),
             events: VecDeque::new(),
+            room_is_back: false,
             lagging_count: 0,
         }
     }
@@ -298,6 +301,9 @@ impl Session {
 
     /// The next bytes to write.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        if std::mem::take(&mut self.room_is_back) {
+            self.read_all(now);
+        }
         while let Some(id) = self.writable.pop_front() {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.listed = false;

@@ -298,6 +298,27 @@ fn a_token_that_ends_closes_the_session() {
 }
 
 #[test]
+fn a_stopped_stream_gives_its_room_to_those_that_wait() {
+    let mut device = Device::with_limits(SessionLimits { answer_bytes_max: 1_000, ..SessionLimits::default() });
+    device = device.greeted();
+    device.session.handle_blocked(LANE);
+    for id in 1..200 {
+        device.say(LANE, id, send(u8::try_from(id).unwrap()));
+        for (request, _) in device.calls() {
+            device.session.handle_reply(device.now, request, Ok(Reply::Committed { seq: seq(id), duplicate: false }));
+        }
+    }
+    // The answers of the lane fill what there is: the next question waits unread.
+    device.say(CALL, 500, Asked::Status(v1::Status {}));
+    assert!(device.calls().is_empty() && !device.session.wants_data(CALL));
+
+    device.session.handle_stream_reset(LANE);
+    assert!(device.session.wants_data(CALL));
+    device.transmits();
+    assert_eq!(device.calls().len(), 1, "nobody else would wake it");
+}
+
+#[test]
 fn nothing_is_read_before_the_verdict() {
     let mut device = Device::fresh();
     assert!(device.session.wants_data(CONTROL) && !device.session.wants_data(LANE));

@@ -54,7 +54,9 @@ impl Session {
         if let Some(stream) = self.streams.remove(&id) {
             self.lanes -= u32::from(stream.role == Role::Lane);
             if matches!(id, StreamId::Bidi(_)) {
+                let was_full = !self.has_room();
                 self.answer_bytes -= stream.out.len();
+                self.room_is_back |= was_full && self.has_room();
             }
         }
     }
