@@ -10,6 +10,8 @@
 //!     └──────────────────────┴────────────────────────┴────────────────────────────────┘
 //! ```
 //!
+//! Open, it may show a fresh token (Renew): its end moves.
+//!
 //! It reads no more than it can answer: ask [`Session::wants_data`] before reading a stream. Nothing is buffered
 //! without a bound: requests by weight, answers by bytes, pushes by credit and bytes.
 //!
@@ -22,6 +24,7 @@
 
 mod asked;
 mod event;
+mod renewal;
 mod said;
 mod subscription;
 
@@ -29,7 +32,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use seriatim_proto::error::{ErrorCode, Refusal};
-use seriatim_proto::ids::{ConversationId, Seq, UserId};
+use seriatim_proto::ids::{ConversationId, Seq, TenantId, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::logic::{PushEntry, Reply, Scopes};
 use seriatim_proto::wire::v1::server_frame::Body as Said;
@@ -39,13 +42,15 @@ use crate::frames;
 use crate::inbox::Inbox;
 use crate::stream::{Role, Stream, StreamId, Transmit};
 
-pub use event::{Admission, RequestId, SessionEvent, SessionLimits};
+use renewal::Renewals;
+
+pub use event::{Admission, Renewal, RenewalEnd, RequestId, SessionEvent, SessionLimits};
 
 #[derive(Debug)]
 enum State {
     AwaitHello { deadline: Instant },
     Authenticating { minor: u32, request_id: u64, deadline: Instant },
-    Open { user: UserId, expires_at: Instant, scopes: Scopes },
+    Open { tenant: TenantId, user: UserId, expires_at: Instant, scopes: Scopes },
     Closed,
 }
 
@@ -89,6 +94,7 @@ pub struct Session {
     pulling: bool,
     subscription_last: u64,
     drain_at: Option<Instant>,
+    renewals: Renewals,
     writable: VecDeque<StreamId>,
     events: VecDeque<SessionEvent>,
     /// Room was given back where no time is at hand: what stalled is read on at the next poll.
@@ -118,6 +124,7 @@ impl Session {
             pulling: false,
             subscription_last: 0,
             drain_at: None,
+            renewals: Renewals::default(),
             writable: VecDeque::new(),
             events: VecDeque::new(),
             room_is_back: false,
@@ -200,9 +207,9 @@ impl Session {
         match verdict {
             Ok(admission) if admission.expires_at <= now => self.close_expired(),
             Ok(admission) => {
-                let welcome = Said::Welcome(self.welcome(minor, &admission));
-                self.state =
-                    State::Open { user: admission.user, expires_at: admission.expires_at, scopes: admission.scopes };
+                let welcome = Said::Welcome(self.welcome(now, minor, &admission));
+                let Admission { tenant, user, expires_at, scopes, .. } = admission;
+                self.state = State::Open { tenant, user, expires_at, scopes };
                 self.say(StreamId::CONTROL, request_id, welcome);
                 if let Some(at) = self.drain_at {
                     self.say_go_away(at.saturating_duration_since(now));
@@ -348,7 +355,7 @@ impl Session {
 
     /// Nothing is asked and not answered, nothing waits to be written.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.writable.is_empty()
+        self.requests.is_empty() && self.renewals.request_id.is_none() && self.writable.is_empty()
     }
 
     /// `Lagging` frames so far.
@@ -394,7 +401,7 @@ impl Session {
         self.close(Refusal::new(ErrorCode::AuthExpired, "the time of the token or certificate is over"));
     }
 
-    fn welcome(&self, minor: u32, admission: &Admission) -> v1::Welcome {
+    fn welcome(&self, now: Instant, minor: u32, admission: &Admission) -> v1::Welcome {
         v1::Welcome {
             minor,
             features: Vec::new(),
@@ -411,6 +418,7 @@ impl Session {
             tenant: admission.tenant.0,
             user: admission.user.as_str().to_owned(),
             generation: u32::from(admission.generation.0),
+            expires_in_ms: renewal::millis_until(now, admission.expires_at),
         }
     }
 }

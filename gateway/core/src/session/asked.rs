@@ -72,6 +72,7 @@ impl Session {
             Asked::Subscribe(subscribe) => self.handle_subscribe(now, frame.request_id, &subscribe),
             Asked::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe.subscription_id),
             Asked::Credit(credit) => self.handle_credit(now, &credit),
+            Asked::Renew(renew) => self.handle_renew(now, frame.request_id, renew),
             Asked::Ack(_)
             | Asked::Send(_)
             | Asked::QuerySend(_)

@@ -7,6 +7,9 @@ use seriatim_proto::ids::{DeviceId, Generation, Seq, TenantId, UserId};
 use seriatim_proto::limits;
 use seriatim_proto::logic::{Call, Scopes};
 
+#[cfg(doc)]
+use super::Session;
+
 /// A call of a session, unique within it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u64);
@@ -24,6 +27,8 @@ pub struct SessionLimits {
     pub push_bytes_max: usize,
     /// time for Hello, and then for the verdict on its token
     pub hello_timeout: Duration,
+    /// time between two Renews
+    pub renew_pause: Duration,
 }
 
 impl Default for SessionLimits {
@@ -34,6 +39,7 @@ impl Default for SessionLimits {
             answer_bytes_max: limits::SESSION_PUSH_BYTES_MAX as usize,
             push_bytes_max: limits::SESSION_PUSH_BYTES_MAX as usize,
             hello_timeout: Duration::from_millis(limits::HELLO_TIMEOUT_MS),
+            renew_pause: Duration::from_millis(limits::RENEW_PAUSE_MS),
         }
     }
 }
@@ -57,6 +63,32 @@ pub struct Admission {
     pub scopes: Scopes,
 }
 
+/// The verdict on the token of a Renew that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// from the token
+    pub tenant: TenantId,
+    /// from the token
+    pub user: UserId,
+    /// when the token ends
+    pub expires_at: Instant,
+    /// what it allows
+    pub scopes: Scopes,
+}
+
+/// What a Renew came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewalEnd {
+    /// The new token holds: give it to the logic nodes before anything else of this session.
+    Renewed,
+    /// It is no good, or over.
+    Refused,
+    /// It is of another user or tenant.
+    OtherUser,
+    /// Nobody waits for it: the session is over.
+    Gone,
+}
+
 /// What the session asks of its shell.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SessionEvent {
@@ -66,6 +98,11 @@ pub enum SessionEvent {
         token: String,
         /// checked
         device: DeviceId,
+    },
+    /// Check the token of a Renew, then [`Session::handle_renewal`].
+    Renew {
+        /// as it came, not empty
+        token: String,
     },
     /// Ask a logic node, then [`Session::handle_reply`].
     Call {
@@ -95,6 +132,7 @@ impl fmt::Debug for SessionEvent {
         // Neither tokens nor bodies belong into a log.
         match self {
             SessionEvent::Authenticate { device, .. } => write!(f, "Authenticate({device})"),
+            SessionEvent::Renew { .. } => f.write_str("Renew"),
             SessionEvent::Call { request, .. } => write!(f, "Call({request:?})"),
             SessionEvent::Register { position } => write!(f, "Register({position:?})"),
             SessionEvent::Unregister => f.write_str("Unregister"),
