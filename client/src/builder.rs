@@ -1,11 +1,14 @@
 //! Builder: what a client must be told before it connects.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::oneshot;
 use tracing::{Instrument, debug_span};
 
@@ -15,8 +18,10 @@ use crate::error::ConnectError;
 use crate::pilot;
 use crate::shared::Shared;
 
-/// Gives the token for the next connection.
-pub(crate) type TokenProvider = Arc<dyn Fn() -> String + Send + Sync>;
+/// A token that is on its way, or why there is none.
+pub(crate) type Asking = BoxFuture<'static, Result<String, String>>;
+/// Gives the token for the next connection, or for the session that is under way.
+pub(crate) type TokenSource = Arc<dyn Fn() -> Asking + Send + Sync>;
 
 /// What carries a client's connections. The gateway has one port number for all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub(crate) struct Options {
     pub(crate) server_name: String,
     pub(crate) endpoint: Endpoint,
     pub(crate) transport: Transport,
-    pub(crate) token: TokenProvider,
+    pub(crate) token: TokenSource,
     /// The token never changes: an expired one is the end.
     pub(crate) token_fixed: bool,
     /// There is no token, but a certificate that is read anew: another one may take an ended one's place.
@@ -63,7 +68,7 @@ pub struct ClientBuilder {
     transport: Transport,
     ca_pem: Option<Vec<u8>>,
     certificate: Option<Certificate>,
-    token: Option<TokenProvider>,
+    token: Option<TokenSource>,
     token_fixed: bool,
     device: Option<String>,
     connect_timeout: Duration,
@@ -148,15 +153,27 @@ impl ClientBuilder {
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         let token = token.into();
-        self.token = Some(Arc::new(move || token.clone()));
+        self.token = Some(always(token));
         self.token_fixed = true;
         self
     }
 
-    /// Asks for a token before every connection.
+    /// Asks for a token before every connection, and in good time before the end of the one that a session has.
     #[must_use]
-    pub fn token_provider(mut self, provider: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        self.token = Some(Arc::new(provider));
+    pub fn token_provider(self, provider: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.token_source(move || std::future::ready(Ok::<_, Infallible>(provider())))
+    }
+
+    /// As [`ClientBuilder::token_provider`], of whoever takes time to make a token, or fails: then it is asked again after
+    /// a pause. It has 10 s for each.
+    #[must_use]
+    pub fn token_source<F, Made, E>(mut self, source: F) -> Self
+    where
+        F: Fn() -> Made + Send + Sync + 'static,
+        Made: Future<Output = Result<String, E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.token = Some(Arc::new(move || source().map_err(|error| error.to_string()).boxed()));
         self.token_fixed = false;
         self
     }
@@ -202,7 +219,7 @@ impl ClientBuilder {
         let certificate_renewed = self.token.is_none() && endpoint.is_renewed();
         let (token, token_fixed) = match self.token {
             Some(token) => (token, self.token_fixed),
-            None if endpoint.is_certified() => (Arc::new(String::new) as TokenProvider, true),
+            None if endpoint.is_certified() => (always(String::new()), true),
             None => return Err(ConnectError::Missing("token or client certificate")),
         };
         let options = Options {
@@ -224,4 +241,9 @@ impl ClientBuilder {
         connected.await.unwrap_or_else(|_| Err(ConnectError::Timeout("the client was closed".to_owned())))?;
         Ok(client)
     }
+}
+
+/// The same token whenever it is asked for.
+fn always(token: String) -> TokenSource {
+    Arc::new(move || std::future::ready(Ok(token.clone())).boxed())
 }

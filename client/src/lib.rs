@@ -36,6 +36,17 @@
 //! Many clients of one process share an [`Endpoint`]: one socket, and per client one task of ours and one of the
 //! QUIC library.
 //!
+//! Tokens end. With [`ClientBuilder::token_source`] the client asks for a fresh one before the session's own ends, and
+//! shows it within the session: nothing is reconnected. A source that fails is asked again, and so it is before every
+//! new connection. A token that never changes ([`ClientBuilder::token`]) ends the client with it.
+//!
+//! ```no_run
+//! # async fn fetch_token() -> std::io::Result<String> { Ok(String::new()) }
+//! # fn example(builder: seriatim_client::ClientBuilder) -> seriatim_client::ClientBuilder {
+//! builder.token_source(|| async { fetch_token().await })
+//! # }
+//! ```
+//!
 //! Instead of a token a device may show a certificate, where the gateway takes them:
 //! [`ClientBuilder::client_certificate`], or [`ClientBuilder::client_certificate_files`] for one that is renewed on disk.
 //!
@@ -58,6 +69,7 @@ mod pilot;
 mod quic;
 #[cfg(feature = "raw")]
 pub mod raw;
+mod renewal;
 mod requests;
 mod shared;
 mod silence;

@@ -25,6 +25,7 @@ use crate::builder::Options;
 use crate::entry::{Conversation, Entry, Identity, SyncPage};
 use crate::error::ConnectError;
 use crate::inbox::{Inbox, Need};
+use crate::renewal::Renewal;
 use crate::requests::{Requests, Way};
 use crate::shared::{Shared, Wish};
 use crate::wire::{self, DialError, Incoming, Wire};
@@ -37,6 +38,8 @@ const EXPIRED_MAX: u32 = 3;
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
 /// The request id of every `Subscribe`; requests count up from 1.
 const SUBSCRIBE_ID: u64 = u64::MAX;
+/// The request id of every `Renew`.
+const RENEW_ID: u64 = u64::MAX - 1;
 const STREAM_PAUSE: Duration = Duration::from_millis(20);
 /// Rounds of one wake-up before other tasks get their turn.
 const ROUNDS_MAX: u32 = 16;
@@ -59,6 +62,7 @@ struct Pilot {
     attempt: usize,
     expired: u32,
     pause: Duration,
+    renewal: Renewal,
     requests: Requests,
     inbox: Option<Inbox>,
     /// A `Subscribe` has no answer yet.
@@ -79,6 +83,7 @@ pub(crate) async fn fly(shared: Arc<Shared>, options: Arc<Options>, first: onesh
         attempt: 0,
         expired: 0,
         pause: PAUSE_MIN,
+        renewal: Renewal::new(),
         requests: Requests::default(),
         inbox: None,
         subscribing: false,
@@ -103,6 +108,7 @@ impl Pilot {
                 self.handle_wish(wish);
             }
             progress |= self.poll_link(cx, now);
+            progress |= self.poll_renewal(cx, now);
             self.requests.handle_timeout(now);
             progress |= self.poll_inbox(cx, now);
             self.send(cx);
@@ -130,7 +136,7 @@ impl Pilot {
             Link::Dialing(_) | Link::Up(_) | Link::Dead => None,
         };
         let inbox = self.inbox.as_ref().and_then(Inbox::poll_timeout);
-        [link, self.requests.poll_timeout(), inbox].into_iter().flatten().min()
+        [link, self.requests.poll_timeout(), self.renewal.poll_timeout(), inbox].into_iter().flatten().min()
     }
 
     fn handle_wish(&mut self, wish: Wish) {
@@ -150,6 +156,7 @@ impl Pilot {
     /// Nothing will be answered any more.
     fn end(&mut self, refusal: &Refusal) {
         self.link = Link::Dead;
+        self.renewal.stop();
         self.requests.handle_end(refusal);
         if let Some(inbox) = &mut self.inbox {
             inbox.end(refusal);
@@ -169,7 +176,7 @@ impl Pilot {
             Link::Waiting(_) | Link::Dead => false,
             Link::Dialing(dialing) => match dialing.as_mut().poll(cx) {
                 Poll::Ready(Ok((wire, welcome))) => {
-                    self.handle_welcome(wire, &welcome);
+                    self.handle_welcome(now, wire, &welcome);
                     true
                 }
                 Poll::Ready(Err(error)) => {
@@ -200,7 +207,7 @@ impl Pilot {
         }
     }
 
-    fn handle_welcome(&mut self, wire: Wire, welcome: &v1::Welcome) {
+    fn handle_welcome(&mut self, now: Instant, wire: Wire, welcome: &v1::Welcome) {
         if let Ok(user) = UserId::new(&welcome.user) {
             let generation = Generation(u16::try_from(welcome.generation).unwrap_or(u16::MAX));
             let identity = Identity { tenant: TenantId(welcome.tenant), user, generation };
@@ -211,6 +218,7 @@ impl Pilot {
         self.expired = 0;
         self.subscribing = false;
         self.subscription_id = 0;
+        self.renewal.begin(now, &self.options, welcome.expires_in_ms);
         self.link = Link::Up(wire);
         if let Some(first) = self.first.take() {
             // A caller that no longer waits drops its handle too.
@@ -255,6 +263,7 @@ impl Pilot {
     }
 
     fn lose(&mut self, now: Instant) {
+        self.renewal.stop();
         self.requests.handle_lost();
         if let Some(inbox) = &mut self.inbox {
             inbox.handle_lost();
@@ -297,6 +306,7 @@ impl Pilot {
                     _ => {}
                 }
             }
+            Incoming::Said { request_id: RENEW_ID, body } => self.renewal.handle_answer(now, &self.options, &body),
             // Why the connection ends is in its close code; GoAway is followed by it.
             Incoming::Said { request_id: 0, .. } => {}
             Incoming::Said { request_id, body } => self.requests.handle_answer(now, request_id, body),
@@ -386,6 +396,13 @@ impl Pilot {
                 Need::Unsubscribe => {}
             }
         }
+    }
+
+    /// Shows a fresh token when it is time.
+    fn poll_renewal(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let Some(token) = self.renewal.poll(cx, now, &self.options) else { return false };
+        self.put_control(cx, RENEW_ID, Asked::Renew(v1::Renew { token }));
+        true
     }
 
     fn put_control(&mut self, cx: &mut Context<'_>, request_id: u64, body: Asked) {

@@ -49,6 +49,8 @@ pub(crate) struct Broken(pub(crate) &'static str);
 pub(crate) const CALLS_MAX: usize = 8;
 /// Bytes that wait on the lane before more is encoded.
 pub(crate) const LANE_BYTES_MAX: usize = 256 << 10;
+/// Time of whoever makes tokens.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time that QUIC has before a WebSocket is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(400);
@@ -70,6 +72,10 @@ pub(crate) async fn dial(options: &Options, attempt: usize) -> Result<(Wire, v1:
     options.endpoint.refresh().await;
     let address = options.addresses[attempt % options.addresses.len()];
     let late = |_| DialError::Retry(format!("{address} does not answer"));
+    // Before the connection: a gateway does not wait long for Hello.
+    let token = tokio::time::timeout(TOKEN_TIMEOUT, (options.token)()).await;
+    let token = token.unwrap_or_else(|_| Err("it gives nothing".to_owned()));
+    let token = token.map_err(|error| DialError::Retry(format!("the token source: {error}")))?;
     // Boxed: the futures of three handshakes are large.
     let bare = tokio::time::timeout(DIAL_TIMEOUT, Box::pin(connect(options, address))).await.map_err(late)??;
     let hello = v1::Hello {
@@ -81,7 +87,7 @@ pub(crate) async fn dial(options: &Options, attempt: usize) -> Result<(Wire, v1:
             version: env!("CARGO_PKG_VERSION").to_owned(),
             platform: std::env::consts::OS.to_owned(),
         }),
-        token: (options.token)(),
+        token,
         device: options.device.clone(),
     };
     let greeting = async {

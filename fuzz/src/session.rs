@@ -6,7 +6,7 @@
 //!
 //! Asserts, at every step:
 //! - the session takes any order of events without a panic, and bytes in any pieces;
-//! - one question about the token, one `Welcome`, and nothing but an error before it;
+//! - one question about the token, and one at a time about a fresh one, by which nobody becomes another; one `Welcome`, and nothing but an error before it;
 //! - no answer to what was not asked, none twice, none on another stream;
 //! - calls have rising ids, and no more of them are under way than the limit of requests and one;
 //! - nothing is written to a stream that is blocked, forgotten or finished;
@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
-use seriatim_gateway_core::{Admission, RequestId, Session, SessionEvent, SessionLimits, StreamId};
+use seriatim_gateway_core::{
+    Admission, Renewal, RenewalEnd, RequestId, Session, SessionEvent, SessionLimits, StreamId,
+};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{Generation, TenantId};
 use seriatim_proto::logic::{Call, Scopes};
@@ -56,6 +58,7 @@ const LIMITS: SessionLimits = SessionLimits {
     answer_bytes_max: 2 << 10,
     push_bytes_max: 16 << 10,
     hello_timeout: Duration::from_secs(10),
+    renew_pause: Duration::from_secs(1),
 };
 /// What a page, or what is pushed at once, takes at most: see [`truth::BATCH_MAX`] and [`truth::BODY_MAX`].
 const PAGE_BYTES_MAX: usize = truth::BATCH_MAX * (truth::BODY_MAX + 600);
@@ -76,6 +79,8 @@ struct Driver<'a> {
     /// The token waits for its verdict.
     authenticating: bool,
     authenticated: bool,
+    /// The token of a Renew waits for its verdict.
+    renewing: bool,
     closed: Option<u32>,
     /// Nothing is lost and nobody refuses any more.
     calm: bool,
@@ -96,6 +101,7 @@ impl<'a> Driver<'a> {
             call_last: RequestId(0),
             authenticating: false,
             authenticated: false,
+            renewing: false,
             closed: None,
             calm: false,
         }
@@ -162,7 +168,34 @@ impl<'a> Driver<'a> {
             4 => self.session.handle_blocked(StreamId::Bidi(u64::MAX)),
             5 => self.session.handle_writable(StreamId::Inbox(u64::MAX)),
             6 => self.session.handle_stream_reset(StreamId::Inbox(u64::MAX)),
+            7..=9 => self.judge_renewal(),
             _ => {}
+        }
+    }
+
+    /// The verdict on a Renew's token; also one that nobody waits for.
+    fn judge_renewal(&mut self) {
+        let kind = self.byte() % 16;
+        let verdict = match kind {
+            0 => Err(Refusal::new(ErrorCode::AuthFailed, "no")),
+            _ => Ok(Renewal {
+                tenant: TenantId(if kind == 1 { 2 } else { 1 }),
+                user: if kind == 2 { truth::peer() } else { truth::me() },
+                expires_at: self.now + if kind == 3 { Duration::ZERO } else { Duration::from_secs(3_600) },
+                scopes: if kind == 4 { Scopes::SEQUENCE } else { Scopes::DEVICE },
+            }),
+        };
+        let expected = match kind {
+            _ if !self.renewing || self.closed.is_some() => RenewalEnd::Gone,
+            0 | 3 => RenewalEnd::Refused,
+            1 | 2 => RenewalEnd::OtherUser,
+            _ => RenewalEnd::Renewed,
+        };
+        self.renewing = false;
+        let ends_at = self.session.poll_timeout();
+        assert_eq!(self.session.handle_renewal(self.now, verdict), expected);
+        if expected != RenewalEnd::Renewed && self.closed.is_none() {
+            assert_eq!(self.session.poll_timeout(), ends_at, "a token that is refused moves nothing");
         }
     }
 
@@ -271,6 +304,11 @@ impl<'a> Driver<'a> {
                     assert!(!token.is_empty() && !device.as_str().is_empty());
                     self.authenticating = true;
                 }
+                SessionEvent::Renew { token } => {
+                    assert!(self.authenticated && !self.renewing, "a second Renew at the same time, or of nobody");
+                    assert!(!token.is_empty());
+                    self.renewing = true;
+                }
                 SessionEvent::Call { request, call } => {
                     assert!(self.authenticated, "a call of nobody");
                     assert!(request > self.call_last, "ids of calls rise");
@@ -330,6 +368,9 @@ impl<'a> Driver<'a> {
             self.settle();
         }
         for round in 0.. {
+            if self.renewing {
+                self.judge_renewal();
+            }
             assert!(round < ROUNDS_MAX, "what is asked is never answered");
             for id in self.device.unjam_all() {
                 self.session.handle_writable(id);
@@ -379,7 +420,8 @@ fn is_answer(said: &Said) -> bool {
         | Said::Numbers(_)
         | Said::CurrentNumber(_)
         | Said::Marked(_)
-        | Said::ListPage(_) => true,
+        | Said::ListPage(_)
+        | Said::Renewed(_) => true,
         Said::Welcome(_) | Said::StreamHeader(_) | Said::Deliver(_) | Said::Lagging(_) | Said::GoAway(_) => false,
     }
 }

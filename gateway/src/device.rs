@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use seriatim_gateway_core::{Admission, RequestId, RouterEvent, Session, SessionEvent, SessionLimits};
+use seriatim_gateway_core::{
+    Admission, Renewal, RenewalEnd, RequestId, RouterEvent, Session, SessionEvent, SessionLimits,
+};
 use seriatim_proto::certificate::{CertificateError, ClientCa, NameProblem};
 use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -27,7 +29,7 @@ use tracing::debug;
 use crate::client_certificate::Shown;
 use crate::hub::Hub;
 use crate::mailbox::{Letter, Mailbox};
-use crate::metrics::{By, ByLabel, ClosedLabel, ReasonLabel, Transport};
+use crate::metrics::{By, ByLabel, ClosedLabel, Outcome, OutcomeLabel, ReasonLabel, Transport};
 use crate::transport::{Came, Carrier};
 
 /// Rounds of one wake-up before other tasks get their turn.
@@ -63,6 +65,7 @@ pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, shown: S
         letters: Vec::new(),
         awaiting_keys: None,
         awaiting_ready: None,
+        device: None,
         asked_at: BTreeMap::new(),
         queued_bytes: 0,
         lagging_count: 0,
@@ -106,6 +109,8 @@ struct Driver<C> {
     awaiting_keys: Option<AwaitingKeys>,
     /// Verified, but no logic node has said the generation yet.
     awaiting_ready: Option<(Verified, DeviceId, Credential)>,
+    /// As the device named itself, once it is verified.
+    device: Option<DeviceId>,
     asked_at: BTreeMap<RequestId, Instant>,
     queued_bytes: i64,
     lagging_count: u64,
@@ -116,7 +121,15 @@ struct Driver<C> {
 struct AwaitingKeys {
     refresh: Pin<Box<dyn Future<Output = ()> + Send>>,
     token: String,
-    device: DeviceId,
+    wants: Wants,
+}
+
+/// What a device shows a token for.
+enum Wants {
+    /// To come in, as this device.
+    Entry(DeviceId),
+    /// To stay.
+    Renewal,
 }
 
 impl<C: Carrier> Driver<C> {
@@ -204,6 +217,7 @@ impl<C: Carrier> Driver<C> {
         while let Some(event) = self.session.poll_event() {
             match event {
                 SessionEvent::Authenticate { token, device } => self.authenticate(now, token, device),
+                SessionEvent::Renew { token } => self.check_token(now, token, Wants::Renewal),
                 SessionEvent::Close { code, reason } => close = Some((code, reason)),
                 event => for_router.push(event),
             }
@@ -221,7 +235,8 @@ impl<C: Carrier> Driver<C> {
                         }
                         SessionEvent::Register { position } => router.register(now, session, position),
                         SessionEvent::Unregister => router.unregister(session),
-                        SessionEvent::Authenticate { .. } | SessionEvent::Close { .. } => {}
+                        SessionEvent::Authenticate { .. } | SessionEvent::Renew { .. } | SessionEvent::Close { .. } => {
+                        }
                     }
                 }
             });
@@ -233,11 +248,15 @@ impl<C: Carrier> Driver<C> {
         if token.is_empty() {
             return self.authenticate_by_certificate(now, device);
         }
+        self.check_token(now, token, Wants::Entry(device));
+    }
+
+    fn check_token(&mut self, now: Instant, token: String, wants: Wants) {
         let verified = self.verifier.check(&token);
         let unknown = matches!(verified, Err(TokenError::UnknownKey));
         match unknown.then(|| self.verifier.refresh()).flatten() {
-            Some(refresh) => self.awaiting_keys = Some(AwaitingKeys { refresh, token, device }),
-            None => self.handle_verified(now, verified, token, device),
+            Some(refresh) => self.awaiting_keys = Some(AwaitingKeys { refresh, token, wants }),
+            None => self.handle_verified(now, verified, token, wants),
         }
     }
 
@@ -283,19 +302,20 @@ impl<C: Carrier> Driver<C> {
         if awaiting.refresh.as_mut().poll(cx).is_pending() {
             return false;
         }
-        let Some(AwaitingKeys { token, device, .. }) = self.awaiting_keys.take() else { return false };
+        let Some(AwaitingKeys { token, wants, .. }) = self.awaiting_keys.take() else { return false };
         let verified = self.verifier.check(&token);
-        self.handle_verified(now, verified, token, device);
+        self.handle_verified(now, verified, token, wants);
         true
     }
 
-    fn handle_verified(
-        &mut self,
-        now: Instant,
-        verified: Result<Verified, TokenError>,
-        token: String,
-        device: DeviceId,
-    ) {
+    fn handle_verified(&mut self, now: Instant, verified: Result<Verified, TokenError>, token: String, wants: Wants) {
+        if let Err(error) = &verified {
+            self.hub.metrics.tokens_refused.get_or_create(&ReasonLabel { reason: error.reason() }).inc();
+        }
+        let device = match wants {
+            Wants::Entry(device) => device,
+            Wants::Renewal => return self.renew(now, verified, token),
+        };
         match verified {
             Ok(verified) => match self.check_beside(&verified) {
                 Ok(()) => self.take(now, verified, device, Credential::Token(token)),
@@ -305,15 +325,33 @@ impl<C: Carrier> Driver<C> {
                     self.session.handle_verdict(now, Err(refusal));
                 }
             },
-            Err(error) => {
-                self.hub.metrics.tokens_refused.get_or_create(&ReasonLabel { reason: error.reason() }).inc();
-                self.session.handle_verdict(now, Err(error.into()));
-            }
+            Err(error) => self.session.handle_verdict(now, Err(error.into())),
+        }
+    }
+
+    /// A certificate beside it was compared with the session's user when that came in; the token is compared with it now.
+    fn renew(&mut self, now: Instant, verified: Result<Verified, TokenError>, token: String) {
+        let verdict = verified.map_err(Refusal::from).map(|verified| {
+            let verified = verified.of_device(self.device.as_ref().map_or("", DeviceId::as_str));
+            let expires_at = now + life_of(&verified, wall());
+            Renewal { tenant: verified.tenant, user: verified.user, expires_at, scopes: verified.scopes }
+        });
+        let outcome = match self.session.handle_renewal(now, verdict) {
+            RenewalEnd::Renewed => Outcome::Renewed,
+            RenewalEnd::Refused => Outcome::Refused,
+            RenewalEnd::OtherUser => Outcome::OtherUser,
+            RenewalEnd::Gone => return,
+        };
+        self.hub.metrics.renewals.get_or_create(&OutcomeLabel { outcome }).inc();
+        if outcome == Outcome::Renewed {
+            let session = self.session_id;
+            self.hub.with_router(|router| router.renew_session(session, Credential::Token(token)));
         }
     }
 
     fn take(&mut self, now: Instant, verified: Verified, device: DeviceId, credential: Credential) {
         chaos::hit(Point::GatewayHello);
+        self.device = Some(device.clone());
         self.awaiting_ready = Some((verified.of_device(device.as_str()), device, credential));
         self.admit(now);
     }
@@ -323,8 +361,8 @@ impl<C: Carrier> Driver<C> {
         let (hub, session_id) = (self.hub.clone(), self.session_id);
         let Some(generation) = hub.with_router(|router| router.generation()) else { return };
         let Some((verified, device, credential)) = self.awaiting_ready.take() else { return };
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let life = Duration::from_secs(verified.expires_at_s).saturating_sub(wall).min(TOKEN_LIFE_MAX);
+        let wall = wall();
+        let life = life_of(&verified, wall);
         let by = match credential {
             Credential::Token(_) => By::Token,
             Credential::Certificate(_) => By::Certificate,
@@ -372,4 +410,14 @@ impl<C> Drop for Driver<C> {
         self.hub.metrics.queued_bytes.dec_by(self.queued_bytes);
         self.hub.leave(self.session_id, self.transport);
     }
+}
+
+/// Since the Unix epoch.
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// From `wall` to the end of what was verified.
+fn life_of(verified: &Verified, wall: Duration) -> Duration {
+    Duration::from_secs(verified.expires_at_s).saturating_sub(wall).min(TOKEN_LIFE_MAX)
 }

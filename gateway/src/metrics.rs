@@ -74,6 +74,23 @@ pub(crate) struct ByLabel {
     pub(crate) by: By,
 }
 
+/// What a Renew came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Outcome {
+    /// the session lives on by the new token
+    Renewed,
+    /// the token is no good: `tokens_refused` says why
+    Refused,
+    /// the token is of another user or tenant
+    OtherUser,
+}
+
+/// Label of a Renew.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OutcomeLabel {
+    pub(crate) outcome: Outcome,
+}
+
 /// Bytes of one way in.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
@@ -103,6 +120,7 @@ pub(crate) struct Metrics {
     pub(crate) tokens_refused: Family<ReasonLabel, Counter>,
     pub(crate) client_certificates_refused: Family<ReasonLabel, Counter>,
     pub(crate) admitted: Family<ByLabel, Counter>,
+    pub(crate) renewals: Family<OutcomeLabel, Counter>,
 }
 
 impl Metrics {
@@ -128,6 +146,7 @@ impl Metrics {
             tokens_refused: Family::default(),
             client_certificates_refused: Family::default(),
             admitted: Family::default(),
+            renewals: Family::default(),
         };
         metrics.describe(registry);
         metrics
@@ -191,6 +210,7 @@ impl Metrics {
             self.client_certificates_refused.clone(),
         );
         registry.register("admitted", "Sessions admitted, by what the device showed", self.admitted.clone());
+        registry.register("renewals", "Tokens shown by sessions under way, by outcome", self.renewals.clone());
         registry.register("tokens_refused", "Tokens refused, by reason", self.tokens_refused.clone());
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }

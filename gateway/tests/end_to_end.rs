@@ -100,13 +100,89 @@ async fn a_gateway_of_another_ca_is_not_trusted() {
 async fn a_session_ends_with_its_token_and_goes_on_with_a_fresh_one() {
     let site = Site::start().await;
     let (short, long) = (site.token("alice", 2), site.token("alice", 3600));
-    let used = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let provider = move || {
-        if used.swap(true, std::sync::atomic::Ordering::SeqCst) { long.clone() } else { short.clone() }
+    let end = now_s() + 2;
+    let used = std::sync::atomic::AtomicBool::new(false);
+    // It has nothing else until the first token is over: the session cannot be renewed.
+    let source = move || {
+        let is_first = !used.swap(true, std::sync::atomic::Ordering::SeqCst);
+        let given = match now_s() {
+            _ if is_first => Ok(short.clone()),
+            now if now > end => Ok(long.clone()),
+            _ => Err("nobody is there"),
+        };
+        std::future::ready(given)
+    };
+    let client = site.builder("alice", "phone").token_source(source).connect().await.unwrap();
+    client.send(peer("bob"), "still here").await.unwrap();
+    eventually("a second connection", || client.connections() == 2).await;
+    client.send(peer("bob"), "here again").await.unwrap();
+    assert_eq!(site.metric(RENEWED), 0.0);
+}
+
+const RENEWED: &str = "gateway_renewals_total{outcome=\"Renewed\"}";
+
+/// Makes tokens of so many seconds, of users in turn.
+fn short_lived(site: &Site, life_s: i64) -> impl Fn() -> String + Send + Sync + 'static + use<> {
+    let minter =
+        seriatim_proto::token::Minter::from_private_pem(&std::fs::read(&site.files.token_key).unwrap()).unwrap();
+    move || {
+        let end = now_s().saturating_add_signed(life_s);
+        minter.mint(support::TENANT, &UserId::new("alice").unwrap(), end).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_lives_on_over_renewals_and_nothing_is_lost() {
+    let site = Site::start().await;
+    let bob = site.client("bob", "phone").await;
+    let provider = short_lived(&site, 4);
+    let client = site.builder("alice", "phone").token_provider(provider).connect().await.unwrap();
+    let mut inbox = client.subscribe(Seq::FIRST, None);
+    let (begun, mut sent) = (now_s(), 0);
+    // Beyond the end of the first token and of the one behind it.
+    while now_s() < begun + 9 || site.metric(RENEWED) < 2.0 {
+        bob.send(peer("alice"), format!("{sent}")).await.unwrap();
+        let entry = take(&mut inbox, 1).await.remove(0);
+        assert_eq!(text(&entry), format!("{sent}"));
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.send(peer("bob"), "hers").await.unwrap();
+    assert_eq!(client.connections(), 1, "after {sent} messages");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_source_that_fails_is_asked_again_before_the_end() {
+    let site = Site::start().await;
+    let (provider, asked) = (short_lived(&site, 8), Arc::new(std::sync::atomic::AtomicU32::new(0)));
+    let source = move || {
+        let give = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) != 1;
+        let token = if give { Ok(provider()) } else { Err("the issuer does not answer") };
+        std::future::ready(token)
+    };
+    let client = site.builder("alice", "phone").token_source(source).connect().await.unwrap();
+    eventually("a renewal", || site.metric(RENEWED) >= 1.0).await;
+    assert_eq!(client.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_users_token_renews_nothing_and_the_session_ends_with_its_own() {
+    let site = Site::start().await;
+    let (alice, bob) = (site.token("alice", 4), site.token("bob", 3600));
+    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let provider = move || match asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        0 => alice.clone(),
+        _ => bob.clone(),
     };
     let client = site.builder("alice", "phone").token_provider(provider).connect().await.unwrap();
-    eventually("a second connection", || client.connections() == 2).await;
-    client.send(peer("bob"), "still here").await.unwrap();
+    let refused = "gateway_renewals_total{outcome=\"OtherUser\"}";
+    eventually("a refused renewal", || site.metric(refused) >= 1.0).await;
+    assert_eq!(client.identity().unwrap().user.as_str(), "alice");
+    client.send(peer("carol"), "under the old token").await.unwrap();
+    assert_eq!(client.connections(), 1, "it is the same session");
+    let expired = "gateway_closed_total{transport=\"Quic\",code=\"6\"}";
+    eventually("the end of the session", || site.metric(expired) >= 1.0).await;
+    assert_eq!(site.metric(RENEWED), 0.0);
 }
 
 // ---- sending ----

@@ -125,6 +125,7 @@ metrics! {
     Counter bodies_erased "Bodies in sync pages that were erased";
     Counter sequence_requests "Requests of the sequence service that came to this node's holders";
     Counter sequence_numbers "Numbers given out by the sequence service";
+    Counter registrations_ended "Registrations for pushes whose token or certificate ended before they did";
     Counter streams_dropped "Gateway streams ended because they did not keep up";
     Counter alarms "Things that no correct cluster does";
 }

@@ -240,17 +240,27 @@ impl GatewayStream {
     }
 
     fn open(&mut self, session: u64, verified: Result<Verified, Refusal>, device: DeviceId) {
-        let result = verified.map(|verified| verified.of_device(device.as_str())).map(|verified| Identity {
-            tenant: verified.tenant,
-            user: verified.user,
-            device,
-            expires_at_s: verified.expires_at_s,
-            scopes: verified.scopes,
+        let known = self.sessions.get(&session);
+        let result = verified.map(|verified| verified.of_device(device.as_str())).and_then(|verified| {
+            let identity = Identity {
+                tenant: verified.tenant,
+                user: verified.user,
+                device,
+                expires_at_s: verified.expires_at_s,
+                scopes: verified.scopes,
+            };
+            // Opened again: a fresh credential, of the same device. The one before holds if this one does not.
+            let same = known.is_none_or(|known| {
+                (known.tenant, &known.user, &known.device) == (identity.tenant, &identity.user, &identity.device)
+            });
+            let other = || Refusal::new(ErrorCode::AuthFailed, "the session is another device's");
+            if same { Ok(identity) } else { Err(other()) }
         });
-        if let Ok(identity) = &result
-            && self.sessions.insert(session, identity.clone()).is_none()
-        {
-            self.doors.stores.metrics.sessions.inc();
+        if let Ok(identity) = &result {
+            match self.sessions.insert(session, identity.clone()) {
+                None => drop(self.doors.stores.metrics.sessions.inc()),
+                Some(_) => self.inputs.push(SessionInput::Reopened { session, identity: identity.clone() }),
+            }
         }
         self.respond(GatewayResponse::Opened { session, result });
     }

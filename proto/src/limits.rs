@@ -188,6 +188,8 @@ pub const REQUEST_TIMEOUT_MS: u64 = 10_000;
 pub const STORE_TIMEOUT_MS: u64 = 3_000;
 /// Time a peer has for its handshake and Hello.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
+/// Time between two Renews of a session, in milliseconds: each is verified here and at every logic node it uses.
+pub const RENEW_PAUSE_MS: u64 = 1_000;
 /// QUIC idle timeout.
 pub const IDLE_TIMEOUT_MS: u64 = 45_000;
 /// Time from the first byte of a WebSocket's message to its last.

@@ -1,9 +1,10 @@
 //! Device: raftctl as a device of a user: through the gateway, over the public protocol, like everybody else.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use seriatim_client::{Client, ConnectError, Entry, EntryBody, RequestError};
+use seriatim_client::{Client, ClientBuilder, ConnectError, Entry, EntryBody, RequestError};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{Chain, Seq, UserId};
 use seriatim_proto::logic::Scopes;
@@ -48,9 +49,8 @@ impl Device {
         let gateway = target.gateway()?;
         let (host, _) =
             gateway.rsplit_once(':').ok_or_else(|| Failure::usage(format!("`{gateway}` is no host:port")))?;
-        let client = Client::builder(resolve(gateway)?, host)
+        let client = with_token(Client::builder(resolve(gateway)?, host), target, user, scopes)?
             .ca_pem(&target.ca_pem()?)
-            .token(target.token(user, scopes)?)
             .device("raftctl")
             .connect_timeout(target.timeout)
             .request_timeout(target.timeout)
@@ -99,6 +99,25 @@ impl Device {
         };
         (reference, body)
     }
+}
+
+/// The token is read, or signed, anew before it ends: a verb that runs for long lives on with a file that is rewritten.
+fn with_token(
+    builder: ClientBuilder,
+    target: &Target,
+    user: Option<&UserId>,
+    scopes: Scopes,
+) -> Result<ClientBuilder, Failure> {
+    let first = target.token(user, scopes)?;
+    if target.token_is_read_once() {
+        return Ok(builder.token(first));
+    }
+    let (target, user, first) = (target.clone(), user.cloned(), Mutex::new(Some(first)));
+    Ok(builder.token_source(move || {
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let token = first.map_or_else(|| target.token(user.as_ref(), scopes).map_err(|failure| failure.message), Ok);
+        std::future::ready(token)
+    }))
 }
 
 pub(crate) fn resolve(address: &str) -> Result<SocketAddr, Failure> {

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 const TOKEN_SECONDS: u64 = 24 * 3600;
 
 /// What was said, by flags, environment and playground.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// of stores
     pub(crate) endpoints: Vec<String>,
@@ -103,6 +103,11 @@ impl Target {
             Failure::usage("which token? --token-file is missing").hint("--token-file FILE, or - for stdin")
         })?;
         read_token(path)
+    }
+
+    /// Is there no more of a token than what was read first?
+    pub(crate) fn token_is_read_once(&self) -> bool {
+        self.token_file.as_deref() == Some(Path::new("-"))
     }
 
     /// Was a token given?

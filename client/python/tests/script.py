@@ -114,6 +114,8 @@ class Scripted:
         self.frames: list[tuple[int, pb.ClientFrame]] = []
         """with the number of the visit, Hello included"""
         self.address = ""
+        self.expires_in_ms = 0
+        """what Welcome says"""
         self.limits = pb.Limits(
             frame_bytes=262144, message_bytes=65536, requests=256, lanes=16, sync_entries=1000, idle_timeout_ms=30000
         )
@@ -165,6 +167,7 @@ class Scripted:
             self.visits.append(visit)
             visit.number = len(self.visits)
             welcome = pb.Welcome(session_id=visit.number, tenant=1, user="alice", limits=self.limits)
+            welcome.expires_in_ms = self.expires_in_ms
             visit.answer(stream, frame, welcome=welcome)
         self.frames.append((visit.number, frame))
         if not frame.HasField("hello"):

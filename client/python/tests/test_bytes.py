@@ -44,6 +44,7 @@ FRAMES: dict[str, pb.ClientFrame | pb.ServerFrame] = {
     "Mark: bob's read up to 300, request 11": Client(
         request_id=11, mark=pb.Mark(conversation=pb.Conversation(peer="bob"), read_upto=300)
     ),
+    "Renew by the token, request 13": Client(request_id=13, renew=pb.Renew(token="abc")),
     "List, request 12": Client(request_id=12, list=pb.List()),
     "Sync from 1, request 5": Client(request_id=5, sync=pb.Sync(**{"from": 1})),
     "Status, request 6": Client(request_id=6, status=pb.Status()),
@@ -51,6 +52,7 @@ FRAMES: dict[str, pb.ClientFrame | pb.ServerFrame] = {
     "Current of orders, request 9": Client(request_id=9, current=pb.Current(counter="orders")),
     "Numbers 41 to 50, request 8": Server(request_id=8, numbers=pb.Numbers(first=41, count=10)),
     "CurrentNumber 51, request 9": Server(request_id=9, current_number=pb.CurrentNumber(number=51)),
+    "Renewed for an hour, request 13": Server(request_id=13, renewed=pb.Renewed(expires_in_ms=3_600_000)),
     "Committed at 9, request 4": Server(request_id=4, committed=pb.Committed(seq=9)),
     "Error CONFLICT, request 4": Server(request_id=4, error=pb.Error(code=6, name="CONFLICT")),
     "Lagging, subscription 1, tail 41": Server(lagging=pb.Lagging(subscription_id=1, upto=41)),

@@ -58,6 +58,46 @@ async def read(subscription: Any, count: int) -> list[int]:
         return [(await anext(subscription)).seq for _ in range(count)]
 
 
+async def test_c103_a_source_that_fails_or_is_refused_is_asked_again(certificate: Certificate) -> None:
+    asked: list[str] = []
+
+    def script(visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
+        if frame.renew.token == "refused":
+            visit.answer(stream, frame, error=pb.Error(code=Code.AUTH_FAILED, name="AUTH_FAILED"))
+        elif frame.HasField("renew"):
+            visit.answer(stream, frame, renewed=pb.Renewed(expires_in_ms=3_600_000))
+
+    def token() -> str:
+        asked.append(("first", "raises", "refused", "good")[min(len(asked), 3)])
+        if asked[-1] == "raises":
+            raise OSError("the issuer is away")
+        return asked[-1]
+
+    async with Scripted(certificate, script) as gateway:
+        gateway.expires_in_ms = 1_000
+        async with await gateway.connect(token=token) as client:
+            await until(lambda: len(gateway.came("renew")) == 2)
+            assert [frame.renew.token for frame in gateway.came("renew")] == ["refused", "good"]
+            assert client.connections == 1
+
+
+async def test_c103_a_gateway_that_says_no_end_is_not_asked_to_renew(certificate: Certificate) -> None:
+    def script(visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
+        visit.answer(stream, frame, committed=pb.Committed(seq=1))
+
+    asked: list[None] = []
+
+    def token() -> str:
+        asked.append(None)
+        return "abc"
+
+    async with Scripted(certificate, script) as gateway, await gateway.connect(token=token) as client:
+        assert client._pilot._renewal is None
+        await client.send("bob", "hi")
+        assert len(asked) == 1
+        assert not gateway.came("renew")
+
+
 async def test_c061_open_requests_are_sent_again_under_the_same_ids_in_order(certificate: Certificate) -> None:
     def script(visit: Visit, stream: int, frame: pb.ClientFrame) -> None:
         if visit.number == 1:

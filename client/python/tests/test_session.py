@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -180,3 +181,73 @@ async def test_a_session_ends_with_its_token(cluster: Cluster) -> None:
         seconds[0] = 3600
         await until(lambda: client.connections >= 2)
         assert (await client.send("bob", "with the fresh one")).seq >= 1
+
+
+async def test_c100_a_renewed_session_outlives_its_first_token(cluster: Cluster) -> None:
+    async with connected(cluster) as raw:
+        raw.ask(CONTROL, hello=pb.Hello(token=cluster.token("s-renew", 3), device="raw"))
+        welcome = (await raw.answer(CONTROL)).welcome
+        assert 0 < welcome.expires_in_ms <= 3_000
+        asked = raw.ask(CONTROL, renew=pb.Renew(token=cluster.token("s-renew", 600)))
+        answer = await raw.answer(CONTROL)
+        assert answer.request_id == asked
+        assert 3_000 < answer.renewed.expires_in_ms <= 600_000
+        await asyncio.sleep(welcome.expires_in_ms / 1_000 + 1)
+        raw.ask(CONTROL, ping=pb.Ping(nonce=1))
+        assert (await raw.answer(CONTROL)).pong.nonce == 1
+
+
+async def test_c100_a_client_renews_by_itself(cluster: Cluster) -> None:
+    begun = time.time()
+    given: list[float] = []
+
+    async def token() -> str:
+        given.append(time.time())
+        return cluster.token("s-lasting", 4)
+
+    async with await cluster.device("s-lasting", token=token) as client:
+        # Beyond the ends of the first two tokens.
+        while time.time() < begun + 9 or len(given) < 3:
+            await client.send("bob", "still here")
+            await asyncio.sleep(0.05)
+        assert client.connections == 1, given
+
+
+async def test_c101_a_refused_renewal_does_no_harm(cluster: Cluster) -> None:
+    async with connected(cluster) as raw:
+        raw.ask(CONTROL, hello=pb.Hello(token=cluster.token("s-stays", 6), device="raw"))
+        assert (await raw.answer(CONTROL)).HasField("welcome")
+        for token, code in [
+            ("", Code.AUTH_FAILED),
+            ("abc", Code.AUTH_FAILED),
+            (cluster.token("s-other"), Code.AUTH_FAILED),
+            (cluster.token("s-stays", tenant=2), Code.AUTH_FAILED),
+            (cluster.token("s-stays", -60), Code.AUTH_EXPIRED),
+        ]:
+            while True:
+                raw.ask(CONTROL, renew=pb.Renew(token=token))
+                error = (await raw.answer(CONTROL)).error
+                if error.code != Code.BUSY:
+                    break
+                await asyncio.sleep(error.retry_after_ms / 1_000)
+            assert error.code == code, token
+            raw.ask(CONTROL, ping=pb.Ping(nonce=1))
+            assert (await raw.answer(CONTROL)).pong.nonce == 1
+        assert await raw.closed() == Close.AUTH_EXPIRED
+
+
+async def test_c102_the_scopes_of_the_new_token_hold(cluster: Cluster) -> None:
+    async with session(cluster, "s-scopes") as raw:
+        raw.ask(CONTROL, subscribe=pb.Subscribe(**{"from": 1}, credit=10))
+        inbox = await raw.inbox()
+        assert (await raw.answer(inbox)).HasField("stream_header")
+        assert (await raw.answer(CONTROL)).HasField("subscribed")
+        raw.ask(CONTROL, renew=pb.Renew(token=cluster.token("s-scopes", scopes=["sequence"])))
+        assert (await raw.answer(CONTROL)).HasField("renewed")
+        assert (await raw.answer(inbox)).error.code == Code.FORBIDDEN
+        await raw.ended(inbox)
+        lane, call = raw.open(), raw.open()
+        raw.ask(lane, next=pb.Next(counter="s-orders", count=1))
+        assert (await raw.answer(lane)).HasField("numbers")
+        raw.ask(call, end_stream=True, status=pb.Status())
+        assert (await raw.answer(call)).error.code == Code.FORBIDDEN

@@ -44,7 +44,10 @@ import { Hashes } from "./webtransport.js";
 export interface ClientOptions {
   /** Gateways, as `HOST:PORT` or `https://HOST:PORT`: the next one is tried when one does not answer. */
   addresses: string | readonly string[];
-  /** A signed token, or who gives one before every connection; may be left out where a client certificate says who it is. */
+  /**
+   * A signed token, or who gives one: before every connection, and in good time before the session's own ends, to renew
+   * it. May be left out where a client certificate says who it is.
+   */
   token?: string | (() => string | Promise<string>);
   /** The name of this endpoint of the user; has its own cursor. */
   device: string;

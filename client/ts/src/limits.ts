@@ -61,6 +61,17 @@ export const SUBSCRIBE_MS_MIN = 50;
 /** Dials with fresh tokens that are refused as expired, before the client gives up. */
 export const EXPIRED_MAX = 3;
 
+/** Shares of what is left of a session between which it is renewed, drawn at random. */
+export const RENEW_SHARE_MIN = 0.5;
+export const RENEW_SHARE_MAX = 0.7;
+/** Milliseconds between two Renews at least. */
+export const RENEW_GAP_MS = 1_000;
+/** Milliseconds of whoever makes tokens, and then of the gateway's answer. */
+export const RENEW_PATIENCE_MS = 10_000;
+/** Shortest and longest pause before a renewal that failed is tried again. */
+export const RENEW_RETRY_MS_MIN = 500;
+export const RENEW_RETRY_MS_MAX = 30_000;
+
 /** Milliseconds after which a device that has said nothing says Ping, but for a random part. */
 export const KEEP_ALIVE_MS = 15_000;
 /** Milliseconds without a word from a gateway that owes an answer, until it is asked whether it is there. */

@@ -23,6 +23,7 @@ import {
   TAILS_MAX,
 } from "./limits.js";
 import { dial, type DialOptions } from "./dial.js";
+import { Renewal } from "./renewal.js";
 import { refusalFromWire, Requests, type NewRequest, type Outcome } from "./requests.js";
 import { DialError, endError, FrameTooLarge, type Wire, type WireEvents } from "./wire.js";
 
@@ -48,6 +49,9 @@ type Early = { readonly said: Said } | "end";
 export class Pilot {
   readonly #options: DialOptions;
   readonly #requests = new Requests();
+  readonly #renewal: Renewal;
+  /** The Renew without an answer. */
+  #renewing: number | undefined;
   readonly #firstUntilMs: number;
   #first: { resolve: () => void; reject: (error: ConnectError) => void } | undefined;
   #link: Link = { state: "waiting", untilMs: 0 };
@@ -90,6 +94,7 @@ export class Pilot {
 
   private constructor(options: DialOptions, connectTimeoutMs: number) {
     this.#options = options;
+    this.#renewal = new Renewal(options, () => this.wake());
     this.#firstUntilMs = nowMs() + connectTimeoutMs;
   }
 
@@ -159,6 +164,7 @@ export class Pilot {
     this.#requests.handleTimeout(now);
     if (this.#link.state === "waiting" && this.#link.untilMs <= now) this.#dial();
     if (this.#link.state === "up") this.#look(now, this.#link.wire);
+    if (this.#link.state === "up") this.#renew(now, this.#link.wire);
     this.#serveInbox(now);
     if (this.#link.state === "up") this.#send(now, this.#link.wire);
     this.#arm(now);
@@ -166,7 +172,7 @@ export class Pilot {
 
   /** A timer that goes off too early costs less than one that is set anew for every request. */
   #arm(now: number): void {
-    let untilMs = Math.min(this.#requests.dueMs, this.#inbox?.dueMs ?? Number.POSITIVE_INFINITY);
+    let untilMs = Math.min(this.#requests.dueMs, this.#renewal.dueMs, this.#inbox?.dueMs ?? Number.POSITIVE_INFINITY);
     if (this.#link.state === "waiting") untilMs = Math.min(untilMs, this.#link.untilMs);
     if (this.#link.state === "up") untilMs = Math.min(untilMs, now + (this.#requests.hasReady ? ROOM_MS : LOOK_MS));
     if (this.#timer !== undefined && this.#timerMs <= untilMs) return;
@@ -184,6 +190,7 @@ export class Pilot {
   #end(why: Refusal): void {
     const link = this.#link;
     this.#link = { state: "dead", why };
+    this.#renewal.stop();
     clearTimeout(this.#timer);
     if (link.state === "up") link.wire.close();
     this.#requests.handleEnd(why);
@@ -207,7 +214,7 @@ export class Pilot {
     });
   }
 
-  #handleWelcome(wire: Wire, { tenant, user, generation, limits }: Welcome): void {
+  #handleWelcome(wire: Wire, { tenant, user, generation, limits, expiresInMs }: Welcome): void {
     this.#identity = { tenant, user, generation };
     this.messageBytesMax = limits?.messageBytes || MESSAGE_BYTES_MAX;
     this.#requestsMax = limits?.requests || REQUESTS_MAX;
@@ -221,6 +228,8 @@ export class Pilot {
     this.#leaving = false;
     this.#heardMs = this.#saidMs = this.#lookedMs = nowMs();
     this.#askedMs = undefined;
+    this.#renewing = undefined;
+    this.#renewal.begin(nowMs(), Number(expiresInMs));
     this.#link = { state: "up", wire };
     wire.events = this.#events(wire);
     this.#first?.resolve();
@@ -252,6 +261,7 @@ export class Pilot {
     // A fresh token may do; one that never changes fails at the dial.
     if (end.kind !== "retry" && end.kind !== "expired") return this.#handleDialError(end);
     this.#link = { state: "dialing" };
+    this.#renewal.stop();
     this.#requests.handleLost();
     this.#inbox?.handleLost();
     this.#wait();
@@ -286,6 +296,14 @@ export class Pilot {
     }
   }
 
+  /** Shows a fresh token when it is time. */
+  #renew(now: number, wire: Wire): void {
+    const token = this.#renewal.poll(now);
+    if (token === undefined) return;
+    this.#renewing = this.#requests.newId();
+    this.#put(wire, this.#renewing, { case: "renew", value: { token } });
+  }
+
   // ---- what comes in ----
 
   #events(wire: Wire): WireEvents {
@@ -313,6 +331,9 @@ export class Pilot {
       // What the gateway goes down for, or why the connection ends; its close code counts.
       if (said.case === "error") this.#why = refusalFromWire(said.value);
       if (said.case === "goAway") this.#leaving = this.#options.origins.length > 1;
+    } else if (id === this.#renewing) {
+      this.#renewing = undefined;
+      this.#renewal.handleAnswer(nowMs(), said);
     } else if (id === this.#subscribing) {
       this.#subscribing = undefined;
       if (said.case === "subscribed") this.#handleSubscribed(said.value.subscriptionId);

@@ -63,6 +63,7 @@ const DEVICE: Record<string, Device> = {
     requestId: 11n,
     body: { case: "mark", value: { conversation: { id: { case: "peer", value: "bob" } }, what: { case: "readUpto", value: 300n } } },
   },
+  "Renew by the token, request 13": { requestId: 13n, body: { case: "renew", value: { token: "abc" } } },
   "List, request 12": { requestId: 12n, body: { case: "list", value: {} } },
   "Sync from 1, request 5": { requestId: 5n, body: { case: "sync", value: { from: 1n } } },
   "Status, request 6": { requestId: 6n, body: { case: "status", value: {} } },
@@ -75,6 +76,7 @@ const DEVICE: Record<string, Device> = {
 const GATEWAY: Record<string, Gateway> = {
   "Numbers 41 to 50, request 8": { requestId: 8n, body: { case: "numbers", value: { first: 41n, count: 10 } } },
   "CurrentNumber 51, request 9": { requestId: 9n, body: { case: "currentNumber", value: { number: 51n } } },
+  "Renewed for an hour, request 13": { requestId: 13n, body: { case: "renewed", value: { expiresInMs: 3_600_000n } } },
   "Committed at 9, request 4": { requestId: 4n, body: { case: "committed", value: { seq: 9n } } },
   "Error CONFLICT, request 4": { requestId: 4n, body: { case: "error", value: { code: ErrorCode.CONFLICT, name: "CONFLICT" } } },
   "Lagging, subscription 1, tail 41": { body: { case: "lagging", value: { subscriptionId: 1n, upto: 41n } } },

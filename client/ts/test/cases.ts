@@ -153,6 +153,23 @@ export const CASES: Readonly<Record<string, Case>> = {
     same([error.reason, error.refusal?.code], ["refused", ErrorCode.AUTH_EXPIRED], "a token that never changes");
   },
 
+  "C-100 a session is renewed by itself and outlives its first tokens": async (scene) => {
+    const { world } = scene;
+    let asked = 0;
+    const token = () => {
+      asked += 1;
+      return world.token(scene.user("alice"), { seconds: 4 });
+    };
+    const begun = performance.now();
+    const alice = await scene.connect({ token, device: "phone" });
+    // Beyond the ends of the first two tokens.
+    await until("three tokens were asked for, and two are over", async () => {
+      await alice.send(scene.peer("bob"), "still here");
+      return asked >= 3 && performance.now() - begun > 9_000;
+    });
+    same(alice.connections, 1, "connections");
+  },
+
   "C-020 a send is committed at a place, and the next one behind it": async (scene) => {
     const alice = await scene.device("alice");
     const first = await alice.send(scene.peer("bob"), "one");

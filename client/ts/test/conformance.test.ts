@@ -24,6 +24,7 @@ const NOT_IN_A_BROWSER: Readonly<Record<string, string>> = {
   "C-071": "pauses alone: the same code in Node",
   "C-073": "whom a page trusts is the browser's own decision",
   "C-074": "needs a gateway that follows a script: the same code over a connection that the test holds",
+  "C-103": "needs a gateway that follows a script: the same code over a connection that the test holds",
   "C-086": "needs a gateway that follows a script: the same code over a connection that the test holds",
 };
 

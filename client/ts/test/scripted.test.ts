@@ -80,9 +80,10 @@ class Gateway {
   alive = true;
   pings = 0;
   requests = 256;
+  expiresInMs = 0n;
   script: (link: Link, frame: ClientFrame) => void = () => {};
   hello = (link: Link, _token: string): void =>
-    link.say({ body: { case: "welcome", value: { tenant: 1, user: "alice", limits: { requests: this.requests } } } });
+    link.say({ body: { case: "welcome", value: { tenant: 1, user: "alice", limits: { requests: this.requests }, expiresInMs: this.expiresInMs } } });
 
   get link(): Link {
     return this.links.at(-1) ?? assert.fail("nobody came");
@@ -453,4 +454,31 @@ it("the second way begins after its time or the first one's failure; the slower 
   assert.equal(await race(after(1, final, log, "one"), after(1, two, log, "two"), 60_000, signal), two);
   await assert.rejects(race(after(1, final, log, "one"), after(1, failed, log, "two"), 60_000, signal), final);
   await assert.rejects(race(after(1, failed, log, "one"), after(1, final, log, "two"), 60_000, signal), final);
+});
+
+it("C-103 a source that fails, and one whose token is refused, is asked again", async () => {
+  const gateway = new Gateway();
+  gateway.expiresInMs = 1_000n;
+  gateway.script = (link, frame) => {
+    if (frame.body.case !== "renew") return;
+    if (frame.body.value.token === "refused") link.say(refused(frame, "AUTH_FAILED"));
+    else link.say({ requestId: frame.requestId, body: { case: "renewed", value: { expiresInMs: 3_600_000n } } });
+  };
+  const tokens = ["first", undefined, "refused", "good"];
+  const token = async () => tokens.shift() ?? Promise.reject(new Error("the issuer is away"));
+  const client = await gateway.client({ token });
+  const shown = () => gateway.link.heard.flatMap(({ body }) => (body.case === "renew" ? [body.value.token] : []));
+  await until("it is renewed", () => shown().length === 2);
+  assert.deepEqual(shown(), ["refused", "good"]);
+  assert.equal(client.connections, 1);
+});
+
+it("C-103 a gateway that says no end is not asked to renew", async () => {
+  const gateway = new Gateway();
+  gateway.script = (link, frame) => link.say(committed(frame, 1n));
+  let asked = 0;
+  const client = await gateway.client({ token: () => `${(asked += 1)}` });
+  await client.send(peer("bob"), "hi");
+  assert.equal(asked, 1);
+  assert.deepEqual(gateway.link.heard.map(({ body }) => body.case), ["send"]);
 });

@@ -436,6 +436,11 @@ fn question(u: &mut Unstructured<'_>, truth: &Truth, subscription: u64) -> (Role
     let known = if detail == 0x80 { u64::MAX } else { u64::from(detail) };
     let body = Bytes::from(vec![b'x'; usize::from(detail) * 4]);
     match kind % 22 {
+        // What is asked of the other details is older: the corpus keeps its meaning.
+        0 if detail % 4 == 3 => {
+            let token = if detail == 0xff { String::new() } else { "a fresh token".to_owned() };
+            (Role::Control, Asked::Renew(v1::Renew { token }))
+        }
         0 => (Role::Control, Asked::Ping(v1::Ping { nonce: u64::from(detail) })),
         1..=3 => {
             let from = match detail % 8 {

@@ -20,7 +20,7 @@ pub(super) fn me() -> UserId {
     UserId::new("alice").expect("a name")
 }
 
-fn peer() -> UserId {
+pub(super) fn peer() -> UserId {
     UserId::new("bob").expect("a name")
 }
 

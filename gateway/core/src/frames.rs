@@ -24,6 +24,7 @@ pub(crate) fn role_of(body: &Asked) -> Role {
         | Asked::Subscribe(_)
         | Asked::Unsubscribe(_)
         | Asked::Ack(_)
+        | Asked::Renew(_)
         | Asked::Credit(_) => Role::Control,
         Asked::Send(_)
         | Asked::QuerySend(_)
@@ -110,9 +111,12 @@ pub(crate) fn call_of(body: Asked, user: &UserId) -> Result<Call, Refusal> {
             Ok(Call::Next { counter: wire::counter_from_wire(&next.counter)?, count: next.count.max(1) })
         }
         Asked::Current(current) => Ok(Call::Current { counter: wire::counter_from_wire(&current.counter)? }),
-        Asked::Hello(_) | Asked::Ping(_) | Asked::Subscribe(_) | Asked::Unsubscribe(_) | Asked::Credit(_) => {
-            Err(Refusal::new(ErrorCode::Unsupported, "not a request"))
-        }
+        Asked::Hello(_)
+        | Asked::Ping(_)
+        | Asked::Subscribe(_)
+        | Asked::Unsubscribe(_)
+        | Asked::Credit(_)
+        | Asked::Renew(_) => Err(Refusal::new(ErrorCode::Unsupported, "not a request")),
     }
 }
 

@@ -25,5 +25,5 @@ mod stream;
 mod table;
 
 pub use router::{LinkId, Router, RouterEffect, RouterEvent, RouterLimits};
-pub use session::{Admission, RequestId, Session, SessionEvent, SessionLimits};
+pub use session::{Admission, Renewal, RenewalEnd, RequestId, Session, SessionEvent, SessionLimits};
 pub use stream::{StreamId, Transmit};

@@ -258,6 +258,16 @@ impl Router {
         self.sessions.insert(session, state);
     }
 
+    /// A session has a fresh credential: the nodes that know it are told, in front of what it asks from now on.
+    pub fn renew_session(&mut self, session: u64, credential: Credential) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.credential = credential;
+        let frame = state.credential.open(session, state.device.clone());
+        for link in state.opened.clone() {
+            self.send_frame(link, &frame);
+        }
+    }
+
     /// A session ended.
     pub fn close_session(&mut self, session: u64) {
         self.unregister(session);
@@ -621,6 +631,11 @@ impl Router {
                 registration.link = Some(link);
                 registration.position = registration.position.max(tail);
                 self.tell(session, RouterEvent::Registered(tail));
+            }
+            // The node's clock says so, which counts a suspend: ours may not.
+            Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::AuthExpired => {
+                self.register_again(session, Some(now + REGISTER_PAUSE));
+                self.tell(session, RouterEvent::Refused(refusal));
             }
             Err(error) => {
                 let row = match error {

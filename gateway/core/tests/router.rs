@@ -391,3 +391,43 @@ fn a_closed_session_leaves_nothing_behind() {
     world.pass(Duration::from_secs(30));
     assert!(world.effects().0.is_empty());
 }
+
+#[test]
+fn a_fresh_credential_goes_to_every_node_that_knows_the_session() {
+    let mut world = World::new();
+    world.call(1, send(1));
+    let (sent, _) = world.effects();
+    assert!(matches!(&sent[0], (ONE, GatewayRequest::Open { token, .. }) if token == "a token"), "{sent:?}");
+    world.router.renew_session(SESSION, "a fresh token".into());
+    world.call(2, send(2));
+    let (sent, _) = world.effects();
+    let fresh = |request: &GatewayRequest| {
+        matches!(request, GatewayRequest::Open { session: SESSION, token, device }
+            if token == "a fresh token" && device.as_str() == "phone")
+    };
+    assert!(matches!(&sent[..], [(ONE, open), (ONE, GatewayRequest::Call { .. })] if fresh(open)), "{sent:?}");
+    // Another node hears of the session by the fresh one at once.
+    world.table(TWO, vec![row(slot(), 2, Some(2))]);
+    world.call(3, send(3));
+    let sent: Vec<_> = world.effects().0.into_iter().filter(|(link, _)| *link == TWO).collect();
+    assert!(sent.is_empty() || fresh(&sent[0].1), "{sent:?}");
+    world.router.close_session(SESSION);
+    world.effects();
+    world.router.renew_session(SESSION, "too late".into());
+    assert!(world.effects().0.is_empty());
+}
+
+#[test]
+fn a_registration_that_is_refused_as_expired_ends_the_session() {
+    let mut world = World::new();
+    world.router.register(world.now, SESSION, seq(1));
+    let (sent, _) = world.effects();
+    let id = sent.iter().find_map(|(_, request)| match request {
+        GatewayRequest::Register { id, .. } => Some(*id),
+        _ => None,
+    });
+    let refusal = Refusal::new(ErrorCode::AuthExpired, "over");
+    let result = Err(CallError::Refused(refusal.clone()));
+    world.hear(ONE, GatewayResponse::Registered { id: id.unwrap(), result });
+    assert_eq!(world.effects().1, [RouterEvent::Refused(refusal)]);
+}

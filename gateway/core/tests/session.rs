@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use seriatim_gateway_core::{Admission, RequestId, Session, SessionEvent, SessionLimits, StreamId, Transmit};
+use seriatim_gateway_core::{
+    Admission, Renewal, RenewalEnd, RequestId, Session, SessionEvent, SessionLimits, StreamId, Transmit,
+};
 use seriatim_proto::command::{Content, EntryRef, Kind};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{
@@ -295,6 +297,158 @@ fn a_token_that_ends_closes_the_session() {
     let at = device.session.poll_timeout().unwrap();
     device.session.handle_timeout(at);
     assert_eq!(device.closed_with(), 6);
+}
+
+fn renew(token: &str) -> Asked {
+    Asked::Renew(v1::Renew { token: token.to_owned() })
+}
+
+impl Device {
+    fn renewal(&self) -> Renewal {
+        let expires_at = self.now + Duration::from_secs(90);
+        Renewal { tenant: TenantId(1), user: user(), expires_at, scopes: Scopes::DEVICE }
+    }
+
+    /// Shows a token, and hears what a verdict on it comes to.
+    fn renewed(&mut self, verdict: Result<Renewal, Refusal>) -> (RenewalEnd, Vec<(u64, Said)>) {
+        self.say(CONTROL, 8, renew("a fresh token"));
+        let event = self.session.poll_event();
+        assert!(matches!(&event, Some(SessionEvent::Renew { token }) if token == "a fresh token"), "{event:?}");
+        (self.session.handle_renewal(self.now, verdict), self.hear(CONTROL))
+    }
+}
+
+#[test]
+fn a_renewed_session_lives_to_the_end_of_the_new_token() {
+    let mut device = Device::open();
+    for _ in 0..3 {
+        device.now += Duration::from_secs(40);
+        let (end, heard) = device.renewed(Ok(device.renewal()));
+        assert_eq!(end, RenewalEnd::Renewed);
+        assert!(matches!(&heard[..], [(8, Said::Renewed(v1::Renewed { expires_in_ms: 90_000 }))]), "{heard:?}");
+        assert_eq!(device.session.poll_timeout(), Some(device.now + Duration::from_secs(90)));
+    }
+    device.now += Duration::from_secs(90);
+    device.session.handle_timeout(device.now);
+    assert_eq!(device.closed_with(), ErrorCode::AuthExpired.close_code());
+}
+
+#[test]
+fn a_token_that_ends_sooner_holds_too() {
+    let mut device = Device::open();
+    let expires_at = device.now + Duration::from_secs(5);
+    let (end, _) = device.renewed(Ok(Renewal { expires_at, ..device.renewal() }));
+    assert_eq!((end, device.session.poll_timeout()), (RenewalEnd::Renewed, Some(expires_at)));
+}
+
+#[test]
+fn a_refused_renewal_does_the_session_no_harm() {
+    let other_user = |device: &Device| Ok(Renewal { user: UserId::new("bob").unwrap(), ..device.renewal() });
+    let other_tenant = |device: &Device| Ok(Renewal { tenant: TenantId(2), ..device.renewal() });
+    let over = |device: &Device| Ok(Renewal { expires_at: device.now, ..device.renewal() });
+    let forged = |_: &Device| Err(Refusal::new(ErrorCode::AuthFailed, "signed by nobody"));
+    type Verdict = dyn Fn(&Device) -> Result<Renewal, Refusal>;
+    let cases: [(&Verdict, RenewalEnd, ErrorCode); 4] = [
+        (&other_user, RenewalEnd::OtherUser, ErrorCode::AuthFailed),
+        (&other_tenant, RenewalEnd::OtherUser, ErrorCode::AuthFailed),
+        (&over, RenewalEnd::Refused, ErrorCode::AuthExpired),
+        (&forged, RenewalEnd::Refused, ErrorCode::AuthFailed),
+    ];
+    for (verdict, expected, code) in cases {
+        let mut device = Device::open().subscribed(1, 10);
+        let ends_at = device.now + Duration::from_secs(60);
+        let (end, heard) = device.renewed(verdict(&device));
+        assert_eq!(end, expected);
+        assert!(matches!(&heard[..], [(8, Said::Error(error))] if error.code == u32::from(code.number())), "{heard:?}");
+        device.session.handle_push(device.now, &[pushed(1, 0, 2)]);
+        assert_eq!(device.delivered(), [1], "the inbox goes on");
+        device.now = ends_at;
+        device.session.handle_timeout(device.now);
+        assert_eq!(device.closed_with(), ErrorCode::AuthExpired.close_code(), "the old token holds to its end");
+    }
+}
+
+#[test]
+fn renewals_come_one_at_a_time_and_not_too_often() {
+    let mut device = Device::open();
+    device.say(CONTROL, 1, renew("first"));
+    assert!(matches!(device.session.poll_event(), Some(SessionEvent::Renew { .. })));
+    device.now += Duration::from_millis(limits::RENEW_PAUSE_MS);
+    device.say(CONTROL, 2, renew("while the first is checked"));
+    assert_eq!(device.error(CONTROL), (2, ErrorCode::Busy));
+    assert_eq!(device.session.handle_renewal(device.now, Ok(device.renewal())), RenewalEnd::Renewed);
+    assert!(matches!(&device.hear(CONTROL)[..], [(1, Said::Renewed(_))]));
+
+    device.say(CONTROL, 3, renew("second"));
+    assert!(matches!(device.session.poll_event(), Some(SessionEvent::Renew { .. })));
+    device.session.handle_renewal(device.now, Ok(device.renewal()));
+    device.hear(CONTROL);
+    device.say(CONTROL, 4, renew("at once"));
+    let heard = device.hear(CONTROL);
+    let [(4, Said::Error(error))] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((error.code, error.retry), (u32::from(ErrorCode::Busy.number()), true));
+    device.now += Duration::from_millis(u64::from(error.retry_after_ms));
+    device.say(CONTROL, 5, renew("when it may"));
+    assert!(matches!(device.session.poll_event(), Some(SessionEvent::Renew { .. })));
+}
+
+#[test]
+fn a_renew_without_a_token_or_with_a_long_one_is_refused() {
+    let mut device = Device::open();
+    for token in [String::new(), "x".repeat(limits::TOKEN_BYTES_MAX as usize + 1)] {
+        device.say(CONTROL, 6, renew(&token));
+        assert_eq!(device.error(CONTROL), (6, ErrorCode::AuthFailed));
+        assert!(device.session.poll_event().is_none());
+    }
+}
+
+#[test]
+fn a_token_that_names_no_device_any_more_ends_the_subscription() {
+    let mut device = Device::open().subscribed(1, 10);
+    device.say(CONTROL, 8, renew("a token for counting"));
+    assert!(matches!(device.session.poll_event(), Some(SessionEvent::Renew { .. })));
+    let counting = Renewal { scopes: Scopes::SEQUENCE, ..device.renewal() };
+    assert_eq!(device.session.handle_renewal(device.now, Ok(counting)), RenewalEnd::Renewed);
+    assert_eq!(device.error(StreamId::Inbox(1)), (0, ErrorCode::Forbidden));
+    assert!(matches!(device.session.poll_event(), Some(SessionEvent::Unregister)));
+    device.say(CONTROL, 9, subscribe(1, 10));
+    assert_eq!(device.error(CONTROL), (9, ErrorCode::Forbidden));
+
+    device.now += Duration::from_secs(2);
+    assert_eq!(device.renewed(Ok(device.renewal())).0, RenewalEnd::Renewed);
+    device.subscribed(1, 10);
+}
+
+#[test]
+fn a_verdict_that_nobody_waits_for_renews_nothing() {
+    let mut device = Device::open();
+    assert_eq!(device.session.handle_renewal(device.now, Ok(device.renewal())), RenewalEnd::Gone);
+    device.say(CONTROL, 1, renew("late"));
+    device.now += Duration::from_secs(60);
+    device.session.handle_timeout(device.now);
+    assert_eq!(device.session.handle_renewal(device.now, Ok(device.renewal())), RenewalEnd::Gone);
+    assert!(device.session.is_closed());
+}
+
+#[test]
+fn a_stopped_stream_gives_its_room_to_those_that_wait() {
+    let mut device = Device::with_limits(SessionLimits { answer_bytes_max: 1_000, ..SessionLimits::default() });
+    device = device.greeted();
+    device.session.handle_blocked(LANE);
+    for id in 1..200 {
+        device.say(LANE, id, send(u8::try_from(id).unwrap()));
+        for (request, _) in device.calls() {
+            device.session.handle_reply(device.now, request, Ok(Reply::Committed { seq: seq(id), duplicate: false }));
+        }
+    }
+    // The answers of the lane fill what there is: the next question waits unread.
+    device.say(CALL, 500, Asked::Status(v1::Status {}));
+    assert!(device.calls().is_empty() && !device.session.wants_data(CALL));
+
+    device.session.handle_stream_reset(LANE);
+    assert!(device.session.wants_data(CALL));
+    device.transmits();
+    assert_eq!(device.calls().len(), 1, "nobody else would wake it");
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub(crate) enum SessionInput {
     Register { id: u64, session: u64, identity: Identity, position: Seq },
     /// All registrations with their positions.
     Renew { positions: Vec<(u64, Seq)> },
+    /// A session showed a fresh token, which counts from now on.
+    Reopened { session: u64, identity: Identity },
     /// A session is gone.
     Close { session: u64 },
     /// An answer that was made elsewhere, to go out in order.
@@ -64,6 +66,7 @@ pub(crate) struct Gateway {
     responses: mpsc::Sender<GatewayResponse>,
     /// has the whole table
     told: bool,
+    /// Registered ones. Nothing is pushed, and no registration renewed, behind the end of an identity.
     sessions: HashMap<u64, (Identity, SlotId)>,
     lagging: Vec<(u64, Seq)>,
     unregistered: Vec<u64>,
@@ -191,18 +194,48 @@ impl Brain {
                 }
             }
             SessionInput::Renew { positions } => self.on_renew(stream, positions),
-            SessionInput::Close { session } => {
-                let known = self.gateways.get_mut(&stream).and_then(|gateway| gateway.sessions.remove(&session));
-                if let Some((identity, slot)) = known {
-                    let session = SessionKey { stream, session };
-                    self.handle(slot, Event::Unregister { session, tenant: identity.tenant, user: identity.user });
+            SessionInput::Reopened { session, identity } => {
+                let key = SessionKey { stream, session };
+                let gateway = self.gateways.get_mut(&stream);
+                let known = gateway.and_then(|gateway| gateway.sessions.get_mut(&session));
+                if let Some((known, _)) = known {
+                    *known = identity;
+                    if !known.scopes.device {
+                        self.unregister(key);
+                    }
                 }
             }
+            SessionInput::Close { session } => self.unregister(SessionKey { stream, session }),
             SessionInput::Respond { response } => self.respond(stream, response),
         }
     }
 
+    /// Forgets a registration, if there is one.
+    fn unregister(&mut self, session: SessionKey) {
+        let gateway = self.gateways.get_mut(&session.stream);
+        if let Some((identity, slot)) = gateway.and_then(|gateway| gateway.sessions.remove(&session.session)) {
+            self.handle(slot, Event::Unregister { session, tenant: identity.tenant, user: identity.user });
+        }
+    }
+
+    /// Forgets the registrations among these whose token or certificate has ended. The gateway is told when it
+    /// renews them next.
+    fn unregister_ended(&mut self, stream: u64, sessions: impl Iterator<Item = u64>) -> Vec<u64> {
+        let now_ms = clock::unix_ms();
+        let Some(gateway) = self.gateways.get(&stream) else { return Vec::new() };
+        let has_ended = |session: &u64| {
+            gateway.sessions.get(session).is_some_and(|(identity, _)| identity.expires_at_s * 1_000 <= now_ms)
+        };
+        let ended: Vec<_> = sessions.filter(has_ended).collect();
+        for session in &ended {
+            self.unregister(SessionKey { stream, session: *session });
+            self.metrics.registrations_ended.inc();
+        }
+        ended
+    }
+
     fn on_renew(&mut self, stream: u64, positions: Vec<(u64, Seq)>) {
+        self.unregister_ended(stream, positions.iter().map(|(session, _)| *session));
         for (session, position) in positions {
             let known = self.gateways.get(&stream).and_then(|gateway| gateway.sessions.get(&session).cloned());
             let key = SessionKey { stream, session };
@@ -230,7 +263,12 @@ impl Brain {
         for key in sessions {
             by_stream.entry(key.stream).or_default().push(key.session);
         }
-        for (stream, sessions) in by_stream {
+        for (stream, mut sessions) in by_stream {
+            let ended = self.unregister_ended(stream, sessions.iter().copied());
+            sessions.retain(|session| !ended.contains(session));
+            if sessions.is_empty() {
+                continue;
+            }
             let count = (entries.len() * sessions.len()) as u64;
             let room = self.gateways.get(&stream).is_some_and(|gateway| gateway.responses.capacity() > PUSH_ROOM);
             if room {

@@ -63,6 +63,7 @@ const VECTORS: &[Vector] = &[
     }),
     ("Next 10 of orders, request 8", 8, On::Lane, |said| is_refused(said, &[ErrorCode::Forbidden])),
     ("Current of orders, request 9", 9, On::Lane, |said| is_refused(said, &[ErrorCode::Forbidden])),
+    ("Renew by the token, request 13", 13, On::Control, |said| is_refused(said, &[ErrorCode::AuthFailed])),
     ("List, request 12", 12, On::Call, |said| matches!(said, Said::ListPage(_))),
     ("Sync from 1, request 5", 5, On::Call, |said| matches!(said, Said::SyncPage(_))),
     ("Status, request 6", 6, On::Call, |said| matches!(said, Said::StatusPage(_))),

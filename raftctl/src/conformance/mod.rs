@@ -14,6 +14,7 @@ mod marks;
 mod numbers;
 mod peer;
 mod receiving;
+mod renewal;
 mod scene;
 mod sending;
 mod session;
@@ -200,6 +201,9 @@ cases! {
     "C-090" => marks::a_mark_is_the_users_own,
     "C-091" => marks::a_read_mark_only_rises,
     "C-092" => marks::a_list_in_pages,
+    "C-100" => renewal::a_renewed_session_outlives_its_first_token,
+    "C-101" => renewal::a_refused_renewal_does_no_harm,
+    "C-102" => renewal::the_scopes_of_the_new_token_hold,
 }
 
 #[cfg(test)]

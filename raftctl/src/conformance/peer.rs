@@ -53,6 +53,7 @@ fn stream_of(body: &Asked) -> On {
         | Asked::Subscribe(_)
         | Asked::Unsubscribe(_)
         | Asked::Credit(_)
+        | Asked::Renew(_)
         | Asked::Ack(_) => On::Control,
         Asked::Send(_)
         | Asked::Amend(_)

@@ -168,7 +168,8 @@ impl Scene<'_> {
         self.minted("late", -60, Scopes::DEVICE)
     }
 
-    fn minted(&self, role: &str, seconds: i64, scopes: Scopes) -> Outcome<User> {
+    /// A user whose token ends after so many seconds.
+    pub(super) fn minted(&self, role: &str, seconds: i64, scopes: Scopes) -> Outcome<User> {
         let Tokens::Minted { minter, tenant } = &self.site.tokens else { return Err(no_key()) };
         let name = self.name(role);
         let user = UserId::new(&name).or_else(|error| fail(format!("the user's name: {error}")))?;

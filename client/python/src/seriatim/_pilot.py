@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from seriatim._inbox import WINDOW, AskPage, GiveCredit, Inbox, Subscribe, Subscription, Unsubscribe
+from seriatim._renewal import Renewal
 from seriatim._requests import Requests, Settled, Way
 from seriatim._wire import LANE_BYTES_MAX, Address, DialError, Ended, Expired, Fatal, Trust, Wire, dial, greet
 from seriatim.entry import Conversation, Entry, Identity, SyncPage
@@ -111,6 +112,9 @@ class Pilot:
         """subscriptions of the inbox streams; `None` until the header is there"""
         self._held: list[tuple[int, pb.ServerFrame]] = []
         """frames of inbox streams that came before Subscribed did"""
+        self._renewal: Renewal | None = None
+        self._renewing: tuple[int, asyncio.Future[pb.ServerFrame]] | None = None
+        """request id of a Renew without an answer, and who waits for it"""
         self._task: asyncio.Task[None] | None = None
 
     # ---- from the client ----
@@ -259,11 +263,28 @@ class Pilot:
         self.limits = welcome.limits
         self.identity = Identity(welcome.tenant, welcome.user, welcome.generation)
         wire.attach(self)
+        if callable(self._options.token) and welcome.expires_in_ms > 0:
+            self._renewal = Renewal(self._token, self._renew, self._rng, welcome.expires_in_ms)
         if not self.up.done():
             self.up.set_result(None)
         self.wake()
 
+    def _renew(self, token: str) -> asyncio.Future[pb.ServerFrame]:
+        """Shows a fresh token."""
+        answer: asyncio.Future[pb.ServerFrame] = self._loop.create_future()
+        if self._wire is not None:
+            self._renewing = (self.requests.new_id(), answer)
+            renew = pb.Renew(token=token)
+            self._wire.put(Way.CONTROL, pb.ClientFrame(request_id=self._renewing[0], renew=renew))
+        return answer
+
+    def _stop_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.stop()
+        self._renewal = self._renewing = None
+
     def _handle_lost(self) -> None:
+        self._stop_renewal()
         self.requests.handle_lost()
         self._subscribe_id = None
         self._leave_streams()
@@ -287,6 +308,7 @@ class Pilot:
 
     def _finish(self, refusal: Refusal) -> None:
         """Nothing will be answered any more."""
+        self._stop_renewal()
         if self._timer is not None:
             self._timer.cancel()
         if self._pump_soon is not None:
@@ -315,6 +337,11 @@ class Pilot:
     def handle_frame(self, frame: pb.ServerFrame) -> None:
         if frame.request_id != 0 and frame.request_id == self._subscribe_id:
             return self._handle_subscribed(frame)
+        if self._renewing is not None and frame.request_id == self._renewing[0]:
+            (_, answer), self._renewing = self._renewing, None
+            if not answer.done():
+                answer.set_result(frame)
+            return
         match frame.WhichOneof("body"):
             case "go_away":
                 log.debug("the gateway goes down in %d ms", frame.go_away.drain_ms)

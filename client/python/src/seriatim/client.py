@@ -85,7 +85,8 @@ def connect(
     From then on the client reconnects by itself.
 
     - `addresses`: `HOST:PORT` of the gateways, tried in turn.
-    - `token`: a signed token, or a function (also an asynchronous one) that gives one before every connection.
+    - `token`: a signed token, or a function (also an asynchronous one) that gives one: before every connection, and in
+      good time before the session's token ends, to renew it. If it fails it is asked again after a pause.
     - `certificate`: shown to gateways that take client certificates; then no token is needed.
     - `device`: one endpoint of the user, 1 to 64 bytes; has its own cursor.
     - `ca`: the PEM file, or its bytes, of the only CA to trust; `None` takes the well-known ones.

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClientFrame(_message.Message):
-    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "hello", "ping", "subscribe", "unsubscribe", "ack", "credit", "send", "query_send", "cancel_send", "sync", "create_group", "change_members", "history", "status", "next", "current", "amend", "mark", "list")
+    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "hello", "ping", "subscribe", "unsubscribe", "ack", "credit", "send", "query_send", "cancel_send", "sync", "create_group", "change_members", "history", "status", "next", "current", "amend", "mark", "list", "renew")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     OPTIONAL_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class ClientFrame(_message.Message):
     AMEND_FIELD_NUMBER: _ClassVar[int]
     MARK_FIELD_NUMBER: _ClassVar[int]
     LIST_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     traceparent: str
     optional: bool
@@ -57,10 +58,11 @@ class ClientFrame(_message.Message):
     amend: Amend
     mark: Mark
     list: List
-    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., unsubscribe: _Optional[_Union[Unsubscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., send: _Optional[_Union[Send, _Mapping]] = ..., query_send: _Optional[_Union[QuerySend, _Mapping]] = ..., cancel_send: _Optional[_Union[CancelSend, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., create_group: _Optional[_Union[CreateGroup, _Mapping]] = ..., change_members: _Optional[_Union[ChangeMembers, _Mapping]] = ..., history: _Optional[_Union[History, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., next: _Optional[_Union[Next, _Mapping]] = ..., current: _Optional[_Union[Current, _Mapping]] = ..., amend: _Optional[_Union[Amend, _Mapping]] = ..., mark: _Optional[_Union[Mark, _Mapping]] = ..., list: _Optional[_Union[List, _Mapping]] = ...) -> None: ...
+    renew: Renew
+    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., unsubscribe: _Optional[_Union[Unsubscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., send: _Optional[_Union[Send, _Mapping]] = ..., query_send: _Optional[_Union[QuerySend, _Mapping]] = ..., cancel_send: _Optional[_Union[CancelSend, _Mapping]] = ..., sync: _Optional[_Union[Sync, _Mapping]] = ..., create_group: _Optional[_Union[CreateGroup, _Mapping]] = ..., change_members: _Optional[_Union[ChangeMembers, _Mapping]] = ..., history: _Optional[_Union[History, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., next: _Optional[_Union[Next, _Mapping]] = ..., current: _Optional[_Union[Current, _Mapping]] = ..., amend: _Optional[_Union[Amend, _Mapping]] = ..., mark: _Optional[_Union[Mark, _Mapping]] = ..., list: _Optional[_Union[List, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "inbox", "welcome", "pong", "subscribed", "stream_header", "deliver", "lagging", "acked", "go_away", "committed", "send_status", "sync_page", "history_page", "status_page", "error", "numbers", "current_number", "marked", "list_page")
+    __slots__ = ("request_id", "traceparent", "optional", "lane", "end", "inbox", "welcome", "pong", "subscribed", "stream_header", "deliver", "lagging", "acked", "go_away", "committed", "send_status", "sync_page", "history_page", "status_page", "error", "numbers", "current_number", "marked", "list_page", "renewed")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     OPTIONAL_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +87,7 @@ class ServerFrame(_message.Message):
     CURRENT_NUMBER_FIELD_NUMBER: _ClassVar[int]
     MARKED_FIELD_NUMBER: _ClassVar[int]
     LIST_PAGE_FIELD_NUMBER: _ClassVar[int]
+    RENEWED_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     traceparent: str
     optional: bool
@@ -109,7 +112,8 @@ class ServerFrame(_message.Message):
     current_number: CurrentNumber
     marked: Marked
     list_page: ListPage
-    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., inbox: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., stream_header: _Optional[_Union[StreamHeader, _Mapping]] = ..., deliver: _Optional[_Union[Deliver, _Mapping]] = ..., lagging: _Optional[_Union[Lagging, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., send_status: _Optional[_Union[SendStatus, _Mapping]] = ..., sync_page: _Optional[_Union[SyncPage, _Mapping]] = ..., history_page: _Optional[_Union[HistoryPage, _Mapping]] = ..., status_page: _Optional[_Union[StatusPage, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., numbers: _Optional[_Union[Numbers, _Mapping]] = ..., current_number: _Optional[_Union[CurrentNumber, _Mapping]] = ..., marked: _Optional[_Union[Marked, _Mapping]] = ..., list_page: _Optional[_Union[ListPage, _Mapping]] = ...) -> None: ...
+    renewed: Renewed
+    def __init__(self, request_id: _Optional[int] = ..., traceparent: _Optional[str] = ..., optional: bool = ..., lane: _Optional[int] = ..., end: bool = ..., inbox: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., stream_header: _Optional[_Union[StreamHeader, _Mapping]] = ..., deliver: _Optional[_Union[Deliver, _Mapping]] = ..., lagging: _Optional[_Union[Lagging, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., send_status: _Optional[_Union[SendStatus, _Mapping]] = ..., sync_page: _Optional[_Union[SyncPage, _Mapping]] = ..., history_page: _Optional[_Union[HistoryPage, _Mapping]] = ..., status_page: _Optional[_Union[StatusPage, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., numbers: _Optional[_Union[Numbers, _Mapping]] = ..., current_number: _Optional[_Union[CurrentNumber, _Mapping]] = ..., marked: _Optional[_Union[Marked, _Mapping]] = ..., list_page: _Optional[_Union[ListPage, _Mapping]] = ..., renewed: _Optional[_Union[Renewed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("min_minor", "max_minor", "features", "client", "token", "device")
@@ -138,7 +142,7 @@ class ClientInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., platform: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("minor", "features", "session_id", "server_time_ms", "limits", "tenant", "user", "generation")
+    __slots__ = ("minor", "features", "session_id", "server_time_ms", "limits", "tenant", "user", "generation", "expires_in_ms")
     MINOR_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +151,7 @@ class Welcome(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
     minor: int
     features: _containers.RepeatedScalarFieldContainer[str]
     session_id: int
@@ -155,7 +160,8 @@ class Welcome(_message.Message):
     tenant: int
     user: str
     generation: int
-    def __init__(self, minor: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., session_id: _Optional[int] = ..., server_time_ms: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., tenant: _Optional[int] = ..., user: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
+    expires_in_ms: int
+    def __init__(self, minor: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., session_id: _Optional[int] = ..., server_time_ms: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., tenant: _Optional[int] = ..., user: _Optional[str] = ..., generation: _Optional[int] = ..., expires_in_ms: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("frame_bytes", "message_bytes", "requests", "lanes", "sync_entries", "idle_timeout_ms")
@@ -225,6 +231,18 @@ class Acked(_message.Message):
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     cursor: int
     def __init__(self, cursor: _Optional[int] = ...) -> None: ...
+
+class Renew(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    def __init__(self, token: _Optional[str] = ...) -> None: ...
+
+class Renewed(_message.Message):
+    __slots__ = ("expires_in_ms",)
+    EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    expires_in_ms: int
+    def __init__(self, expires_in_ms: _Optional[int] = ...) -> None: ...
 
 class GoAway(_message.Message):
     __slots__ = ("drain_ms",)

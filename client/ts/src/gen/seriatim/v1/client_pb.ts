@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file seriatim/v1/client.proto.
  */
 export const file_seriatim_v1_client: GenFile = /*@__PURE__*/
-  fileDesc("ChhzZXJpYXRpbS92MS9jbGllbnQucHJvdG8SC3NlcmlhdGltLnYxIoEHCgtDbGllbnRGcmFtZRISCgpyZXF1ZXN0X2lkGAEgASgEEhgKC3RyYWNlcGFyZW50GAIgASgJSAGIAQESEAoIb3B0aW9uYWwYAyABKAgSDAoEbGFuZRgEIAEoBBILCgNlbmQYBSABKAgSIwoFaGVsbG8YCiABKAsyEi5zZXJpYXRpbS52MS5IZWxsb0gAEiEKBHBpbmcYCyABKAsyES5zZXJpYXRpbS52MS5QaW5nSAASKwoJc3Vic2NyaWJlGAwgASgLMhYuc2VyaWF0aW0udjEuU3Vic2NyaWJlSAASLwoLdW5zdWJzY3JpYmUYDSABKAsyGC5zZXJpYXRpbS52MS5VbnN1YnNjcmliZUgAEh8KA2FjaxgOIAEoCzIQLnNlcmlhdGltLnYxLkFja0gAEiUKBmNyZWRpdBgPIAEoCzITLnNlcmlhdGltLnYxLkNyZWRpdEgAEiEKBHNlbmQYECABKAsyES5zZXJpYXRpbS52MS5TZW5kSAASLAoKcXVlcnlfc2VuZBgRIAEoCzIWLnNlcmlhdGltLnYxLlF1ZXJ5U2VuZEgAEi4KC2NhbmNlbF9zZW5kGBIgASgLMhcuc2VyaWF0aW0udjEuQ2FuY2VsU2VuZEgAEiEKBHN5bmMYEyABKAsyES5zZXJpYXRpbS52MS5TeW5jSAASMAoMY3JlYXRlX2dyb3VwGBQgASgLMhguc2VyaWF0aW0udjEuQ3JlYXRlR3JvdXBIABI0Cg5jaGFuZ2VfbWVtYmVycxgVIAEoCzIaLnNlcmlhdGltLnYxLkNoYW5nZU1lbWJlcnNIABInCgdoaXN0b3J5GBYgASgLMhQuc2VyaWF0aW0udjEuSGlzdG9yeUgAEiUKBnN0YXR1cxgXIAEoCzITLnNlcmlhdGltLnYxLlN0YXR1c0gAEiEKBG5leHQYGCABKAsyES5zZXJpYXRpbS52MS5OZXh0SAASJwoHY3VycmVudBgZIAEoCzIULnNlcmlhdGltLnYxLkN1cnJlbnRIABIjCgVhbWVuZBgaIAEoCzISLnNlcmlhdGltLnYxLkFtZW5kSAASIQoEbWFyaxgbIAEoCzIRLnNlcmlhdGltLnYxLk1hcmtIABIhCgRsaXN0GBwgASgLMhEuc2VyaWF0aW0udjEuTGlzdEgAQgYKBGJvZHlCDgoMX3RyYWNlcGFyZW50Ip8HCgtTZXJ2ZXJGcmFtZRISCgpyZXF1ZXN0X2lkGAEgASgEEhgKC3RyYWNlcGFyZW50GAIgASgJSAGIAQESEAoIb3B0aW9uYWwYAyABKAgSDAoEbGFuZRgEIAEoBBILCgNlbmQYBSABKAgSDQoFaW5ib3gYBiABKAQSJwoHd2VsY29tZRgKIAEoCzIULnNlcmlhdGltLnYxLldlbGNvbWVIABIhCgRwb25nGAsgASgLMhEuc2VyaWF0aW0udjEuUG9uZ0gAEi0KCnN1YnNjcmliZWQYDCABKAsyFy5zZXJpYXRpbS52MS5TdWJzY3JpYmVkSAASMgoNc3RyZWFtX2hlYWRlchgNIAEoCzIZLnNlcmlhdGltLnYxLlN0cmVhbUhlYWRlckgAEicKB2RlbGl2ZXIYDiABKAsyFC5zZXJpYXRpbS52MS5EZWxpdmVySAASJwoHbGFnZ2luZxgPIAEoCzIULnNlcmlhdGltLnYxLkxhZ2dpbmdIABIjCgVhY2tlZBgQIAEoCzISLnNlcmlhdGltLnYxLkFja2VkSAASJgoHZ29fYXdheRgRIAEoCzITLnNlcmlhdGltLnYxLkdvQXdheUgAEisKCWNvbW1pdHRlZBgSIAEoCzIWLnNlcmlhdGltLnYxLkNvbW1pdHRlZEgAEi4KC3NlbmRfc3RhdHVzGBMgASgLMhcuc2VyaWF0aW0udjEuU2VuZFN0YXR1c0gAEioKCXN5bmNfcGFnZRgUIAEoCzIVLnNlcmlhdGltLnYxLlN5bmNQYWdlSAASMAoMaGlzdG9yeV9wYWdlGBUgASgLMhguc2VyaWF0aW0udjEuSGlzdG9yeVBhZ2VIABIuCgtzdGF0dXNfcGFnZRgWIAEoCzIXLnNlcmlhdGltLnYxLlN0YXR1c1BhZ2VIABIjCgVlcnJvchgXIAEoCzISLnNlcmlhdGltLnYxLkVycm9ySAASJwoHbnVtYmVycxgYIAEoCzIULnNlcmlhdGltLnYxLk51bWJlcnNIABI0Cg5jdXJyZW50X251bWJlchgZIAEoCzIaLnNlcmlhdGltLnYxLkN1cnJlbnROdW1iZXJIABIlCgZtYXJrZWQYGiABKAsyEy5zZXJpYXRpbS52MS5NYXJrZWRIABIqCglsaXN0X3BhZ2UYGyABKAsyFS5zZXJpYXRpbS52MS5MaXN0UGFnZUgAQgYKBGJvZHlCDgoMX3RyYWNlcGFyZW50IocBCgVIZWxsbxIRCgltaW5fbWlub3IYASABKA0SEQoJbWF4X21pbm9yGAIgASgNEhAKCGZlYXR1cmVzGAMgAygJEicKBmNsaWVudBgEIAEoCzIXLnNlcmlhdGltLnYxLkNsaWVudEluZm8SDQoFdG9rZW4YBSABKAkSDgoGZGV2aWNlGAYgASgJIj0KCkNsaWVudEluZm8SDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEhAKCHBsYXRmb3JtGAMgASgJIq0BCgdXZWxjb21lEg0KBW1pbm9yGAEgASgNEhAKCGZlYXR1cmVzGAIgAygJEhIKCnNlc3Npb25faWQYAyABKAQSFgoOc2VydmVyX3RpbWVfbXMYBCABKAQSIwoGbGltaXRzGAUgASgLMhMuc2VyaWF0aW0udjEuTGltaXRzEg4KBnRlbmFudBgGIAEoDRIMCgR1c2VyGAcgASgJEhIKCmdlbmVyYXRpb24YCCABKA0ihAEKBkxpbWl0cxITCgtmcmFtZV9ieXRlcxgBIAEoDRIVCg1tZXNzYWdlX2J5dGVzGAIgASgNEhAKCHJlcXVlc3RzGAMgASgNEg0KBWxhbmVzGAQgASgNEhQKDHN5bmNfZW50cmllcxgFIAEoDRIXCg9pZGxlX3RpbWVvdXRfbXMYBiABKA0iFQoEUGluZxINCgVub25jZRgBIAEoBCIVCgRQb25nEg0KBW5vbmNlGAEgASgEIjkKCVN1YnNjcmliZRIMCgRmcm9tGAEgASgEEg4KBmN1cnNvchgCIAEoBBIOCgZjcmVkaXQYAyABKAQiJQoKU3Vic2NyaWJlZBIXCg9zdWJzY3JpcHRpb25faWQYASABKAQiJgoLVW5zdWJzY3JpYmUSFwoPc3Vic2NyaXB0aW9uX2lkGAEgASgEIjIKBkNyZWRpdBIXCg9zdWJzY3JpcHRpb25faWQYASABKAQSDwoHZW50cmllcxgCIAEoBCIVCgNBY2sSDgoGY3Vyc29yGAEgASgEIhcKBUFja2VkEg4KBmN1cnNvchgBIAEoBCIaCgZHb0F3YXkSEAoIZHJhaW5fbXMYASABKA0iNQoMQ29udmVyc2F0aW9uEg4KBHBlZXIYASABKAlIABIPCgVncm91cBgCIAEoDEgAQgQKAmlkIocBCgRTZW5kEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEgwKBHNhbHQYAyABKAwSDAoEYm9keRgEIAEoDBINCgVrbm93bhgFIAEoBBIPCgdmb2xsb3dzGAYgASgMIisKCUNvbW1pdHRlZBILCgNzZXEYASABKAQSEQoJZHVwbGljYXRlGAIgASgIIl8KCVF1ZXJ5U2VuZBISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhINCgVrbm93bhgDIAEoBCJgCgpDYW5jZWxTZW5kEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEg0KBWtub3duGAMgASgEIrcBCgpTZW5kU3RhdHVzEiwKBXN0YXRlGAEgASgOMh0uc2VyaWF0aW0udjEuU2VuZFN0YXR1cy5TdGF0ZRILCgNzZXEYAiABKAQibgoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABITCg9TVEFURV9DT01NSVRURUQQARITCg9TVEFURV9DQU5DRUxMRUQQAhIRCg1TVEFURV9FWFBJUkVEEAMSEQoNU1RBVEVfTk9UX1lFVBAEIkEKC0NyZWF0ZUdyb3VwEhIKCm1lc3NhZ2VfaWQYASABKAwSDQoFZ3JvdXAYAiABKAwSDwoHbWVtYmVycxgDIAMoCSKAAQoNQ2hhbmdlTWVtYmVycxISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhILCgNhZGQYAyADKAkSDgoGcmVtb3ZlGAQgAygJEg0KBWtub3duGAUgASgEIpMCCgVBbWVuZBISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhIOCgZ0YXJnZXQYAyABKAQSDQoFa25vd24YBSABKAQSDwoHZm9sbG93cxgGIAEoDBIhCgRlZGl0GAogASgLMhEuc2VyaWF0aW0udjEuRWRpdEgAEiUKBnJlY2FsbBgLIAEoCzITLnNlcmlhdGltLnYxLlJlY2FsbEgAEiMKBXJlYWN0GAwgASgLMhIuc2VyaWF0aW0udjEuUmVhY3RIABIfCgNwaW4YDSABKAsyEC5zZXJpYXRpbS52MS5QaW5IAEIFCgNhY3QiIgoERWRpdBIMCgRzYWx0GAEgASgMEgwKBGJvZHkYAiABKAwiCAoGUmVjYWxsIiUKBVJlYWN0Eg0KBWVtb2ppGAEgASgJEg0KBXVuc2V0GAIgASgIIhQKA1BpbhINCgV1bnNldBgBIAEoCCJ5CgRNYXJrEi8KDGNvbnZlcnNhdGlvbhgBIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhITCglyZWFkX3VwdG8YAiABKARIABIPCgVtdXRlZBgDIAEoCEgAEhIKCGFyY2hpdmVkGAQgASgISABCBgoEd2hhdCIqCgZNYXJrZWQSIAoDbm93GAEgASgLMhMuc2VyaWF0aW0udjEuTGlzdGVkIsIBCgZMaXN0ZWQSLwoMY29udmVyc2F0aW9uGAEgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEgwKBGxhc3QYAiABKAQSEQoJaW5ib3hfc2VxGAMgASgEEhAKCG1lc3NhZ2VzGAQgASgEEg4KBnVucmVhZBgFIAEoBBIRCglyZWFkX3VwdG8YBiABKAQSEAoIcmVhZF9zZXEYByABKAQSDQoFbXV0ZWQYCCABKAgSEAoIYXJjaGl2ZWQYCSABKAgiJgoETmV4dBIPCgdjb3VudGVyGAEgASgJEg0KBWNvdW50GAIgASgNIicKB051bWJlcnMSDQoFZmlyc3QYASABKAQSDQoFY291bnQYAiABKA0iGgoHQ3VycmVudBIPCgdjb3VudGVyGAEgASgJIh8KDUN1cnJlbnROdW1iZXISDgoGbnVtYmVyGAEgASgEIiMKBFN5bmMSDAoEZnJvbRgBIAEoBBINCgVsaW1pdBgCIAEoDSKIAQoIU3luY1BhZ2USIwoHZW50cmllcxgBIAMoCzISLnNlcmlhdGltLnYxLkVudHJ5EgwKBHVwdG8YAiABKAQSDAoEbW9yZRgDIAEoCBIQCgh0b29fbG9uZxgEIAEoCBIMCgR0cmltGAUgASgEEg0KBWNoYWluGAYgASgMEgwKBHRhaWwYByABKAQiVwoHSGlzdG9yeRIvCgxjb252ZXJzYXRpb24YASABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDAoEZnJvbRgCIAEoBBINCgVsaW1pdBgDIAEoDSJOCgtIaXN0b3J5UGFnZRIjCgdlbnRyaWVzGAEgAygLMhIuc2VyaWF0aW0udjEuRW50cnkSDAoEdXB0bxgCIAEoBBIMCgRtb3JlGAMgASgIIj8KBExpc3QSKAoFYWZ0ZXIYASABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDQoFbGltaXQYAiABKA0iSwoITGlzdFBhZ2USIQoEbGlzdBgBIAMoCzITLnNlcmlhdGltLnYxLkxpc3RlZBIMCgRtb3JlGAIgASgIEg4KBnVucmVhZBgDIAEoBCIICgZTdGF0dXMihQEKClN0YXR1c1BhZ2USDAoEdHJpbRgBIAEoBBIMCgR0YWlsGAIgASgEEg8KB2NlaWxpbmcYAyABKAQSDwoHb3JkaW5hbBgEIAEoBBINCgVjaGFpbhgFIAEoDBIqCgdkZXZpY2VzGAYgAygLMhkuc2VyaWF0aW0udjEuRGV2aWNlQ3Vyc29yIi4KDERldmljZUN1cnNvchIOCgZkZXZpY2UYASABKAkSDgoGY3Vyc29yGAIgASgEIkMKDFN0cmVhbUhlYWRlchIXCg9zdWJzY3JpcHRpb25faWQYASABKAQSDAoEdXNlchgCIAEoCRIMCgRmcm9tGAMgASgEIi4KB0RlbGl2ZXISIwoHZW50cmllcxgBIAMoCzISLnNlcmlhdGltLnYxLkVudHJ5IjAKB0xhZ2dpbmcSFwoPc3Vic2NyaXB0aW9uX2lkGAEgASgEEgwKBHVwdG8YAiABKAQiwAUKBUVudHJ5EgsKA3NlcRgBIAEoBBIQCghwcmV2X3NlcRgCIAEoBBIPCgdvcmRpbmFsGAMgASgEEi8KDGNvbnZlcnNhdGlvbhgEIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhIYChBjb252ZXJzYXRpb25fc2VxGAUgASgEEiUKBGtpbmQYBiABKA4yFy5zZXJpYXRpbS52MS5FbnRyeS5LaW5kEg4KBnNlbmRlchgHIAEoCRISCgptZXNzYWdlX2lkGAggASgMEg0KBWF0X21zGAkgASgEEhEKCWJvZHlfaGFzaBgKIAEoDBIrCgpib2R5X3N0YXRlGAsgASgOMhcuc2VyaWF0aW0udjEuRW50cnkuQm9keRIMCgRzYWx0GAwgASgMEgwKBGJvZHkYDSABKAwSDQoFYWRkZWQYDiADKAkSDwoHcmVtb3ZlZBgPIAMoCRINCgVjaGFpbhgQIAEoDBIOCgZ0YXJnZXQYESABKAQSDQoFZW1vamkYEiABKAkSDQoFdW5zZXQYEyABKAgiwgEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEhAKDEtJTkRfTUVTU0FHRRABEg8KC0tJTkRfQ1JFQVRFEAISEAoMS0lORF9NRU1CRVJTEAMSDQoJS0lORF9FRElUEAQSDwoLS0lORF9SRUNBTEwQBRIRCg1LSU5EX1JFQUNUSU9OEAYSDAoIS0lORF9QSU4QBxINCglLSU5EX1JFQUQQCBINCglLSU5EX01VVEUQCRIQCgxLSU5EX0FSQ0hJVkUQCiJkCgRCb2R5EhQKEEJPRFlfVU5TUEVDSUZJRUQQABINCglCT0RZX0hFUkUQARIPCgtCT0RZX0VSQVNFRBACEhAKDEJPRFlfVFJJTU1FRBADEhQKEEJPRFlfVU5BVkFJTEFCTEUQBCJsCgVFcnJvchIMCgRjb2RlGAEgASgNEgwKBG5hbWUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIWCg5yZXRyeV9hZnRlcl9tcxgEIAEoDRINCgVyZXRyeRgFIAEoCBIPCgd1bmtub3duGAYgASgIYgZwcm90bzM");
+  fileDesc("ChhzZXJpYXRpbS92MS9jbGllbnQucHJvdG8SC3NlcmlhdGltLnYxIqYHCgtDbGllbnRGcmFtZRISCgpyZXF1ZXN0X2lkGAEgASgEEhgKC3RyYWNlcGFyZW50GAIgASgJSAGIAQESEAoIb3B0aW9uYWwYAyABKAgSDAoEbGFuZRgEIAEoBBILCgNlbmQYBSABKAgSIwoFaGVsbG8YCiABKAsyEi5zZXJpYXRpbS52MS5IZWxsb0gAEiEKBHBpbmcYCyABKAsyES5zZXJpYXRpbS52MS5QaW5nSAASKwoJc3Vic2NyaWJlGAwgASgLMhYuc2VyaWF0aW0udjEuU3Vic2NyaWJlSAASLwoLdW5zdWJzY3JpYmUYDSABKAsyGC5zZXJpYXRpbS52MS5VbnN1YnNjcmliZUgAEh8KA2FjaxgOIAEoCzIQLnNlcmlhdGltLnYxLkFja0gAEiUKBmNyZWRpdBgPIAEoCzITLnNlcmlhdGltLnYxLkNyZWRpdEgAEiEKBHNlbmQYECABKAsyES5zZXJpYXRpbS52MS5TZW5kSAASLAoKcXVlcnlfc2VuZBgRIAEoCzIWLnNlcmlhdGltLnYxLlF1ZXJ5U2VuZEgAEi4KC2NhbmNlbF9zZW5kGBIgASgLMhcuc2VyaWF0aW0udjEuQ2FuY2VsU2VuZEgAEiEKBHN5bmMYEyABKAsyES5zZXJpYXRpbS52MS5TeW5jSAASMAoMY3JlYXRlX2dyb3VwGBQgASgLMhguc2VyaWF0aW0udjEuQ3JlYXRlR3JvdXBIABI0Cg5jaGFuZ2VfbWVtYmVycxgVIAEoCzIaLnNlcmlhdGltLnYxLkNoYW5nZU1lbWJlcnNIABInCgdoaXN0b3J5GBYgASgLMhQuc2VyaWF0aW0udjEuSGlzdG9yeUgAEiUKBnN0YXR1cxgXIAEoCzITLnNlcmlhdGltLnYxLlN0YXR1c0gAEiEKBG5leHQYGCABKAsyES5zZXJpYXRpbS52MS5OZXh0SAASJwoHY3VycmVudBgZIAEoCzIULnNlcmlhdGltLnYxLkN1cnJlbnRIABIjCgVhbWVuZBgaIAEoCzISLnNlcmlhdGltLnYxLkFtZW5kSAASIQoEbWFyaxgbIAEoCzIRLnNlcmlhdGltLnYxLk1hcmtIABIhCgRsaXN0GBwgASgLMhEuc2VyaWF0aW0udjEuTGlzdEgAEiMKBXJlbmV3GB0gASgLMhIuc2VyaWF0aW0udjEuUmVuZXdIAEIGCgRib2R5Qg4KDF90cmFjZXBhcmVudCLIBwoLU2VydmVyRnJhbWUSEgoKcmVxdWVzdF9pZBgBIAEoBBIYCgt0cmFjZXBhcmVudBgCIAEoCUgBiAEBEhAKCG9wdGlvbmFsGAMgASgIEgwKBGxhbmUYBCABKAQSCwoDZW5kGAUgASgIEg0KBWluYm94GAYgASgEEicKB3dlbGNvbWUYCiABKAsyFC5zZXJpYXRpbS52MS5XZWxjb21lSAASIQoEcG9uZxgLIAEoCzIRLnNlcmlhdGltLnYxLlBvbmdIABItCgpzdWJzY3JpYmVkGAwgASgLMhcuc2VyaWF0aW0udjEuU3Vic2NyaWJlZEgAEjIKDXN0cmVhbV9oZWFkZXIYDSABKAsyGS5zZXJpYXRpbS52MS5TdHJlYW1IZWFkZXJIABInCgdkZWxpdmVyGA4gASgLMhQuc2VyaWF0aW0udjEuRGVsaXZlckgAEicKB2xhZ2dpbmcYDyABKAsyFC5zZXJpYXRpbS52MS5MYWdnaW5nSAASIwoFYWNrZWQYECABKAsyEi5zZXJpYXRpbS52MS5BY2tlZEgAEiYKB2dvX2F3YXkYESABKAsyEy5zZXJpYXRpbS52MS5Hb0F3YXlIABIrCgljb21taXR0ZWQYEiABKAsyFi5zZXJpYXRpbS52MS5Db21taXR0ZWRIABIuCgtzZW5kX3N0YXR1cxgTIAEoCzIXLnNlcmlhdGltLnYxLlNlbmRTdGF0dXNIABIqCglzeW5jX3BhZ2UYFCABKAsyFS5zZXJpYXRpbS52MS5TeW5jUGFnZUgAEjAKDGhpc3RvcnlfcGFnZRgVIAEoCzIYLnNlcmlhdGltLnYxLkhpc3RvcnlQYWdlSAASLgoLc3RhdHVzX3BhZ2UYFiABKAsyFy5zZXJpYXRpbS52MS5TdGF0dXNQYWdlSAASIwoFZXJyb3IYFyABKAsyEi5zZXJpYXRpbS52MS5FcnJvckgAEicKB251bWJlcnMYGCABKAsyFC5zZXJpYXRpbS52MS5OdW1iZXJzSAASNAoOY3VycmVudF9udW1iZXIYGSABKAsyGi5zZXJpYXRpbS52MS5DdXJyZW50TnVtYmVySAASJQoGbWFya2VkGBogASgLMhMuc2VyaWF0aW0udjEuTWFya2VkSAASKgoJbGlzdF9wYWdlGBsgASgLMhUuc2VyaWF0aW0udjEuTGlzdFBhZ2VIABInCgdyZW5ld2VkGBwgASgLMhQuc2VyaWF0aW0udjEuUmVuZXdlZEgAQgYKBGJvZHlCDgoMX3RyYWNlcGFyZW50IocBCgVIZWxsbxIRCgltaW5fbWlub3IYASABKA0SEQoJbWF4X21pbm9yGAIgASgNEhAKCGZlYXR1cmVzGAMgAygJEicKBmNsaWVudBgEIAEoCzIXLnNlcmlhdGltLnYxLkNsaWVudEluZm8SDQoFdG9rZW4YBSABKAkSDgoGZGV2aWNlGAYgASgJIj0KCkNsaWVudEluZm8SDAoEbmFtZRgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEhAKCHBsYXRmb3JtGAMgASgJIsQBCgdXZWxjb21lEg0KBW1pbm9yGAEgASgNEhAKCGZlYXR1cmVzGAIgAygJEhIKCnNlc3Npb25faWQYAyABKAQSFgoOc2VydmVyX3RpbWVfbXMYBCABKAQSIwoGbGltaXRzGAUgASgLMhMuc2VyaWF0aW0udjEuTGltaXRzEg4KBnRlbmFudBgGIAEoDRIMCgR1c2VyGAcgASgJEhIKCmdlbmVyYXRpb24YCCABKA0SFQoNZXhwaXJlc19pbl9tcxgJIAEoBCKEAQoGTGltaXRzEhMKC2ZyYW1lX2J5dGVzGAEgASgNEhUKDW1lc3NhZ2VfYnl0ZXMYAiABKA0SEAoIcmVxdWVzdHMYAyABKA0SDQoFbGFuZXMYBCABKA0SFAoMc3luY19lbnRyaWVzGAUgASgNEhcKD2lkbGVfdGltZW91dF9tcxgGIAEoDSIVCgRQaW5nEg0KBW5vbmNlGAEgASgEIhUKBFBvbmcSDQoFbm9uY2UYASABKAQiOQoJU3Vic2NyaWJlEgwKBGZyb20YASABKAQSDgoGY3Vyc29yGAIgASgEEg4KBmNyZWRpdBgDIAEoBCIlCgpTdWJzY3JpYmVkEhcKD3N1YnNjcmlwdGlvbl9pZBgBIAEoBCImCgtVbnN1YnNjcmliZRIXCg9zdWJzY3JpcHRpb25faWQYASABKAQiMgoGQ3JlZGl0EhcKD3N1YnNjcmlwdGlvbl9pZBgBIAEoBBIPCgdlbnRyaWVzGAIgASgEIhUKA0FjaxIOCgZjdXJzb3IYASABKAQiFwoFQWNrZWQSDgoGY3Vyc29yGAEgASgEIhYKBVJlbmV3Eg0KBXRva2VuGAEgASgJIiAKB1JlbmV3ZWQSFQoNZXhwaXJlc19pbl9tcxgBIAEoBCIaCgZHb0F3YXkSEAoIZHJhaW5fbXMYASABKA0iNQoMQ29udmVyc2F0aW9uEg4KBHBlZXIYASABKAlIABIPCgVncm91cBgCIAEoDEgAQgQKAmlkIocBCgRTZW5kEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEgwKBHNhbHQYAyABKAwSDAoEYm9keRgEIAEoDBINCgVrbm93bhgFIAEoBBIPCgdmb2xsb3dzGAYgASgMIisKCUNvbW1pdHRlZBILCgNzZXEYASABKAQSEQoJZHVwbGljYXRlGAIgASgIIl8KCVF1ZXJ5U2VuZBISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhINCgVrbm93bhgDIAEoBCJgCgpDYW5jZWxTZW5kEhIKCm1lc3NhZ2VfaWQYASABKAwSLwoMY29udmVyc2F0aW9uGAIgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEg0KBWtub3duGAMgASgEIrcBCgpTZW5kU3RhdHVzEiwKBXN0YXRlGAEgASgOMh0uc2VyaWF0aW0udjEuU2VuZFN0YXR1cy5TdGF0ZRILCgNzZXEYAiABKAQibgoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABITCg9TVEFURV9DT01NSVRURUQQARITCg9TVEFURV9DQU5DRUxMRUQQAhIRCg1TVEFURV9FWFBJUkVEEAMSEQoNU1RBVEVfTk9UX1lFVBAEIkEKC0NyZWF0ZUdyb3VwEhIKCm1lc3NhZ2VfaWQYASABKAwSDQoFZ3JvdXAYAiABKAwSDwoHbWVtYmVycxgDIAMoCSKAAQoNQ2hhbmdlTWVtYmVycxISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhILCgNhZGQYAyADKAkSDgoGcmVtb3ZlGAQgAygJEg0KBWtub3duGAUgASgEIpMCCgVBbWVuZBISCgptZXNzYWdlX2lkGAEgASgMEi8KDGNvbnZlcnNhdGlvbhgCIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhIOCgZ0YXJnZXQYAyABKAQSDQoFa25vd24YBSABKAQSDwoHZm9sbG93cxgGIAEoDBIhCgRlZGl0GAogASgLMhEuc2VyaWF0aW0udjEuRWRpdEgAEiUKBnJlY2FsbBgLIAEoCzITLnNlcmlhdGltLnYxLlJlY2FsbEgAEiMKBXJlYWN0GAwgASgLMhIuc2VyaWF0aW0udjEuUmVhY3RIABIfCgNwaW4YDSABKAsyEC5zZXJpYXRpbS52MS5QaW5IAEIFCgNhY3QiIgoERWRpdBIMCgRzYWx0GAEgASgMEgwKBGJvZHkYAiABKAwiCAoGUmVjYWxsIiUKBVJlYWN0Eg0KBWVtb2ppGAEgASgJEg0KBXVuc2V0GAIgASgIIhQKA1BpbhINCgV1bnNldBgBIAEoCCJ5CgRNYXJrEi8KDGNvbnZlcnNhdGlvbhgBIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhITCglyZWFkX3VwdG8YAiABKARIABIPCgVtdXRlZBgDIAEoCEgAEhIKCGFyY2hpdmVkGAQgASgISABCBgoEd2hhdCIqCgZNYXJrZWQSIAoDbm93GAEgASgLMhMuc2VyaWF0aW0udjEuTGlzdGVkIsIBCgZMaXN0ZWQSLwoMY29udmVyc2F0aW9uGAEgASgLMhkuc2VyaWF0aW0udjEuQ29udmVyc2F0aW9uEgwKBGxhc3QYAiABKAQSEQoJaW5ib3hfc2VxGAMgASgEEhAKCG1lc3NhZ2VzGAQgASgEEg4KBnVucmVhZBgFIAEoBBIRCglyZWFkX3VwdG8YBiABKAQSEAoIcmVhZF9zZXEYByABKAQSDQoFbXV0ZWQYCCABKAgSEAoIYXJjaGl2ZWQYCSABKAgiJgoETmV4dBIPCgdjb3VudGVyGAEgASgJEg0KBWNvdW50GAIgASgNIicKB051bWJlcnMSDQoFZmlyc3QYASABKAQSDQoFY291bnQYAiABKA0iGgoHQ3VycmVudBIPCgdjb3VudGVyGAEgASgJIh8KDUN1cnJlbnROdW1iZXISDgoGbnVtYmVyGAEgASgEIiMKBFN5bmMSDAoEZnJvbRgBIAEoBBINCgVsaW1pdBgCIAEoDSKIAQoIU3luY1BhZ2USIwoHZW50cmllcxgBIAMoCzISLnNlcmlhdGltLnYxLkVudHJ5EgwKBHVwdG8YAiABKAQSDAoEbW9yZRgDIAEoCBIQCgh0b29fbG9uZxgEIAEoCBIMCgR0cmltGAUgASgEEg0KBWNoYWluGAYgASgMEgwKBHRhaWwYByABKAQiVwoHSGlzdG9yeRIvCgxjb252ZXJzYXRpb24YASABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDAoEZnJvbRgCIAEoBBINCgVsaW1pdBgDIAEoDSJOCgtIaXN0b3J5UGFnZRIjCgdlbnRyaWVzGAEgAygLMhIuc2VyaWF0aW0udjEuRW50cnkSDAoEdXB0bxgCIAEoBBIMCgRtb3JlGAMgASgIIj8KBExpc3QSKAoFYWZ0ZXIYASABKAsyGS5zZXJpYXRpbS52MS5Db252ZXJzYXRpb24SDQoFbGltaXQYAiABKA0iSwoITGlzdFBhZ2USIQoEbGlzdBgBIAMoCzITLnNlcmlhdGltLnYxLkxpc3RlZBIMCgRtb3JlGAIgASgIEg4KBnVucmVhZBgDIAEoBCIICgZTdGF0dXMihQEKClN0YXR1c1BhZ2USDAoEdHJpbRgBIAEoBBIMCgR0YWlsGAIgASgEEg8KB2NlaWxpbmcYAyABKAQSDwoHb3JkaW5hbBgEIAEoBBINCgVjaGFpbhgFIAEoDBIqCgdkZXZpY2VzGAYgAygLMhkuc2VyaWF0aW0udjEuRGV2aWNlQ3Vyc29yIi4KDERldmljZUN1cnNvchIOCgZkZXZpY2UYASABKAkSDgoGY3Vyc29yGAIgASgEIkMKDFN0cmVhbUhlYWRlchIXCg9zdWJzY3JpcHRpb25faWQYASABKAQSDAoEdXNlchgCIAEoCRIMCgRmcm9tGAMgASgEIi4KB0RlbGl2ZXISIwoHZW50cmllcxgBIAMoCzISLnNlcmlhdGltLnYxLkVudHJ5IjAKB0xhZ2dpbmcSFwoPc3Vic2NyaXB0aW9uX2lkGAEgASgEEgwKBHVwdG8YAiABKAQiwAUKBUVudHJ5EgsKA3NlcRgBIAEoBBIQCghwcmV2X3NlcRgCIAEoBBIPCgdvcmRpbmFsGAMgASgEEi8KDGNvbnZlcnNhdGlvbhgEIAEoCzIZLnNlcmlhdGltLnYxLkNvbnZlcnNhdGlvbhIYChBjb252ZXJzYXRpb25fc2VxGAUgASgEEiUKBGtpbmQYBiABKA4yFy5zZXJpYXRpbS52MS5FbnRyeS5LaW5kEg4KBnNlbmRlchgHIAEoCRISCgptZXNzYWdlX2lkGAggASgMEg0KBWF0X21zGAkgASgEEhEKCWJvZHlfaGFzaBgKIAEoDBIrCgpib2R5X3N0YXRlGAsgASgOMhcuc2VyaWF0aW0udjEuRW50cnkuQm9keRIMCgRzYWx0GAwgASgMEgwKBGJvZHkYDSABKAwSDQoFYWRkZWQYDiADKAkSDwoHcmVtb3ZlZBgPIAMoCRINCgVjaGFpbhgQIAEoDBIOCgZ0YXJnZXQYESABKAQSDQoFZW1vamkYEiABKAkSDQoFdW5zZXQYEyABKAgiwgEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEhAKDEtJTkRfTUVTU0FHRRABEg8KC0tJTkRfQ1JFQVRFEAISEAoMS0lORF9NRU1CRVJTEAMSDQoJS0lORF9FRElUEAQSDwoLS0lORF9SRUNBTEwQBRIRCg1LSU5EX1JFQUNUSU9OEAYSDAoIS0lORF9QSU4QBxINCglLSU5EX1JFQUQQCBINCglLSU5EX01VVEUQCRIQCgxLSU5EX0FSQ0hJVkUQCiJkCgRCb2R5EhQKEEJPRFlfVU5TUEVDSUZJRUQQABINCglCT0RZX0hFUkUQARIPCgtCT0RZX0VSQVNFRBACEhAKDEJPRFlfVFJJTU1FRBADEhQKEEJPRFlfVU5BVkFJTEFCTEUQBCJsCgVFcnJvchIMCgRjb2RlGAEgASgNEgwKBG5hbWUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIWCg5yZXRyeV9hZnRlcl9tcxgEIAEoDRINCgVyZXRyeRgFIAEoCBIPCgd1bmtub3duGAYgASgIYgZwcm90bzM");
 
 /**
  * One frame from a device.
@@ -178,6 +178,12 @@ export type ClientFrame = Message<"seriatim.v1.ClientFrame"> & {
      */
     value: List;
     case: "list";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.Renew renew = 29;
+     */
+    value: Renew;
+    case: "renew";
   } | { case: undefined; value?: undefined };
 };
 
@@ -343,6 +349,12 @@ export type ServerFrame = Message<"seriatim.v1.ServerFrame"> & {
      */
     value: ListPage;
     case: "listPage";
+  } | {
+    /**
+     * @generated from field: seriatim.v1.Renewed renewed = 28;
+     */
+    value: Renewed;
+    case: "renewed";
   } | { case: undefined; value?: undefined };
 };
 
@@ -479,6 +491,13 @@ export type Welcome = Message<"seriatim.v1.Welcome"> & {
    * @generated from field: uint32 generation = 8;
    */
   generation: number;
+
+  /**
+   * Milliseconds until the session ends, unless it is renewed; 0: the gateway is older than Renew.
+   *
+   * @generated from field: uint64 expires_in_ms = 9;
+   */
+  expiresInMs: bigint;
 };
 
 /**
@@ -696,6 +715,48 @@ export const AckedSchema: GenMessage<Acked> = /*@__PURE__*/
   messageDesc(file_seriatim_v1_client, 13);
 
 /**
+ * A fresh token for a session that is under way, of the same user.
+ *
+ * @generated from message seriatim.v1.Renew
+ */
+export type Renew = Message<"seriatim.v1.Renew"> & {
+  /**
+   * As in Hello.
+   *
+   * @generated from field: string token = 1;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message seriatim.v1.Renew.
+ * Use `create(RenewSchema)` to create a new message.
+ */
+export const RenewSchema: GenMessage<Renew> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 14);
+
+/**
+ * The token of the Renew holds from now on.
+ *
+ * @generated from message seriatim.v1.Renewed
+ */
+export type Renewed = Message<"seriatim.v1.Renewed"> & {
+  /**
+   * Milliseconds until the session ends, unless it is renewed again.
+   *
+   * @generated from field: uint64 expires_in_ms = 1;
+   */
+  expiresInMs: bigint;
+};
+
+/**
+ * Describes the message seriatim.v1.Renewed.
+ * Use `create(RenewedSchema)` to create a new message.
+ */
+export const RenewedSchema: GenMessage<Renewed> = /*@__PURE__*/
+  messageDesc(file_seriatim_v1_client, 15);
+
+/**
  * The gateway is going down: connect elsewhere.
  *
  * @generated from message seriatim.v1.GoAway
@@ -712,7 +773,7 @@ export type GoAway = Message<"seriatim.v1.GoAway"> & {
  * Use `create(GoAwaySchema)` to create a new message.
  */
 export const GoAwaySchema: GenMessage<GoAway> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 14);
+  messageDesc(file_seriatim_v1_client, 16);
 
 /**
  * A conversation: one of two users, or a group.
@@ -747,7 +808,7 @@ export type Conversation = Message<"seriatim.v1.Conversation"> & {
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 15);
+  messageDesc(file_seriatim_v1_client, 17);
 
 /**
  * @generated from message seriatim.v1.Send
@@ -797,7 +858,7 @@ export type Send = Message<"seriatim.v1.Send"> & {
  * Use `create(SendSchema)` to create a new message.
  */
 export const SendSchema: GenMessage<Send> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 16);
+  messageDesc(file_seriatim_v1_client, 18);
 
 /**
  * Fsynced on a majority and applied.
@@ -825,7 +886,7 @@ export type Committed = Message<"seriatim.v1.Committed"> & {
  * Use `create(CommittedSchema)` to create a new message.
  */
 export const CommittedSchema: GenMessage<Committed> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 17);
+  messageDesc(file_seriatim_v1_client, 19);
 
 /**
  * @generated from message seriatim.v1.QuerySend
@@ -852,7 +913,7 @@ export type QuerySend = Message<"seriatim.v1.QuerySend"> & {
  * Use `create(QuerySendSchema)` to create a new message.
  */
 export const QuerySendSchema: GenMessage<QuerySend> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 18);
+  messageDesc(file_seriatim_v1_client, 20);
 
 /**
  * @generated from message seriatim.v1.CancelSend
@@ -879,7 +940,7 @@ export type CancelSend = Message<"seriatim.v1.CancelSend"> & {
  * Use `create(CancelSendSchema)` to create a new message.
  */
 export const CancelSendSchema: GenMessage<CancelSend> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 19);
+  messageDesc(file_seriatim_v1_client, 21);
 
 /**
  * @generated from message seriatim.v1.SendStatus
@@ -901,7 +962,7 @@ export type SendStatus = Message<"seriatim.v1.SendStatus"> & {
  * Use `create(SendStatusSchema)` to create a new message.
  */
 export const SendStatusSchema: GenMessage<SendStatus> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 20);
+  messageDesc(file_seriatim_v1_client, 22);
 
 /**
  * @generated from enum seriatim.v1.SendStatus.State
@@ -945,7 +1006,7 @@ export enum SendStatus_State {
  * Describes the enum seriatim.v1.SendStatus.State.
  */
 export const SendStatus_StateSchema: GenEnum<SendStatus_State> = /*@__PURE__*/
-  enumDesc(file_seriatim_v1_client, 20, 0);
+  enumDesc(file_seriatim_v1_client, 22, 0);
 
 /**
  * @generated from message seriatim.v1.CreateGroup
@@ -976,7 +1037,7 @@ export type CreateGroup = Message<"seriatim.v1.CreateGroup"> & {
  * Use `create(CreateGroupSchema)` to create a new message.
  */
 export const CreateGroupSchema: GenMessage<CreateGroup> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 21);
+  messageDesc(file_seriatim_v1_client, 23);
 
 /**
  * @generated from message seriatim.v1.ChangeMembers
@@ -1013,7 +1074,7 @@ export type ChangeMembers = Message<"seriatim.v1.ChangeMembers"> & {
  * Use `create(ChangeMembersSchema)` to create a new message.
  */
 export const ChangeMembersSchema: GenMessage<ChangeMembers> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 22);
+  messageDesc(file_seriatim_v1_client, 24);
 
 /**
  * An amendment: an entry about an earlier message of the same conversation. Answered like Send, and the same under
@@ -1090,7 +1151,7 @@ export type Amend = Message<"seriatim.v1.Amend"> & {
  * Use `create(AmendSchema)` to create a new message.
  */
 export const AmendSchema: GenMessage<Amend> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 23);
+  messageDesc(file_seriatim_v1_client, 25);
 
 /**
  * Another body takes the place of the message's. Its author's only.
@@ -1116,7 +1177,7 @@ export type Edit = Message<"seriatim.v1.Edit"> & {
  * Use `create(EditSchema)` to create a new message.
  */
 export const EditSchema: GenMessage<Edit> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 24);
+  messageDesc(file_seriatim_v1_client, 26);
 
 /**
  * The bodies of the message and of its edits are erased. Its author's only.
@@ -1131,7 +1192,7 @@ export type Recall = Message<"seriatim.v1.Recall"> & {
  * Use `create(RecallSchema)` to create a new message.
  */
 export const RecallSchema: GenMessage<Recall> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 25);
+  messageDesc(file_seriatim_v1_client, 27);
 
 /**
  * Sets or unsets a reaction of the sender.
@@ -1157,7 +1218,7 @@ export type React = Message<"seriatim.v1.React"> & {
  * Use `create(ReactSchema)` to create a new message.
  */
 export const ReactSchema: GenMessage<React> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 26);
+  messageDesc(file_seriatim_v1_client, 28);
 
 /**
  * Pins the message for all members, or unpins it.
@@ -1176,7 +1237,7 @@ export type Pin = Message<"seriatim.v1.Pin"> & {
  * Use `create(PinSchema)` to create a new message.
  */
 export const PinSchema: GenMessage<Pin> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 27);
+  messageDesc(file_seriatim_v1_client, 29);
 
 /**
  * What the user says about a conversation to his own devices. Answered with Marked once durable; asked again, it
@@ -1221,7 +1282,7 @@ export type Mark = Message<"seriatim.v1.Mark"> & {
  * Use `create(MarkSchema)` to create a new message.
  */
 export const MarkSchema: GenMessage<Mark> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 28);
+  messageDesc(file_seriatim_v1_client, 30);
 
 /**
  * The conversation as it is in the user's list now.
@@ -1240,7 +1301,7 @@ export type Marked = Message<"seriatim.v1.Marked"> & {
  * Use `create(MarkedSchema)` to create a new message.
  */
 export const MarkedSchema: GenMessage<Marked> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 29);
+  messageDesc(file_seriatim_v1_client, 31);
 
 /**
  * @generated from message seriatim.v1.Listed
@@ -1305,7 +1366,7 @@ export type Listed = Message<"seriatim.v1.Listed"> & {
  * Use `create(ListedSchema)` to create a new message.
  */
 export const ListedSchema: GenMessage<Listed> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 30);
+  messageDesc(file_seriatim_v1_client, 32);
 
 /**
  * The sequence service (docs/sequence.md), for tokens with the scope `sequence`. Asking again is always safe: numbers
@@ -1334,7 +1395,7 @@ export type Next = Message<"seriatim.v1.Next"> & {
  * Use `create(NextSchema)` to create a new message.
  */
 export const NextSchema: GenMessage<Next> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 31);
+  messageDesc(file_seriatim_v1_client, 33);
 
 /**
  * `count` numbers from `first` on, nobody else's for ever.
@@ -1358,7 +1419,7 @@ export type Numbers = Message<"seriatim.v1.Numbers"> & {
  * Use `create(NumbersSchema)` to create a new message.
  */
 export const NumbersSchema: GenMessage<Numbers> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 32);
+  messageDesc(file_seriatim_v1_client, 34);
 
 /**
  * @generated from message seriatim.v1.Current
@@ -1375,7 +1436,7 @@ export type Current = Message<"seriatim.v1.Current"> & {
  * Use `create(CurrentSchema)` to create a new message.
  */
 export const CurrentSchema: GenMessage<Current> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 33);
+  messageDesc(file_seriatim_v1_client, 35);
 
 /**
  * Every number answered before is below it, none asked for later is.
@@ -1394,7 +1455,7 @@ export type CurrentNumber = Message<"seriatim.v1.CurrentNumber"> & {
  * Use `create(CurrentNumberSchema)` to create a new message.
  */
 export const CurrentNumberSchema: GenMessage<CurrentNumber> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 34);
+  messageDesc(file_seriatim_v1_client, 36);
 
 /**
  * What is in the inbox from `from` on. A position above the tail is refused as from the future.
@@ -1422,7 +1483,7 @@ export type Sync = Message<"seriatim.v1.Sync"> & {
  * Use `create(SyncSchema)` to create a new message.
  */
 export const SyncSchema: GenMessage<Sync> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 35);
+  messageDesc(file_seriatim_v1_client, 37);
 
 /**
  * @generated from message seriatim.v1.SyncPage
@@ -1481,7 +1542,7 @@ export type SyncPage = Message<"seriatim.v1.SyncPage"> & {
  * Use `create(SyncPageSchema)` to create a new message.
  */
 export const SyncPageSchema: GenMessage<SyncPage> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 36);
+  messageDesc(file_seriatim_v1_client, 38);
 
 /**
  * What is in a conversation from `from` on.
@@ -1510,7 +1571,7 @@ export type History = Message<"seriatim.v1.History"> & {
  * Use `create(HistorySchema)` to create a new message.
  */
 export const HistorySchema: GenMessage<History> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 37);
+  messageDesc(file_seriatim_v1_client, 39);
 
 /**
  * @generated from message seriatim.v1.HistoryPage
@@ -1537,7 +1598,7 @@ export type HistoryPage = Message<"seriatim.v1.HistoryPage"> & {
  * Use `create(HistoryPageSchema)` to create a new message.
  */
 export const HistoryPageSchema: GenMessage<HistoryPage> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 38);
+  messageDesc(file_seriatim_v1_client, 40);
 
 /**
  * The user's conversations, in the order of their names.
@@ -1565,7 +1626,7 @@ export type List = Message<"seriatim.v1.List"> & {
  * Use `create(ListSchema)` to create a new message.
  */
 export const ListSchema: GenMessage<List> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 39);
+  messageDesc(file_seriatim_v1_client, 41);
 
 /**
  * @generated from message seriatim.v1.ListPage
@@ -1596,7 +1657,7 @@ export type ListPage = Message<"seriatim.v1.ListPage"> & {
  * Use `create(ListPageSchema)` to create a new message.
  */
 export const ListPageSchema: GenMessage<ListPage> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 40);
+  messageDesc(file_seriatim_v1_client, 42);
 
 /**
  * Where the inbox and its devices stand.
@@ -1611,7 +1672,7 @@ export type Status = Message<"seriatim.v1.Status"> & {
  * Use `create(StatusSchema)` to create a new message.
  */
 export const StatusSchema: GenMessage<Status> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 41);
+  messageDesc(file_seriatim_v1_client, 43);
 
 /**
  * @generated from message seriatim.v1.StatusPage
@@ -1653,7 +1714,7 @@ export type StatusPage = Message<"seriatim.v1.StatusPage"> & {
  * Use `create(StatusPageSchema)` to create a new message.
  */
 export const StatusPageSchema: GenMessage<StatusPage> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 42);
+  messageDesc(file_seriatim_v1_client, 44);
 
 /**
  * @generated from message seriatim.v1.DeviceCursor
@@ -1675,7 +1736,7 @@ export type DeviceCursor = Message<"seriatim.v1.DeviceCursor"> & {
  * Use `create(DeviceCursorSchema)` to create a new message.
  */
 export const DeviceCursorSchema: GenMessage<DeviceCursor> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 43);
+  messageDesc(file_seriatim_v1_client, 45);
 
 /**
  * The first frame of it.
@@ -1706,7 +1767,7 @@ export type StreamHeader = Message<"seriatim.v1.StreamHeader"> & {
  * Use `create(StreamHeaderSchema)` to create a new message.
  */
 export const StreamHeaderSchema: GenMessage<StreamHeader> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 44);
+  messageDesc(file_seriatim_v1_client, 46);
 
 /**
  * @generated from message seriatim.v1.Deliver
@@ -1723,7 +1784,7 @@ export type Deliver = Message<"seriatim.v1.Deliver"> & {
  * Use `create(DeliverSchema)` to create a new message.
  */
 export const DeliverSchema: GenMessage<Deliver> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 45);
+  messageDesc(file_seriatim_v1_client, 47);
 
 /**
  * There is more than the stream will bring: sync from the last entry on.
@@ -1749,7 +1810,7 @@ export type Lagging = Message<"seriatim.v1.Lagging"> & {
  * Use `create(LaggingSchema)` to create a new message.
  */
 export const LaggingSchema: GenMessage<Lagging> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 46);
+  messageDesc(file_seriatim_v1_client, 48);
 
 /**
  * An entry of an inbox (or, in HistoryPage, of a conversation: then `seq` and `prev_seq` are 0).
@@ -1878,7 +1939,7 @@ export type Entry = Message<"seriatim.v1.Entry"> & {
  * Use `create(EntrySchema)` to create a new message.
  */
 export const EntrySchema: GenMessage<Entry> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 47);
+  messageDesc(file_seriatim_v1_client, 49);
 
 /**
  * @generated from enum seriatim.v1.Entry.Kind
@@ -1946,7 +2007,7 @@ export enum Entry_Kind {
  * Describes the enum seriatim.v1.Entry.Kind.
  */
 export const Entry_KindSchema: GenEnum<Entry_Kind> = /*@__PURE__*/
-  enumDesc(file_seriatim_v1_client, 47, 0);
+  enumDesc(file_seriatim_v1_client, 49, 0);
 
 /**
  * @generated from enum seriatim.v1.Entry.Body
@@ -1986,7 +2047,7 @@ export enum Entry_Body {
  * Describes the enum seriatim.v1.Entry.Body.
  */
 export const Entry_BodySchema: GenEnum<Entry_Body> = /*@__PURE__*/
-  enumDesc(file_seriatim_v1_client, 47, 1);
+  enumDesc(file_seriatim_v1_client, 49, 1);
 
 /**
  * The refusal of a request, or (request_id 0) why the connection ends.
@@ -2038,5 +2099,5 @@ export type Error = Message<"seriatim.v1.Error"> & {
  * Use `create(ErrorSchema)` to create a new message.
  */
 export const ErrorSchema: GenMessage<Error> = /*@__PURE__*/
-  messageDesc(file_seriatim_v1_client, 48);
+  messageDesc(file_seriatim_v1_client, 50);
 
