@@ -110,6 +110,22 @@ impl Certificates {
         end_s
     }
 
+    /// The certificate that is served now, DER.
+    pub(crate) fn leaf(&self) -> Vec<u8> {
+        self.current.load().cert.first().map(|leaf| leaf.to_vec()).unwrap_or_default()
+    }
+
+    /// Takes what is in the files now, new or not. An error changes nothing.
+    pub(crate) fn reload(&self) -> Result<(), CertificateError> {
+        let pem = read(&self.files)?;
+        let mut seen = self.seen.lock();
+        let key = certified(&pem, &self.provider);
+        *seen = pem;
+        self.current.store(Arc::new(key?));
+        info!(chain = %self.files.chain.display(), "certificate reloaded by an operator");
+        Ok(())
+    }
+
     /// Takes what is in the files now, if it is new and good. `Some(false)`: new, but not usable.
     pub(crate) fn refresh(&self) -> Option<bool> {
         let read = read(&self.files);
@@ -152,6 +168,9 @@ fn read(files: &CertificateFiles) -> Result<Pem, CertificateError> {
 fn certified(pem: &Pem, provider: &CryptoProvider) -> Result<CertifiedKey, CertificateError> {
     let chain =
         CertificateDer::pem_slice_iter(&pem.chain).collect::<Result<Vec<_>, _>>().map_err(CertificateError::Chain)?;
+    if chain.is_empty() {
+        return Err(CertificateError::Chain(rustls::pki_types::pem::Error::NoItemsFound));
+    }
     let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(CertificateError::Key)?;
     CertifiedKey::from_der(chain, key, provider).map_err(CertificateError::Mismatch)
 }
@@ -195,7 +214,14 @@ mod tests {
         assert_ne!(certificates.current.load().cert, first);
         std::fs::write(&files.gateway, "no certificate").unwrap();
         assert_eq!(certificates.refresh(), Some(false));
+        let second = certificates.leaf();
+        assert!(matches!(certificates.reload(), Err(CertificateError::Chain(_) | CertificateError::Mismatch(_))));
+        assert_eq!(certificates.leaf(), second);
         std::fs::remove_file(&files.gateway).unwrap();
         assert_eq!(certificates.refresh(), Some(false));
+        assert!(matches!(certificates.reload(), Err(CertificateError::File { .. })));
+        std::fs::copy(&others.gateway, &files.gateway).unwrap();
+        certificates.reload().unwrap();
+        assert_eq!(certificates.leaf(), second);
     }
 }

@@ -38,6 +38,10 @@ impl std::str::FromStr for WebTransportCertificate {
 /// What a gateway must be told.
 #[derive(Clone)]
 pub struct GatewayConfig {
+    /// what operators call it; `None`: the address it listens on
+    pub name: Option<String>,
+    /// address of the door for operators, TCP; `None`: there is none. Whoever reaches it may end every session
+    pub operators: Option<SocketAddr>,
     /// address for UDP and TCP; port 0 takes one that is free for both, `[::]` takes IPv4 too
     pub listen: SocketAddr,
     /// logic nodes to begin with, `host:port`; they name the others
@@ -64,6 +68,8 @@ impl fmt::Debug for GatewayConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Keys stay out of logs.
         f.debug_struct("GatewayConfig")
+            .field("name", &self.name)
+            .field("operators", &self.operators)
             .field("listen", &self.listen)
             .field("logic", &self.logic)
             .field("certificate", &self.certificate)

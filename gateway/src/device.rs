@@ -22,6 +22,7 @@ use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::DeviceId;
 use seriatim_proto::logic::{CertificateProof, Credential};
+use seriatim_proto::operator::{InboxLive, SessionLive, SessionOwner};
 use seriatim_proto::token::{TokenError, Verified, Verifier};
 use tokio::time::Sleep;
 use tracing::debug;
@@ -30,7 +31,8 @@ use crate::client_certificate::Shown;
 use crate::hub::Hub;
 use crate::mailbox::{Letter, Mailbox};
 use crate::metrics::{By, ByLabel, ClosedLabel, Outcome, OutcomeLabel, ReasonLabel, Transport};
-use crate::transport::{Came, Carrier};
+use crate::operator::ms;
+use crate::transport::{Came, Carrier, Line};
 
 /// Rounds of one wake-up before other tasks get their turn.
 const ROUNDS_MAX: u32 = 16;
@@ -48,16 +50,20 @@ pub(crate) struct Desk {
 }
 
 /// Serves the connection to its end.
-pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, shown: Shown, desk: Desk) {
+pub(crate) async fn drive<C: Carrier>(carrier: C, transport: Transport, line: Line, shown: Shown, desk: Desk) {
     let Desk { hub, verifier, client_ca } = desk;
     let (session_id, mailbox) = hub.enter(transport);
-    let session = Session::new(Instant::now(), SessionLimits::default());
+    hub.roster.enter(session_id, transport, line.clone(), mailbox.clone());
+    let begun = Instant::now();
+    let session = Session::new(begun, SessionLimits::default());
     let mut driver = Driver {
         session: if shown.proof().is_some() { session.certified() } else { session },
         shown,
         client_ca,
         session_id,
         transport,
+        line,
+        heard_at: begun,
         carrier,
         hub,
         verifier,
@@ -100,6 +106,9 @@ struct Driver<C> {
     client_ca: Option<ClientCa>,
     session_id: u64,
     transport: Transport,
+    line: Line,
+    /// When something came from the device.
+    heard_at: Instant,
     carrier: C,
     hub: Arc<Hub>,
     verifier: Verifier,
@@ -139,7 +148,7 @@ impl<C: Carrier> Driver<C> {
         let mut progress = self.read_mailbox(cx, now);
         match self.carrier.poll_in(cx, now, &mut self.session) {
             Came::Over => return Round::Over,
-            Came::Something => progress = true,
+            Came::Something => (progress, self.heard_at) = (true, now),
             Came::Nothing => {}
         }
         progress |= self.poll_keys(cx, now);
@@ -165,10 +174,30 @@ impl<C: Carrier> Driver<C> {
                 Letter::Router(event) => self.handle_router_event(now, event),
                 Letter::Ready => self.admit(now),
                 Letter::Drain(drain) => self.session.handle_drain(now, drain),
+                Letter::Kick => {
+                    let text = "the session was ended by an operator";
+                    self.session.handle_refusal(Refusal::new(ErrorCode::Kicked, text));
+                }
+                // Whoever asked may have gone.
+                Letter::Report(answer) => drop(answer.send(self.report(now))),
             }
         }
         self.letters = letters;
         any
+    }
+
+    fn report(&self, now: Instant) -> SessionLive {
+        let inbox = self.session.inbox_progress();
+        SessionLive {
+            expires_ms: self.session.expires_at().map(|at| ms(at.saturating_duration_since(now))),
+            heard_ms: ms(now.saturating_duration_since(self.heard_at)),
+            rtt_us: self.line.rtt().map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            received_bytes: self.line.traffic.received.own(),
+            sent_bytes: self.line.traffic.sent.own(),
+            queued_bytes: (self.session.queued_bytes() + self.carrier.queued_bytes()) as u64,
+            requests: self.session.requests() as u64,
+            inbox: inbox.map(|(position, credit, lag)| InboxLive { position: position.get(), credit, lag }),
+        }
     }
 
     fn handle_router_event(&mut self, now: Instant, event: RouterEvent) {
@@ -368,6 +397,12 @@ impl<C: Carrier> Driver<C> {
             Credential::Certificate(_) => By::Certificate,
         };
         hub.metrics.admitted.get_or_create(&ByLabel { by }).inc();
+        let owner = SessionOwner {
+            tenant: verified.tenant.0,
+            user: verified.user.as_str().to_owned(),
+            device: device.as_str().to_owned(),
+        };
+        hub.roster.admit(session_id, owner);
         let admission = Admission {
             session_id,
             tenant: verified.tenant,

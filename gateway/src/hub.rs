@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,12 +16,13 @@ use tokio::sync::watch;
 use crate::mailbox::{Letter, Mailbox};
 use crate::metrics::{Metrics, Transport, TransportLabel};
 use crate::outbox::Outbox;
+use crate::roster::Roster;
 
 struct State {
     router: Router,
     mailboxes: HashMap<u64, Arc<Mailbox>>,
     outboxes: HashMap<LinkId, Arc<Outbox>>,
-    /// Set while the gateway goes down: when the devices must be gone.
+    /// Set while the gateway goes down or is drained: when the devices must be gone.
     drained_at: Option<Instant>,
 }
 
@@ -31,6 +32,9 @@ pub(crate) struct Hub {
     nodes: watch::Sender<Vec<String>>,
     session_last: AtomicU64,
     link_last: AtomicU64,
+    /// Nobody new is taken.
+    draining: AtomicBool,
+    pub(crate) roster: Roster,
     pub(crate) metrics: Metrics,
 }
 
@@ -42,6 +46,8 @@ impl Hub {
             nodes: watch::Sender::new(Vec::new()),
             session_last: AtomicU64::new(0),
             link_last: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            roster: Roster::new(),
             metrics,
         }
     }
@@ -103,6 +109,7 @@ impl Hub {
     pub(crate) fn leave(&self, session: u64, transport: Transport) {
         self.with_router(|router| router.close_session(session));
         self.state.lock().mailboxes.remove(&session);
+        self.roster.leave(session);
         self.metrics.connections.get_or_create(&TransportLabel { transport }).dec();
     }
 
@@ -113,11 +120,32 @@ impl Hub {
 
     /// Tells all devices to go elsewhere.
     pub(crate) fn drain(&self, drain: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
         let mut state = self.state.lock();
         state.drained_at = Some(Instant::now() + drain);
         for mailbox in state.mailboxes.values() {
             mailbox.put(Letter::Drain(drain));
         }
+    }
+
+    /// Takes devices again. Those that were told to go still go.
+    pub(crate) fn undrain(&self) {
+        self.draining.store(false, Ordering::Relaxed);
+        self.state.lock().drained_at = None;
+    }
+
+    /// Is nobody new taken? And how long may those stay that are here?
+    pub(crate) fn draining(&self) -> (bool, Option<Duration>) {
+        if !self.draining.load(Ordering::Relaxed) {
+            return (false, None);
+        }
+        let at = self.state.lock().drained_at;
+        (true, at.and_then(|at| at.checked_duration_since(Instant::now())))
+    }
+
+    /// May devices be sent here?
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && self.metrics.links.get() > 0
     }
 
     // ---- links ----
@@ -164,12 +192,16 @@ mod tests {
             })
         };
         let (_, early) = hub.enter(Transport::Quic);
-        assert_eq!(told(&early), None);
+        assert_eq!((told(&early), hub.draining()), (None, (false, None)));
         let drain = Duration::from_secs(1_000);
         hub.drain(drain);
         let (_, late) = hub.enter(Transport::WebSocket);
         assert_eq!(told(&early), Some(drain));
         let left = told(&late).unwrap();
         assert!(left <= drain && left > drain / 2, "{left:?}");
+        assert!(hub.draining().0);
+        hub.undrain();
+        let (_, after) = hub.enter(Transport::Quic);
+        assert_eq!((told(&after), hub.draining()), (None, (false, None)));
     }
 }

@@ -13,6 +13,8 @@ use seriatim_gateway_core::RouterEvent;
 use seriatim_proto::ids::Seq;
 use seriatim_proto::limits;
 use seriatim_proto::logic::PushEntry;
+use seriatim_proto::operator::SessionLive;
+use tokio::sync::oneshot;
 
 /// What a driver is told.
 #[derive(Debug)]
@@ -23,6 +25,10 @@ pub(crate) enum Letter {
     Ready,
     /// the gateway goes down
     Drain(Duration),
+    /// an operator ends the session
+    Kick,
+    /// an operator asks how it is
+    Report(oneshot::Sender<SessionLive>),
 }
 
 #[derive(Debug, Default)]

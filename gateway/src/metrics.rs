@@ -1,5 +1,8 @@
 //! Metrics of a gateway: names, units and labels.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -39,6 +42,8 @@ pub(crate) enum Why {
     Deadline,
     /// the process has no more descriptors for TCP
     Descriptors,
+    /// an operator sends all devices elsewhere
+    Draining,
     /// too many sessions or handshakes
     Full,
     /// TLS, or what comes behind it, went wrong
@@ -91,11 +96,37 @@ pub(crate) struct OutcomeLabel {
     pub(crate) outcome: Outcome,
 }
 
-/// Bytes of one way in.
-#[derive(Clone, Debug)]
+/// Label of a certificate that an operator had read anew.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReloadLabel {
+    /// `yes` or `no`
+    pub(crate) taken: &'static str,
+}
+
+/// Bytes of one connection, counted for its way in too.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    all: Counter,
+    own: Arc<AtomicU64>,
+}
+
+impl Tally {
+    pub(crate) fn inc_by(&self, bytes: u64) {
+        self.all.inc_by(bytes);
+        self.own.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Of this connection.
+    pub(crate) fn own(&self) -> u64 {
+        self.own.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes of one connection.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Traffic {
-    pub(crate) received: Counter,
-    pub(crate) sent: Counter,
+    pub(crate) received: Tally,
+    pub(crate) sent: Tally,
 }
 
 #[derive(Clone, Debug)]
@@ -121,6 +152,9 @@ pub(crate) struct Metrics {
     pub(crate) client_certificates_refused: Family<ReasonLabel, Counter>,
     pub(crate) admitted: Family<ByLabel, Counter>,
     pub(crate) renewals: Family<OutcomeLabel, Counter>,
+    pub(crate) kicks: Counter,
+    pub(crate) drains: Counter,
+    pub(crate) certificate_reloads: Family<ReloadLabel, Counter>,
 }
 
 impl Metrics {
@@ -147,17 +181,20 @@ impl Metrics {
             client_certificates_refused: Family::default(),
             admitted: Family::default(),
             renewals: Family::default(),
+            kicks: Counter::default(),
+            drains: Counter::default(),
+            certificate_reloads: Family::default(),
         };
         metrics.describe(registry);
         metrics
     }
 
-    /// The bytes of a way in.
+    /// The bytes of a new connection of a way in.
     pub(crate) fn traffic(&self, transport: Transport) -> Traffic {
         let label = TransportLabel { transport };
         Traffic {
-            received: self.received_bytes.get_or_create(&label).clone(),
-            sent: self.sent_bytes.get_or_create(&label).clone(),
+            received: Tally { all: self.received_bytes.get_or_create(&label).clone(), own: Arc::default() },
+            sent: Tally { all: self.sent_bytes.get_or_create(&label).clone(), own: Arc::default() },
         }
     }
 
@@ -212,6 +249,13 @@ impl Metrics {
         registry.register("admitted", "Sessions admitted, by what the device showed", self.admitted.clone());
         registry.register("renewals", "Tokens shown by sessions under way, by outcome", self.renewals.clone());
         registry.register("tokens_refused", "Tokens refused, by reason", self.tokens_refused.clone());
+        registry.register("kicks", "Sessions that operators ended", self.kicks.clone());
+        registry.register("drains", "Times that an operator sent all devices elsewhere", self.drains.clone());
+        registry.register(
+            "certificate_reloads",
+            "Times that an operator had the certificate read anew, by whether it was taken",
+            self.certificate_reloads.clone(),
+        );
         registry.register("links", "Links to logic nodes that are up", self.links.clone());
     }
 }

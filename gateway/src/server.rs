@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::info;
 
@@ -15,6 +16,7 @@ use crate::device::Desk;
 use crate::hub::Hub;
 use crate::logic_link;
 use crate::metrics::Metrics;
+use crate::operator::{self, Office};
 use crate::short_certificate::ShortCertificateError;
 use crate::transport::{Doors, SECRET_BYTES_MIN};
 
@@ -72,6 +74,7 @@ pub struct GatewayServer {
     hub: Arc<Hub>,
     links: JoinHandle<()>,
     ticks: JoinHandle<()>,
+    operators: Option<(SocketAddr, JoinHandle<()>)>,
 }
 
 impl std::fmt::Debug for GatewayServer {
@@ -92,19 +95,46 @@ impl GatewayServer {
         if config.quic_secret.as_ref().is_some_and(|secret| secret.len() < SECRET_BYTES_MIN) {
             return Err(GatewayStartError::QuicSecret);
         }
+        let listener = match config.operators {
+            Some(address) => {
+                let bind = |source| GatewayStartError::Bind { protocol: "TCP for operators", address, source };
+                let listener = TcpListener::bind(address).await.map_err(bind)?;
+                Some((listener.local_addr().map_err(bind)?, listener))
+            }
+            None => None,
+        };
         let hub = Arc::new(Hub::new(Metrics::new(registry)));
         let desk = Desk { hub: hub.clone(), verifier: config.verifier.clone(), client_ca: config.client_ca.clone() };
         let doors = Doors::open(&config, desk)?;
         let address = doors.address();
         let links = tokio::spawn(logic_link::keep_links(hub.clone(), config.logic));
         let ticks = tokio::spawn(tick(hub.clone()));
+        let (certificates, short) = doors.shown();
+        let operators = listener.map(|(at, listener)| {
+            let name = config.name.unwrap_or_else(|| address.to_string());
+            let (hub, begun) = (hub.clone(), Instant::now());
+            let office = Office { hub, name, address: address.to_string(), begun, certificates, short };
+            info!(address = %at, "operators are heard");
+            (at, tokio::spawn(operator::serve(listener, office)))
+        });
         info!(%address, "gateway listens");
-        Ok(Self { address, doors, hub, links, ticks })
+        Ok(Self { address, doors, hub, links, ticks, operators })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where operators are heard, if they are.
+    pub fn operators(&self) -> Option<SocketAddr> {
+        self.operators.as_ref().map(|(address, _)| *address)
+    }
+
+    /// May devices be sent here? Not while it is drained, and not before a logic node is linked.
+    pub fn readiness(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let hub = self.hub.clone();
+        move || hub.is_ready()
     }
 
     /// Serves until `shutdown`, then sends the devices elsewhere and stops.
@@ -124,7 +154,7 @@ impl GatewayServer {
             }
         }
         self.doors.close().await;
-        for task in [self.links, self.ticks] {
+        for task in [self.links, self.ticks].into_iter().chain(self.operators.map(|(_, task)| task)) {
             task.abort();
         }
         ended.map_or(Ok(()), |part| Err(GatewayRunError::Ended(part)))

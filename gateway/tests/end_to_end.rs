@@ -572,6 +572,8 @@ async fn a_start_without_the_flag_or_on_a_taken_port_fails() {
     let site = Site::start().await;
     let read = |path: &std::path::Path| std::fs::read(path).unwrap();
     let config = seriatim_gateway::GatewayConfig {
+        name: None,
+        operators: None,
         listen: site.address,
         logic: vec!["127.0.0.1:1".into()],
         certificate: seriatim_gateway::CertificateFiles {

@@ -21,6 +21,7 @@ pub mod ids;
 pub mod limits;
 pub mod logic;
 pub mod meta;
+pub mod operator;
 pub mod playground;
 pub mod store;
 #[cfg(feature = "token")]

@@ -44,6 +44,9 @@ pub struct PlaygroundNode {
     pub address: String,
     /// of /metrics and /healthz
     pub metrics: String,
+    /// gateways: the door for operators; `None`: made before there were any
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operators: Option<String>,
 }
 
 /// What a process of a playground is.

@@ -30,6 +30,9 @@ pub(crate) struct Globals {
     /// host:port of a gateway (QUIC)
     #[arg(long, global = true, env = "RAFTCTL_GATEWAY")]
     pub(crate) gateway: Option<String>,
+    /// host:port of gateways' doors for operators, comma-separated: name all of them
+    #[arg(long, global = true, value_delimiter = ',', env = "RAFTCTL_GATEWAY_OPERATORS")]
+    pub(crate) gateway_operators: Vec<String>,
     /// PEM file of the CA that signed the gateway's certificate
     #[arg(long, global = true, env = "RAFTCTL_CA")]
     pub(crate) ca: Option<PathBuf>,
@@ -87,6 +90,12 @@ pub(crate) enum Group {
     /// prove that what is stored is right
     #[command(subcommand)]
     Check(Check),
+    /// gateways: how they are, drain them, have their certificates read anew
+    #[command(subcommand, visible_alias = "gateways")]
+    Gateway(Gateway),
+    /// sessions of devices, over all gateways
+    #[command(subcommand, visible_alias = "sessions")]
+    Session(Session),
     /// a user's inbox
     #[command(subcommand, visible_alias = "users")]
     User(User),
@@ -209,6 +218,98 @@ pub(crate) enum Node {
         #[arg(long, value_name = "ID")]
         confirm: Option<u64>,
     },
+}
+
+/// `raftctl gateway`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Gateway {
+    /// every gateway and how it is; exits 10 if one does not answer
+    #[command(alias = "list")]
+    Ls,
+    /// one gateway: connections, sessions, what waits, its certificate
+    #[command(alias = "describe")]
+    Show {
+        /// its name, address or door for operators
+        gateway: String,
+    },
+    /// take no new devices and send those that are here elsewhere; exits 10 if some are left after the deadline
+    Drain {
+        /// its name, address or door for operators
+        gateway: String,
+        /// who is still there then is closed; an hour at most
+        #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+        deadline: Duration,
+        /// take devices again
+        #[arg(long, conflicts_with = "deadline")]
+        undo: bool,
+        /// only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+        /// do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// read the files of the certificate anew, now; exits 4 if they cannot be used: what was served is served on
+    ReloadCert {
+        /// its name, address or door for operators
+        gateway: String,
+    },
+}
+
+/// `raftctl session`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// sessions, oldest of each gateway first; exits 6 if a gateway does not answer
+    #[command(alias = "list")]
+    Ls(SessionLs),
+    /// one session
+    #[command(alias = "describe")]
+    Show {
+        /// as ls shows it, such as gateway-1/3f2a-17
+        id: String,
+    },
+    /// end sessions with KICKED: their devices are told not to come back by themselves
+    Kick(Kick),
+}
+
+/// `raftctl session ls`
+#[derive(Debug, Args)]
+pub(crate) struct SessionLs {
+    /// only of this user (of the tenant of --tenant, or of all)
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// only of devices of this name
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// only at this gateway
+    #[arg(long, value_name = "GATEWAY")]
+    pub(crate) gw: Option<String>,
+    /// only those that came this way
+    #[arg(long, value_enum)]
+    pub(crate) transport: Option<Transport>,
+    /// how many
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+}
+
+/// `raftctl session kick`
+#[derive(Debug, Args)]
+pub(crate) struct Kick {
+    /// a session, as ls shows it
+    #[arg(required_unless_present = "user", conflicts_with_all = ["user", "device"])]
+    pub(crate) id: Option<String>,
+    /// all sessions of this user, of the tenant of --tenant (1 unless given)
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// only those of his device of this name
+    #[arg(long, requires = "user")]
+    pub(crate) device: Option<String>,
+    /// only say what would happen
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// `raftctl alarm`

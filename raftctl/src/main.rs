@@ -1,7 +1,7 @@
 //! raftctl: the operator's CLI. stdout is data, stderr is everything else.
 //!
-//! It asks stores over gRPC (their own view, linearizable and stale reads) and gateways over the public protocol, as a
-//! device would. `--playground` (or the last one started) answers where everything is.
+//! It asks stores over gRPC (their own view, linearizable and stale reads), gateways at their doors for operators, and
+//! gateways over the public protocol, as a device would. `--playground` (or the last one started) answers where everything is.
 //!
 //! # Reading order
 //! [`cli`] → [`target`] → [`failure`] → [`commands`].
@@ -13,6 +13,7 @@ mod conformance;
 mod control;
 mod device;
 mod failure;
+mod operator;
 mod output;
 mod store;
 mod survey;

@@ -26,6 +26,8 @@ pub(crate) struct Target {
     /// how to print
     pub(crate) output: Format,
     gateway: Option<String>,
+    /// of gateways
+    operators: Vec<String>,
     ca: Option<PathBuf>,
     /// key of the playground that verifies its tokens
     pub(crate) token_public_key: Option<PathBuf>,
@@ -36,7 +38,8 @@ pub(crate) struct Target {
 impl Target {
     /// Fills what the flags leave open from the playground, if there is one.
     pub(crate) fn new(globals: &Globals) -> Result<Target, Failure> {
-        let elsewhere = !globals.endpoints.is_empty() || globals.gateway.is_some();
+        let elsewhere =
+            !globals.endpoints.is_empty() || globals.gateway.is_some() || !globals.gateway_operators.is_empty();
         let playground = match &globals.playground {
             Some(folder) => Some(read_playground(folder)?),
             None if elsewhere => None,
@@ -58,6 +61,11 @@ impl Target {
             timeout: globals.timeout,
             output: globals.output,
             gateway: globals.gateway.clone().or_else(|| addresses(PlaygroundRole::Gateway).into_iter().next()),
+            operators: if globals.gateway_operators.is_empty() {
+                found.iter().flat_map(|found| &found.nodes).filter_map(|node| node.operators.clone()).collect()
+            } else {
+                globals.gateway_operators.clone()
+            },
             ca: globals.ca.clone().or_else(|| found.map(|found| PathBuf::from(&found.ca_certificate))),
             token_public_key: found.map(|found| PathBuf::from(&found.token_public_key)),
             token_file: globals.token_file.clone(),
@@ -76,6 +84,17 @@ impl Target {
     /// The gateway to speak to.
     pub(crate) fn gateway(&self) -> Result<&str, Failure> {
         self.gateway.as_deref().ok_or_else(|| nowhere("no gateway is named: --gateway is missing"))
+    }
+
+    /// Doors for operators of all gateways.
+    pub(crate) fn operators(&self) -> Result<&[String], Failure> {
+        if self.operators.is_empty() {
+            return Err(Failure::usage("no gateway's door for operators is named: --gateway-operators is missing")
+                .hint(
+                    "--gateway-operators HOST:PORT,… of `seriatim gateway --operators ADDRESS`, or --playground DIR",
+                ));
+        }
+        Ok(&self.operators)
     }
 
     /// Certificate of the CA, PEM.

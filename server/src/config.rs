@@ -120,6 +120,13 @@ pub(crate) struct GatewayOptions {
     /// address to listen on, over UDP and TCP; `[::]:PORT` is for IPv6 and IPv4
     #[arg(long)]
     listen: Option<SocketAddr>,
+    /// what operators call this gateway; unless given, the address it listens on
+    #[arg(long)]
+    name: Option<String>,
+    /// address of the door for operators (`raftctl gateway`, `raftctl session`), for TCP; without it there is none;
+    /// whoever reaches it may end every session: keep it inside
+    #[arg(long, value_name = "ADDRESS")]
+    operators: Option<SocketAddr>,
     /// host:port of logic nodes, comma-separated; one that answers is enough
     #[arg(long, value_delimiter = ',')]
     logic: Vec<String>,
@@ -256,6 +263,8 @@ impl GatewayOptions {
             (chain, key) = (Some(files.gateway), Some(files.gateway_key));
         }
         Ok(GatewayConfig {
+            name: gateway_name(self.name.or(file.name))?,
+            operators: self.operators.or(file.operators),
             listen,
             logic,
             certificate: CertificateFiles {
@@ -279,6 +288,19 @@ impl GatewayOptions {
             insecure_plaintext,
         })
     }
+}
+
+/// One word: it is part of the ids of sessions.
+fn gateway_name(name: Option<String>) -> anyhow::Result<Option<String>> {
+    let is_word = |name: &String| {
+        (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte))
+    };
+    anyhow::ensure!(
+        name.as_ref().is_none_or(is_word),
+        "use the name {name:?}: 1 to 64 letters, digits, dots, dashes and underscores"
+    );
+    Ok(name)
 }
 
 /// A later one wins.

@@ -41,8 +41,12 @@ mod chaos {
     }
 }
 
-/// Serves /metrics and /healthz until the process ends; answers the address bound.
-pub(crate) async fn serve(address: SocketAddr, registry: Registry) -> anyhow::Result<SocketAddr> {
+/// Serves /metrics, /healthz and /readyz until the process ends; answers the address bound.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    registry: Registry,
+    is_ready: impl Fn() -> bool + Send + Sync + 'static,
+) -> anyhow::Result<SocketAddr> {
     #[cfg(feature = "chaos")]
     let registry = {
         let mut registry = registry;
@@ -54,15 +58,21 @@ pub(crate) async fn serve(address: SocketAddr, registry: Registry) -> anyhow::Re
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address} for metrics"))?;
     let bound = listener.local_addr().context("read the metrics address")?;
     let registry = Arc::new(registry);
+    let is_ready = Arc::new(is_ready);
     let app = Router::new()
         .route("/metrics", get(move || std::future::ready(metrics(&registry))))
-        .route("/healthz", get(|| std::future::ready("ok\n")));
+        .route("/healthz", get(|| std::future::ready("ok\n")))
+        .route("/readyz", get(move || std::future::ready(ready(is_ready()))));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).await {
             tracing::error!(%error, "metrics endpoint ended");
         }
     });
     Ok(bound)
+}
+
+fn ready(is_ready: bool) -> (StatusCode, &'static str) {
+    if is_ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
 fn metrics(registry: &Registry) -> Response {

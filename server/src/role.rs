@@ -16,7 +16,7 @@ pub(crate) async fn run_store(options: StoreOptions) -> anyhow::Result<()> {
     let common = options.common.clone();
     let mut registry = Registry::with_prefix("seriatim");
     let server = StoreServer::start(options.checked()?, &mut registry).await.context("start the store")?;
-    ready("store", server.address(), &common, registry).await?;
+    ready("store", (server.address(), None), &common, (registry, || true)).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a store")
 }
 
@@ -27,7 +27,7 @@ pub(crate) async fn run_logic(options: LogicOptions) -> anyhow::Result<()> {
     let server = LogicServer::start(options.checked(&mut registry).await?, &mut registry)
         .await
         .context("start the logic node")?;
-    ready("logic", server.address(), &common, registry).await?;
+    ready("logic", (server.address(), None), &common, (registry, || true)).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a logic node")
 }
 
@@ -38,19 +38,27 @@ pub(crate) async fn run_gateway(options: GatewayOptions) -> anyhow::Result<()> {
     let server = GatewayServer::start(options.checked(&mut registry).await?, &mut registry)
         .await
         .context("start the gateway")?;
-    ready("gateway", server.address(), &common, registry).await?;
+    ready("gateway", (server.address(), server.operators()), &common, (registry, server.readiness())).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a gateway")
 }
 
 /// Serves the operators' endpoints and prints the ready line: from here on the role can be used.
-async fn ready(role: &str, address: SocketAddr, common: &Common, registry: Registry) -> anyhow::Result<()> {
-    let metrics = ops::serve(common.metrics, registry).await?;
-    let line = serde_json::json!({
+async fn ready(
+    role: &str,
+    (address, operators): (SocketAddr, Option<SocketAddr>),
+    common: &Common,
+    (registry, is_ready): (Registry, impl Fn() -> bool + Send + Sync + 'static),
+) -> anyhow::Result<()> {
+    let metrics = ops::serve(common.metrics, registry, is_ready).await?;
+    let mut line = serde_json::json!({
         "ready": true,
         "role": role,
         "address": address.to_string(),
         "metrics": metrics.to_string(),
         "pid": std::process::id(),
     });
+    if let Some(operators) = operators {
+        line["operators"] = operators.to_string().into();
+    }
     ops::print_line(&line.to_string())
 }

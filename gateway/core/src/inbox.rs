@@ -79,6 +79,12 @@ impl Inbox {
         }
     }
 
+    /// How far it is: position, credit, and seqs known to be missing.
+    pub(crate) fn progress(&self) -> (Seq, u64, u64) {
+        let lag = self.behind.map_or(0, |tail| tail.get().saturating_sub(self.position.get()));
+        (self.position, self.credit, lag)
+    }
+
     pub(crate) fn add_credit(&mut self, entries: u64) {
         self.credit = self.credit.saturating_add(entries);
     }

@@ -372,6 +372,25 @@ impl Session {
         self.lagging_count
     }
 
+    /// When the token or certificate ends; `None`: nobody is admitted.
+    pub fn expires_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Open { expires_at, .. } => Some(*expires_at),
+            _ => None,
+        }
+    }
+
+    /// Requests without an answer, of the device and of the subscription.
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// How far the subscription is, if there is one: the first seq that was not given, the entries that the device
+    /// still takes, and the seqs that are known to be missing.
+    pub fn inbox_progress(&self) -> Option<(Seq, u64, u64)> {
+        self.inbox.as_ref().map(Inbox::progress)
+    }
+
     /// Bytes that wait to be written.
     pub fn queued_bytes(&self) -> usize {
         self.streams.values().map(|stream| stream.out.len()).sum()

@@ -38,6 +38,7 @@ pub(crate) struct Doors {
     udp: JoinHandle<()>,
     tcp: JoinHandle<()>,
     certificates: JoinHandle<()>,
+    shown: (Arc<Certificates>, Option<Arc<ShortCertificates>>),
     tasks: Tasks,
 }
 
@@ -82,6 +83,7 @@ impl Doors {
             desk: desk.clone(),
         };
         let quic = Quic { tls: udp_tls, server, gate, rules, tasks: tasks.clone(), desk: desk.clone() };
+        let shown = (certificates.clone(), short.clone());
         let refresh = refresh(certificates, short, desk.hub.metrics.clone());
         Ok(Self {
             address,
@@ -89,6 +91,7 @@ impl Doors {
             tcp: tokio::spawn(https::accept(tcp, https)),
             certificates: tokio::spawn(refresh),
             endpoint,
+            shown,
             tasks,
         })
     }
@@ -96,6 +99,11 @@ impl Doors {
     /// Where devices come in, over UDP and TCP.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What is shown to devices: the certificate chain, and the short certificate of WebTransport.
+    pub(crate) fn shown(&self) -> (Arc<Certificates>, Option<Arc<ShortCertificates>>) {
+        self.shown.clone()
     }
 
     /// Waits for a part that ends by itself, which none should.

@@ -63,6 +63,9 @@ impl Gate {
 
     /// Lets one in, from its first byte to its end. `transport` is what is known of it by its socket alone.
     pub(crate) fn enter(&self, transport: Transport, address: IpAddr) -> Result<Pass, Why> {
+        if self.hub.draining().0 {
+            return Err(Why::Draining);
+        }
         let tcp = transport == Transport::WebSocket;
         if tcp && self.shared.tcp_connections.load(Ordering::Relaxed) >= self.tcp_connections_max {
             return Err(Why::Descriptors);

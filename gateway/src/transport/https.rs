@@ -31,6 +31,7 @@ use crate::client_certificate::{Shown, TlsSetup};
 use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
 use crate::short_certificate::ShortCertificates;
+use crate::transport::Line;
 use crate::transport::gate::{Gate, Pass};
 use crate::transport::rules::{Offered, Rules};
 use crate::transport::tasks::Tasks;
@@ -97,8 +98,10 @@ async fn serve(stream: TcpStream, remote: SocketAddr, mut pass: Pass, https: Htt
     let label = TransportLabel { transport: Transport::WebSocket };
     metrics.connections_accepted.get_or_create(&label).inc();
     metrics.handshake_seconds.get_or_create(&label).observe(begun.elapsed().as_secs_f64());
-    let carrier = WebSocketCarrier::new(io, read.to_vec(), metrics.traffic(Transport::WebSocket)).await;
-    device::drive(carrier, Transport::WebSocket, shown, https.desk).await;
+    let traffic = metrics.traffic(Transport::WebSocket);
+    let line = Line::tcp(remote, &traffic);
+    let carrier = WebSocketCarrier::new(io, read.to_vec(), traffic).await;
+    device::drive(carrier, Transport::WebSocket, line, shown, https.desk).await;
 }
 
 /// Why there was no upgrade.

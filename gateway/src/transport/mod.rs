@@ -14,6 +14,7 @@ mod descriptors;
 mod doors;
 mod gate;
 mod https;
+mod line;
 mod quic;
 mod quic_keys;
 mod rules;
@@ -28,6 +29,7 @@ use std::time::Instant;
 use seriatim_gateway_core::{Session, Transmit};
 
 pub(crate) use doors::Doors;
+pub(crate) use line::Line;
 pub(crate) use quic_keys::SECRET_BYTES_MIN;
 pub use rules::Origins;
 

@@ -19,6 +19,7 @@ use tracing::{Instrument, debug, info_span};
 use crate::client_certificate::{Shown, TlsSetup};
 use crate::device::{self, Desk};
 use crate::metrics::{Transport, TransportLabel, Why};
+use crate::transport::Line;
 use crate::transport::gate::{Gate, HANDSHAKES_MAX, Pass};
 use crate::transport::quic_keys::QuicKeys;
 use crate::transport::rules::Rules;
@@ -134,8 +135,10 @@ async fn serve(incoming: Incoming, mut pass: Pass, quic: Quic) {
     let label = TransportLabel { transport };
     metrics.connections_accepted.get_or_create(&label).inc();
     metrics.handshake_seconds.get_or_create(&label).observe(begun.elapsed().as_secs_f64());
-    let carrier = StreamCarrier::new(connection, web, metrics.traffic(transport));
-    device::drive(carrier, transport, shown, quic.desk).await;
+    let traffic = metrics.traffic(transport);
+    let line = Line::quic(&connection, &traffic);
+    let carrier = StreamCarrier::new(connection, web, traffic);
+    device::drive(carrier, transport, line, shown, quic.desk).await;
 }
 
 /// The handshake, and for a browser the session on top of it.

@@ -486,7 +486,7 @@ mod tests {
     impl Site {
         async fn open() -> Self {
             let (device, io) = tokio::io::duplex(1 << 20);
-            let traffic = Traffic { received: Counter::default(), sent: Counter::default() };
+            let traffic = Traffic::default();
             let carrier = WebSocketCarrier::new(io, Vec::new(), traffic).await;
             let now = Instant::now();
             let mut site = Self { carrier, session: Session::new(now, SessionLimits::default()), device, now };

@@ -537,6 +537,8 @@ impl Site {
         let verifier = Verifier::from_public_pem(&token_public_key_pem).unwrap();
         let (cluster, logic) = Cluster::start(verifier.clone()).await;
         let mut config = GatewayConfig {
+            name: None,
+            operators: None,
             listen: "127.0.0.1:0".parse().unwrap(),
             logic,
             certificate: CertificateFiles { chain: files.gateway.clone(), key: files.gateway_key.clone() },

@@ -188,7 +188,7 @@ pub(super) fn push(
     Ok(left)
 }
 
-fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+pub(super) fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
     let text = |name: &GeneralName<'_>| match name {
@@ -288,7 +288,7 @@ fn made(target: &Target, chain: &Path, key: &Path) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn now() -> Result<Duration, Failure> {
+pub(super) fn now() -> Result<Duration, Failure> {
     SystemTime::now().duration_since(UNIX_EPOCH).map_err(|_| Failure::internal("the clock is before 1970"))
 }
 

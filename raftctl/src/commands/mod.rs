@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod conformance;
 mod doubt;
+mod gateway;
 mod moves;
 mod msg;
 mod node;
@@ -16,6 +17,7 @@ mod raft;
 mod send;
 mod seq;
 mod served;
+mod session;
 mod tail;
 mod tenant;
 mod transfer;
@@ -26,7 +28,8 @@ use clap::CommandFactory;
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 
 use crate::cli::{
-    self, Alarm, Auth, Cert, Check, Cli, Cluster, Conversation, Counter, Group, Msg, Node, Raft, Tenant, User,
+    self, Alarm, Auth, Cert, Check, Cli, Cluster, Conversation, Counter, Gateway, Group, Msg, Node, Raft, Session,
+    Tenant, User,
 };
 use crate::failure::{EXIT_CODES, Exit, Failure};
 use crate::output::print_text;
@@ -69,6 +72,15 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Node(Node::Drain { store, wait }) => node::drain(&target()?, StoreId(store), wait).await,
         Group::Node(Node::Undrain { store }) => node::undrain(&target()?, StoreId(store)).await,
         Group::Node(Node::Remove { store, confirm }) => node::remove(&target()?, StoreId(store), confirm).await,
+        Group::Gateway(Gateway::Ls) => gateway::ls(&target()?).await,
+        Group::Gateway(Gateway::Show { gateway }) => gateway::show(&target()?, &gateway).await,
+        Group::Gateway(Gateway::Drain { gateway, deadline, undo, dry_run, yes }) => {
+            gateway::drain(&target()?, &gateway, &gateway::Drain { deadline, undo, dry_run, yes }).await
+        }
+        Group::Gateway(Gateway::ReloadCert { gateway }) => gateway::reload_cert(&target()?, &gateway).await,
+        Group::Session(Session::Ls(asked)) => session::ls(&target()?, &asked, globals.tenant).await,
+        Group::Session(Session::Show { id }) => session::show(&target()?, &id).await,
+        Group::Session(Session::Kick(asked)) => session::kick(&target()?, &asked).await,
         Group::User(User::Show { user }) => user::show(&target()?, &user).await,
         Group::User(User::Tail { user, follow, lines, from }) => {
             tail::tail(&target()?, &user, tail::Wanted { follow, lines, from }).await

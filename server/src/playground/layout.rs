@@ -132,6 +132,10 @@ fn pick(options: &PlaygroundOptions) -> anyhow::Result<Vec<PlaygroundNode>> {
                 role,
                 address: ports.next()?.to_string(),
                 metrics: ports.next()?.to_string(),
+                operators: match role {
+                    PlaygroundRole::Gateway => Some(ports.next()?.to_string()),
+                    PlaygroundRole::Store | PlaygroundRole::Logic => None,
+                },
             });
         }
     }

@@ -183,7 +183,7 @@ impl Node {
             }
             _ => None,
         };
-        let PlaygroundNode { name, role, address, metrics } = self.about.clone();
+        let PlaygroundNode { name, role, address, metrics, operators: _ } = self.about.clone();
         NodeState { name, role, address, metrics, pid, leads }
     }
 }
@@ -222,6 +222,10 @@ fn arguments(layout: &Layout, node: &PlaygroundNode) -> Vec<String> {
             "logic"
         }
         PlaygroundRole::Gateway => {
+            flag("name", node.name.clone());
+            if let Some(operators) = &node.operators {
+                flag("operators", operators.clone());
+            }
             flag("logic", layout.addresses(PlaygroundRole::Logic).join(","));
             flag("certificate-chain", layout.gateway_certificate.0.display().to_string());
             flag("private-key", layout.gateway_certificate.1.display().to_string());
