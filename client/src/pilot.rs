@@ -62,6 +62,8 @@ struct Pilot {
     attempt: usize,
     expired: u32,
     pause: Duration,
+    /// The gateway goes down, and there is another one.
+    leaving: bool,
     renewal: Renewal,
     requests: Requests,
     inbox: Option<Inbox>,
@@ -83,6 +85,7 @@ pub(crate) async fn fly(shared: Arc<Shared>, options: Arc<Options>, first: onesh
         attempt: 0,
         expired: 0,
         pause: PAUSE_MIN,
+        leaving: false,
         renewal: Renewal::new(),
         requests: Requests::default(),
         inbox: None,
@@ -112,6 +115,7 @@ impl Pilot {
             self.requests.handle_timeout(now);
             progress |= self.poll_inbox(cx, now);
             self.send(cx);
+            progress |= self.poll_leave(now);
             if progress {
                 continue;
             }
@@ -218,6 +222,7 @@ impl Pilot {
         self.expired = 0;
         self.subscribing = false;
         self.subscription_id = 0;
+        self.leaving = false;
         self.renewal.begin(now, &self.options, welcome.expires_in_ms);
         self.link = Link::Up(wire);
         if let Some(first) = self.first.take() {
@@ -271,6 +276,16 @@ impl Pilot {
         self.wait(now);
     }
 
+    /// Leaves a gateway that goes down once what is under way is answered: nothing is tried twice for it.
+    fn poll_leave(&mut self, now: Instant) -> bool {
+        let leaves = self.leaving && matches!(self.link, Link::Up(_)) && !self.requests.has_sent();
+        if leaves {
+            debug!("the gateway goes down: on to another one");
+            self.lose(now);
+        }
+        leaves
+    }
+
     fn wait(&mut self, now: Instant) {
         let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
         self.link = Link::Waiting(now + pause);
@@ -307,7 +322,8 @@ impl Pilot {
                 }
             }
             Incoming::Said { request_id: RENEW_ID, body } => self.renewal.handle_answer(now, &self.options, &body),
-            // Why the connection ends is in its close code; GoAway is followed by it.
+            Incoming::Said { request_id: 0, body: Said::GoAway(_) } => self.leaving = self.options.addresses.len() > 1,
+            // Why the connection ends is in its close code.
             Incoming::Said { request_id: 0, .. } => {}
             Incoming::Said { request_id, body } => self.requests.handle_answer(now, request_id, body),
             Incoming::CallBroken { request_id } => self.requests.handle_broken(now, request_id),
@@ -373,7 +389,7 @@ impl Pilot {
                 wire.put(cx, Way::Control, &wire::frame(0, body));
             }
             let Some(inbox) = &mut self.inbox else { return any };
-            let connected = matches!(self.link, Link::Up(_));
+            let connected = matches!(self.link, Link::Up(_)) && !self.leaving;
             let pushed = matches!(&self.link, Link::Up(wire) if wire.subscription_id().is_some());
             let Some(need) = inbox.need(connected, pushed) else { return any };
             any = true;
@@ -413,7 +429,8 @@ impl Pilot {
 
     fn send(&mut self, cx: &mut Context<'_>) {
         let Link::Up(wire) = &mut self.link else { return };
-        if self.requests.has_ready() {
+        // What is not under way yet is for the next gateway.
+        if self.requests.has_ready() && !self.leaving {
             let (mut lane_full, mut calls_full) = (false, false);
             for id in self.requests.ready().collect::<Vec<_>>() {
                 let Some((way, frame)) = self.requests.frame(id) else { continue };

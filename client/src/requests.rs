@@ -176,6 +176,11 @@ impl Requests {
         self.ready.iter().copied()
     }
 
+    /// Does an answer of the gateway come?
+    pub(crate) fn has_sent(&self) -> bool {
+        self.requests.values().any(|request| request.state == State::Sent)
+    }
+
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }

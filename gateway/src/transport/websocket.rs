@@ -448,7 +448,6 @@ fn frame_refusal(error: &FrameError) -> Refusal {
 mod tests {
     use std::task::Waker;
 
-    use prometheus_client::metrics::counter::Counter;
     use seriatim_gateway_core::{Admission, SessionEvent, SessionLimits};
     use seriatim_proto::ids::{Generation, TenantId, UserId};
     use seriatim_proto::logic::Scopes;
