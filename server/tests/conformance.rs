@@ -223,6 +223,17 @@ fn of_what_was_asked() -> Vec<Lie> {
                 frame.body = Some(Said::Marked(v1::Marked { now: Some(v1::Listed::default()) }));
             }
         }),
+        at("C-100", "the life of the token", |frame, _| {
+            if let Some(Said::Renewed(renewed)) = &mut frame.body {
+                renewed.expires_in_ms = 0;
+            }
+        }),
+        // Renewed in name only: behind the first token's end.
+        at("C-100", "expected Committed", |frame, _| {
+            if let Some(Said::Committed(_)) = &frame.body {
+                frame.body = error(ErrorCode::AuthExpired);
+            }
+        }),
     ]
 }
 
