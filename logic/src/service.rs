@@ -346,7 +346,7 @@ impl GatewayStream {
     fn identity(&self, session: u64) -> Result<Identity, Refusal> {
         let unknown = || Refusal::new(ErrorCode::AuthFailed, "the session was not opened here");
         let identity = self.sessions.get(&session).ok_or_else(unknown)?;
-        if identity.expires_at_s * 1_000 <= clock::unix_ms() {
+        if identity.expires_at_s.saturating_mul(1_000) <= clock::unix_ms() {
             return Err(Refusal::new(ErrorCode::AuthExpired, "the time of the token or certificate is over"));
         }
         Ok(identity.clone())

@@ -32,6 +32,8 @@ pub const FRAME_HEADER_BYTES: u32 = 4 << 10;
 pub const TOKEN_BYTES_MAX: u32 = 8 << 10;
 /// A token may be used this many seconds before its `nbf`: the issuer's clock may be ahead of ours.
 pub const TOKEN_EARLY_S_MAX: u64 = 60;
+/// The last second of the year 9999, since 1970: a token that ends later counts as one that ends then.
+pub const TOKEN_END_S_MAX: u64 = 253_402_300_799;
 /// Most certificates that a device shows: its own and those of its CA's CAs.
 pub const CERTIFICATES_MAX: u32 = 4;
 /// Most bytes of them together.

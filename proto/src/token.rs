@@ -253,7 +253,8 @@ struct ReadClaims {
 
 impl ReadClaims {
     fn verified(self) -> Result<Verified, TokenError> {
-        let expires_at_s = self.exp.ok_or(TokenError::Missing("exp"))?;
+        // One that never ends, or counts nanoseconds, is one that ends when everybody is gone: nobody computes with more.
+        let expires_at_s = self.exp.ok_or(TokenError::Missing("exp"))?.min(limits::TOKEN_END_S_MAX);
         let earliest = jsonwebtoken::get_current_timestamp() + limits::TOKEN_EARLY_S_MAX;
         if self.nbf.is_some_and(|begins_at_s| begins_at_s > earliest) {
             return Err(TokenError::Early);

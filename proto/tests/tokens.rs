@@ -100,6 +100,16 @@ fn each_algorithm_is_taken_under_its_key() {
     assert_eq!(counted.scopes, Scopes::SEQUENCE);
 }
 
+/// Who computes with it has overflow checked, and a process that aborts.
+#[test]
+fn a_token_that_never_ends_ends_with_the_year_9999() {
+    for exp in [limits::TOKEN_END_S_MAX, limits::TOKEN_END_S_MAX + 1, i64::MAX as u64, u64::MAX] {
+        let verified = verifier().check(&ED.sign(json!({}), json!({ "exp": exp }))).unwrap();
+        assert_eq!(verified.expires_at_s, limits::TOKEN_END_S_MAX, "{exp}");
+    }
+    assert!(limits::TOKEN_END_S_MAX.checked_mul(1_000_000).is_some());
+}
+
 #[test]
 fn every_bad_token_is_refused_for_its_reason() {
     let rsa_public = RSA.jwk()["n"].as_str().unwrap().as_bytes().to_vec();

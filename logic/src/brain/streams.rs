@@ -224,7 +224,10 @@ impl Brain {
         let now_ms = clock::unix_ms();
         let Some(gateway) = self.gateways.get(&stream) else { return Vec::new() };
         let has_ended = |session: &u64| {
-            gateway.sessions.get(session).is_some_and(|(identity, _)| identity.expires_at_s * 1_000 <= now_ms)
+            gateway
+                .sessions
+                .get(session)
+                .is_some_and(|(identity, _)| identity.expires_at_s.saturating_mul(1_000) <= now_ms)
         };
         let ended: Vec<_> = sessions.filter(has_ended).collect();
         for session in &ended {
