@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use seriatim_proto::error::{ErrorCode, Refusal};
+use seriatim_proto::error::{ErrorCode, Refusal, Retry};
 use seriatim_proto::ids::Seq;
 
 use crate::entry::{Entry, SyncPage};
@@ -26,6 +26,8 @@ pub(crate) const WINDOW: u64 = 2_048;
 const CREDIT_STEP: u64 = WINDOW / 4;
 /// Shortest pause behind a `Subscribe` that was refused for now.
 const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(50);
+/// Pause behind a page that was refused since the token has ended.
+const EXPIRED_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -266,10 +268,12 @@ impl Inbox {
     }
 
     /// The page was refused.
-    pub(crate) fn handle_page_refused(&mut self, refusal: &Refusal) {
+    pub(crate) fn handle_page_refused(&mut self, now: Instant, refusal: &Refusal) {
         match refusal.code {
-            ErrorCode::CursorAhead | ErrorCode::AuthExpired | ErrorCode::AuthFailed => self.end(refusal),
             _ if self.state == State::Over => {}
+            // The session is about to end too, and the next one begins with a fresh token.
+            ErrorCode::AuthExpired => self.state = State::Paused { until: now + EXPIRED_PAUSE },
+            code if code.retry() == Retry::Never => self.end(refusal),
             _ => self.state = State::Behind { asked: false },
         }
     }
@@ -413,6 +417,31 @@ mod tests {
         assert_eq!(taken(&mut reader), [1]);
         let end = reader.next().now_or_never().unwrap().unwrap();
         assert!(matches!(end, Err(SubscriptionError::Refused(refusal)) if refusal.code == ErrorCode::Forbidden));
+    }
+
+    #[test]
+    fn a_page_that_is_refused_for_good_ends_the_subscription_and_one_behind_the_tokens_end_does_not() {
+        let now = Instant::now();
+        let behind = || {
+            let (mut inbox, reader) = subscribed();
+            inbox.handle_lagging(seq(9));
+            assert_eq!(inbox.need(true, false), Some(Need::Page { from: seq(1) }));
+            (inbox, reader)
+        };
+        for code in [ErrorCode::Forbidden, ErrorCode::CursorAhead, ErrorCode::AuthFailed] {
+            let (mut inbox, mut reader) = behind();
+            inbox.handle_page_refused(now, &Refusal::new(code, ""));
+            assert_eq!(inbox.need(true, false), None, "{code:?}");
+            let end = reader.next().now_or_never().unwrap().unwrap();
+            assert!(matches!(end, Err(SubscriptionError::Refused(refusal)) if refusal.code == code));
+        }
+        let (mut inbox, _reader) = behind();
+        inbox.handle_page_refused(now, &Refusal::new(ErrorCode::Unavailable, ""));
+        assert_eq!(inbox.need(true, false), Some(Need::Page { from: seq(1) }));
+        inbox.handle_page_refused(now, &Refusal::new(ErrorCode::AuthExpired, ""));
+        assert_eq!(inbox.need(true, false), None, "not on this connection, for now");
+        inbox.handle_lost();
+        assert!(matches!(inbox.need(true, false), Some(Need::Subscribe { from, .. }) if from == seq(1)));
     }
 
     #[test]

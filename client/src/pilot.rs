@@ -343,7 +343,7 @@ impl Pilot {
                     inbox.handle_page(page);
                 }
                 Ok(Err(error)) => inbox.end(&Refusal::new(ErrorCode::Malformed, error.to_string())),
-                Err(refusal) => inbox.handle_page_refused(&refusal),
+                Err(refusal) => inbox.handle_page_refused(now, &refusal),
             }
         }
     }

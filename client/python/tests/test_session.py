@@ -176,9 +176,18 @@ async def test_c023_a_body_that_is_too_large_for_a_message_and_one_for_a_frame(c
 
 
 async def test_a_session_ends_with_its_token(cluster: Cluster) -> None:
-    seconds = [2]
-    async with await cluster.device("s-short", token=lambda: cluster.token("s-short", seconds[0])) as client:
-        seconds[0] = 3600
+    ends_at: list[float] = []
+
+    def token() -> str:
+        if not ends_at:
+            ends_at.append(time.time() + 2)
+            return cluster.token("s-short", 2)
+        # The session cannot be renewed.
+        if time.time() < ends_at[0] + 1:
+            raise OSError("whoever makes tokens is away")
+        return cluster.token("s-short", 3600)
+
+    async with await cluster.device("s-short", token=token) as client:
         await until(lambda: client.connections >= 2)
         assert (await client.send("bob", "with the fresh one")).seq >= 1
 

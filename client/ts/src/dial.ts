@@ -5,7 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import type { Refusal } from "./errors.js";
 import { clientFrame } from "./framing.js";
 import { HelloSchema, type Welcome } from "./gen/seriatim/v1/client_pb.js";
-import { DIAL_MS, GREETING_MS, HEAD_START_MS, MINOR_MAX, MINOR_MIN } from "./limits.js";
+import { DIAL_MS, GREETING_MS, HEAD_START_MS, MINOR_MAX, MINOR_MIN, TOKEN_MS } from "./limits.js";
 import { refusalFromWire } from "./requests.js";
 import { connectWebSocket, type WebSocketFactory } from "./websocket.js";
 import { connectWebTransport, type Hashes } from "./webtransport.js";
@@ -34,9 +34,14 @@ export interface DialOptions {
 export async function dial(options: DialOptions, attempt: number, welcome: (wire: Wire, welcome: Welcome) => void): Promise<void> {
   const origin = options.origins[attempt % options.origins.length] ?? "";
   // Before the connection: a gateway does not wait long for Hello.
-  const token = await options.token();
+  const token = await within(TOKEN_MS, "the token provider gives nothing", (signal) => Promise.race([options.token(), aborted(signal)]));
   const wire = await within(DIAL_MS, `${origin} does not answer`, (signal) => connect(options, origin, signal));
   await within(GREETING_MS, `${origin} does not say Welcome`, (signal) => greet(wire, options.device, token, welcome, signal));
+}
+
+/** Settles when nobody waits any more. */
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("too late")), { once: true }));
 }
 
 async function within<T>(ms: number, late: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {

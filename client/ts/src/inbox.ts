@@ -6,7 +6,7 @@
 
 import { ErrorCode, refusal, SubscriptionError, type Refusal } from "./errors.js";
 import type { Entry, SyncPage } from "./entry.js";
-import { SUBSCRIBE_MS_MIN } from "./limits.js";
+import { EXPIRED_MS, SUBSCRIBE_MS_MIN } from "./limits.js";
 
 /** What the pilot must do for the subscription. */
 export type Need =
@@ -171,11 +171,15 @@ export class Inbox {
   }
 
   /** The page was refused. */
-  handlePageRefused(why: Refusal): void {
+  handlePageRefused(nowMs: number, why: Refusal): void {
     if (this.#state === "over") return;
-    const final: number[] = [ErrorCode.CURSOR_AHEAD, ErrorCode.AUTH_EXPIRED, ErrorCode.AUTH_FAILED, ErrorCode.FORBIDDEN];
-    if (final.includes(why.code)) this.end(why);
-    else this.#state = "behind";
+    const final: number[] = [ErrorCode.CURSOR_AHEAD, ErrorCode.AUTH_FAILED, ErrorCode.FORBIDDEN];
+    if (final.includes(why.code)) return this.end(why);
+    this.#state = "behind";
+    if (why.code !== ErrorCode.AUTH_EXPIRED) return;
+    // The session is about to end too, and the next one begins with a fresh token.
+    this.#state = "paused";
+    this.dueMs = nowMs + EXPIRED_MS;
   }
 
   /** What to do now. `connected`: on a session. `pushed`: its stream is there, so that credit can be given. */

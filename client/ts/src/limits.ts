@@ -58,6 +58,10 @@ export const RETRY_MS_MIN = 20;
 export const RETRY_MS_MAX = 1_000;
 /** Shortest pause before a subscription that was refused for now is asked for again. */
 export const SUBSCRIBE_MS_MIN = 50;
+/** Pause behind a page that was refused since the token has ended. */
+export const EXPIRED_MS = 1_000;
+/** Longest wait for a token before a connection. */
+export const TOKEN_MS = 10_000;
 /** Dials with fresh tokens that are refused as expired, before the client gives up. */
 export const EXPIRED_MAX = 3;
 

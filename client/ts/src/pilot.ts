@@ -385,7 +385,7 @@ export class Pilot {
 
   #handlePage(inbox: Inbox, outcome: Outcome): void {
     if (inbox !== this.#inbox) return;
-    if ("error" in outcome) return inbox.handlePageRefused(outcome.error.refusal);
+    if ("error" in outcome) return inbox.handlePageRefused(nowMs(), outcome.error.refusal);
     const { said } = outcome;
     this.#checked(inbox, () => {
       if (said.case !== "syncPage") throw new ProtocolError("MALFORMED", "another answer than a page");

@@ -94,7 +94,7 @@ it("C-067 Lagging, a stream that ends and a lost connection are repaired from th
   assert.equal(inbox.need(true, true), undefined, "there is nothing beyond");
   inbox.handleLagging(3n);
   assert.deepEqual(inbox.need(true, true), { do: "page", from: 2n });
-  inbox.handlePageRefused(refusal("UNAVAILABLE", ""));
+  inbox.handlePageRefused(0, refusal("UNAVAILABLE", ""));
   assert.deepEqual(inbox.need(true, true), { do: "page", from: 2n });
   inbox.handlePage(page([entry(2, 1)], 3, false));
   assert.equal(inbox.need(true, true)?.do, "subscribe");
@@ -105,6 +105,25 @@ it("C-067 Lagging, a stream that ends and a lost connection are repaired from th
   inbox.handleLost();
   assert.equal(inbox.need(false, false), undefined);
   assert.deepEqual(inbox.need(true, false), { do: "subscribe", from: 3n, cursor: 0n, credit: 1_022 });
+});
+
+it("C-067 a page that is refused for good ends the subscription, and one behind the token's end does not", async () => {
+  for (const name of ["FORBIDDEN", "CURSOR_AHEAD", "AUTH_FAILED"] as const) {
+    const { inbox, queue } = subscribed();
+    inbox.handleLagging(9n);
+    inbox.need(true, true);
+    inbox.handlePageRefused(0, refusal(name, ""));
+    assert.equal(inbox.need(true, false), undefined);
+    assert.equal(queue.takeEnd()?.refusal?.name, name);
+  }
+  const { inbox } = subscribed();
+  inbox.handleLagging(9n);
+  inbox.need(true, true);
+  inbox.handlePageRefused(0, refusal("AUTH_EXPIRED", ""));
+  assert.equal(inbox.need(true, false), undefined, "not on this connection, for now");
+  assert.equal(inbox.dueMs, 1_000);
+  inbox.handleLost();
+  assert.equal(inbox.need(true, false)?.do, "subscribe");
 });
 
 it("C-067 whatever is pushed, repeated, left out or lost: every entry once and in order", async () => {

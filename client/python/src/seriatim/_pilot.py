@@ -42,6 +42,8 @@ PAUSE_MIN = 0.050
 PAUSE_MAX = 2.0
 EXPIRED_MAX = 3
 """dials with fresh tokens that are refused as expired, before the client gives up"""
+TOKEN_PATIENCE = 10.0
+"""seconds of a token provider"""
 REPAIR_TIMEOUT = 30.0
 """time of a page for the subscription until it is asked for anew"""
 
@@ -228,7 +230,10 @@ class Pilot:
             return token
         try:
             given = token()
-            return await given if inspect.isawaitable(given) else given
+            if not inspect.isawaitable(given):
+                return given
+            async with asyncio.timeout(TOKEN_PATIENCE):
+                return await given
         except Exception as error:
             # It may have been the network on the way to whoever makes tokens.
             raise DialError(f"the token provider failed: {error!r}") from error
