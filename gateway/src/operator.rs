@@ -32,6 +32,8 @@ use crate::short_certificate::ShortCertificates;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Longest wait for the tasks of the sessions that are asked how they are.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two attempts to take a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest answer to a request.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -48,8 +50,16 @@ pub(crate) struct Office {
 /// Serves operators until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, office: Office) {
     let incoming = futures_util::stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        Some((accepted, listener))
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return Some((Ok(stream), listener)),
+                // No descriptor is left: there will be one again.
+                Err(error) => {
+                    warn!(%error, "an operator could not be heard");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     });
     let service = OperatorServer::new(Service(office)).max_decoding_message_size(REQUEST_BYTES_MAX);
     let served = tonic::transport::Server::builder()

@@ -90,7 +90,13 @@ impl Gateways {
 
     /// The one of this name, address or door.
     pub(crate) fn find(&self, name: &str) -> Result<&Gateway, Failure> {
-        if let Some(found) = self.here.iter().find(|gateway| gateway.is_called(name)) {
+        let mut called = self.here.iter().filter(|gateway| gateway.is_called(name));
+        if let Some(found) = called.next() {
+            if let Some(another) = called.next() {
+                let (one, two) = (&found.door, &another.door);
+                let text = format!("`{name}` is the gateway behind {one} and the one behind {two}");
+                return Err(Failure::usage(text).hint("say its door, or start each gateway with a --name of its own"));
+            }
             return Ok(found);
         }
         if let Some((_, failure)) = self.silent.iter().find(|(door, _)| door == name) {

@@ -272,9 +272,9 @@ impl Session {
         self.with_inbox(now, |inbox, _, room| inbox.handle_registered(tail, room));
     }
 
-    /// The gateway goes down: the device has `drain` to go elsewhere.
+    /// The gateway goes down: the device has `drain` to go elsewhere. Said again, the earlier end counts.
     pub fn handle_drain(&mut self, now: Instant, drain: Duration) {
-        if self.drain_at.is_some() || self.is_closed() {
+        if self.is_closed() || self.drain_at.is_some_and(|at| at <= now + drain) {
             return;
         }
         self.drain_at = Some(now + drain);

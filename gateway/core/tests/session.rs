@@ -997,6 +997,19 @@ fn a_drain_says_goaway_and_closes_later() {
 }
 
 #[test]
+fn of_two_drains_the_earlier_end_counts() {
+    let mut device = Device::open();
+    device.session.handle_drain(device.now, Duration::from_secs(3_600));
+    device.session.handle_drain(device.now, Duration::from_millis(300));
+    device.session.handle_drain(device.now, Duration::from_secs(60));
+    let heard = device.hear(CONTROL);
+    let [(0, Said::GoAway(first)), (0, Said::GoAway(second))] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((first.drain_ms, second.drain_ms), (3_600_000, 300));
+    device.session.handle_timeout(device.now + Duration::from_millis(300));
+    assert_eq!(device.closed_with(), 9);
+}
+
+#[test]
 fn who_comes_in_during_a_drain_hears_goaway_behind_welcome() {
     let mut device = Device::fresh();
     device.session.handle_drain(device.now, Duration::from_millis(300));
