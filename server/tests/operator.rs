@@ -206,8 +206,8 @@ async fn a_drained_gateway_loses_and_doubles_nothing_and_certificates_are_read_a
     }
     let wanted: Vec<_> = (0..60).map(|number| format!("message {number}")).collect();
     assert_eq!(texts, wanted);
-    let said = raftctl(&["session", "ls"]);
-    assert_eq!(devices(&said), ["phone@gateway-2", "phone@gateway-2"], "{}", said.error);
+    let moved = |said: &Said| devices(said) == ["phone@gateway-2", "phone@gateway-2"];
+    until(&cluster, "both are at the other gateway", &["session", "ls"], moved).await;
 
     // Nobody new is taken until it is undone; those who know of another gateway go there.
     device(&cluster, 0, ("carol", "phone"), Transport::Quic).await;

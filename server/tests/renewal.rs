@@ -23,7 +23,7 @@ use tonic::Streaming;
 const SMALL: [&str; 4] = ["--stores", "1", "--logic", "1"];
 
 /// Lives of tokens in seconds: of one whose end is waited for, and of one that outlives the test.
-const SHORT: i64 = 5;
+const SHORT: i64 = 10;
 const LONG: i64 = 3_600;
 
 /// Or by which code it is refused.
@@ -184,6 +184,10 @@ async fn a_registration_ends_with_its_token_and_a_fresh_one_keeps_it() {
     let folder = tempfile::tempdir().unwrap();
     let (cluster, mut gateway, alice) = scene(&folder).await;
     let (ends, quiet, renewed) = (2, 3, 4);
+    gateway.open(quiet, cluster.token("carol", LONG), "phone").await.unwrap();
+    let waiting = tokio::sync::Mutex::new(gateway);
+    wait_until_async("carol's inbox has a holder", async || waiting.lock().await.register(quiet).await.is_ok()).await;
+    let mut gateway = waiting.into_inner();
     // Nobody writes to carol: that hers has ended is seen when it is renewed.
     for (session, user) in [(ends, "bob"), (quiet, "carol"), (renewed, "bob")] {
         gateway.open(session, cluster.token(user, SHORT), "phone").await.unwrap();
