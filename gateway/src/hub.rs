@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use seriatim_gateway_core::{LinkId, Router, RouterEffect, RouterLimits};
+use seriatim_proto::operator::SessionFilter;
 use tokio::sync::watch;
 
 use crate::mailbox::{Letter, Mailbox};
 use crate::metrics::{Metrics, Transport, TransportLabel};
 use crate::outbox::Outbox;
 use crate::roster::Roster;
+
+/// Connections whose round-trip time is noted at once.
+const RTT_SAMPLES: usize = 256;
 
 struct State {
     router: Router,
@@ -141,6 +145,19 @@ impl Hub {
         }
         let at = self.state.lock().drained_at;
         (true, at.and_then(|at| at.checked_duration_since(Instant::now())))
+    }
+
+    /// Notes the round-trip times of the next connections above `after`, and says above which to go on.
+    pub(crate) fn sample_rtt(&self, after: u64) -> u64 {
+        let everybody = SessionFilter::default();
+        let (entries, next) = self.roster.page(after, RTT_SAMPLES, RTT_SAMPLES, &everybody);
+        for entry in entries {
+            if let Some(rtt) = entry.line.rtt() {
+                let label = TransportLabel { transport: entry.transport };
+                self.metrics.rtt_seconds.get_or_create(&label).observe(rtt.as_secs_f64());
+            }
+        }
+        next.unwrap_or(0)
     }
 
     /// May devices be sent here?

@@ -135,6 +135,7 @@ pub(crate) struct Metrics {
     pub(crate) connections_accepted: Family<TransportLabel, Counter>,
     pub(crate) handshakes_refused: Family<RefusedLabel, Counter>,
     pub(crate) handshake_seconds: Family<TransportLabel, Histogram, fn() -> Histogram>,
+    pub(crate) rtt_seconds: Family<TransportLabel, Histogram, fn() -> Histogram>,
     pub(crate) closed: Family<ClosedLabel, Counter>,
     pub(crate) received_bytes: Family<TransportLabel, Counter>,
     pub(crate) sent_bytes: Family<TransportLabel, Counter>,
@@ -164,6 +165,7 @@ impl Metrics {
             connections_accepted: Family::default(),
             handshakes_refused: Family::default(),
             handshake_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 16))),
+            rtt_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 16))),
             closed: Family::default(),
             received_bytes: Family::default(),
             sent_bytes: Family::default(),
@@ -216,6 +218,11 @@ impl Metrics {
             "handshake_seconds",
             "Time from the first byte to a connection that is ready for Hello",
             self.handshake_seconds.clone(),
+        );
+        registry.register(
+            "rtt_seconds",
+            "Round-trip times over QUIC and WebTransport, of up to 256 connections a second in turn",
+            self.rtt_seconds.clone(),
         );
         registry.register("closed", "Connections closed by the gateway, by way in and close code", self.closed.clone());
         registry.register("received_bytes", "Stream bytes from devices", self.received_bytes.clone());

@@ -32,6 +32,7 @@ pub(crate) struct Roster {
 pub(crate) struct Entry {
     pub(crate) number: u64,
     pub(crate) way: WayIn,
+    pub(crate) transport: Transport,
     pub(crate) line: Line,
     pub(crate) begun: Instant,
     owner: OnceLock<SessionOwner>,
@@ -46,7 +47,7 @@ impl Roster {
     /// A connection has come.
     pub(crate) fn enter(&self, number: u64, transport: Transport, line: Line, mailbox: Arc<Mailbox>) {
         let way = way_in(transport);
-        let entry = Entry { number, way, line, begun: Instant::now(), owner: OnceLock::new(), mailbox };
+        let entry = Entry { number, way, transport, line, begun: Instant::now(), owner: OnceLock::new(), mailbox };
         self.entries.lock().insert(number, Arc::new(entry));
     }
 

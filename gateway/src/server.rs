@@ -22,6 +22,8 @@ use crate::transport::{Doors, SECRET_BYTES_MIN};
 
 /// Period of the router's tick.
 const TICK: Duration = Duration::from_millis(20);
+/// Between two looks at round-trip times.
+const RTT_PERIOD: Duration = Duration::from_secs(1);
 /// Time that devices get to go elsewhere.
 const DRAIN: Duration = Duration::from_millis(1_000);
 
@@ -164,8 +166,14 @@ impl GatewayServer {
 async fn tick(hub: Arc<Hub>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let (mut sampled, mut sample_at) = (0, Instant::now());
     loop {
         interval.tick().await;
-        hub.with_router(|router| router.handle_tick(Instant::now()));
+        let now = Instant::now();
+        hub.with_router(|router| router.handle_tick(now));
+        if now >= sample_at {
+            sample_at = now + RTT_PERIOD;
+            sampled = hub.sample_rtt(sampled);
+        }
     }
 }

@@ -122,8 +122,12 @@ async fn a_session_goes_its_whole_way(kind: Kind) {
     peer.ended(From::Lane(lane)).await;
     peer.say(0, 11, Asked::Ping(v1::Ping { nonce: 5 })).await;
     assert!(matches!(peer.answer(11).await, Said::Pong(v1::Pong { nonce: 5 })));
-    let text = site.metrics();
     let transport = format!("{{transport=\"{kind:?}\"}}");
+    if kind != Kind::WebSocket {
+        let rtt = format!("gateway_rtt_seconds_count{transport} ");
+        eventually("its round-trip time is noted", || site.metrics().contains(&rtt)).await;
+    }
+    let text = site.metrics();
     assert!(text.contains(&format!("gateway_connections{transport} 1")), "{text}");
     assert!(text.contains(&format!("gateway_handshake_seconds_count{transport} 1")), "{text}");
     assert!(text.contains(&format!("gateway_connections_accepted_total{transport} 1")), "{text}");
