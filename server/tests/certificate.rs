@@ -206,7 +206,7 @@ fn the_end_of_a_ca_is_said(cluster: &Cluster, folder: &Path) {
     let day = 24 * 3_600;
     let leaf_end = now + 300 * day;
     for (ca_end, says) in
-        [(now + 400 * day, Ok(())), (now + 13 * day, Err("13 d")), (now - 60, Err("the CA has ended"))]
+        [(now + 400 * day, Ok(())), (now + 13 * day + day / 2, Err("13 d")), (now - 60, Err("the CA has ended"))]
     {
         let mut ca = params("a CA", ca_end);
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -22,6 +22,8 @@ use crate::admin;
 
 /// Longest wait for a ready line.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// Who holds a node longer than this has an order for it.
+const ORDER_PATIENCE: Duration = Duration::from_millis(100);
 /// Longest ordered stop of a child.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of a child's log that are shown when it does not start.
@@ -174,8 +176,9 @@ impl Node {
     }
 
     async fn state(&self) -> NodeState {
-        // A node under an order counts as not running.
-        let pid = self.child.try_lock().ok().and_then(|slot| slot.as_ref().and_then(Child::id));
+        // A node under an order counts as not running. The watch and others who ask hold it for a moment only.
+        let slot = tokio::time::timeout(ORDER_PATIENCE, self.child.lock()).await;
+        let pid = slot.ok().and_then(|slot| slot.as_ref().and_then(Child::id));
         let leads = match (self.about.role, pid) {
             (PlaygroundRole::Store, Some(_)) => {
                 let asked = tokio::time::timeout(Duration::from_secs(2), admin::status(&self.about.address)).await;
