@@ -52,6 +52,8 @@ pub(crate) struct StoreMetrics {
     pub(crate) rotten: Gauge,
     /// replicas of this store that were found rotten
     pub(crate) rot_found: Counter,
+    /// leaderships that rotten replicas of this store gave to sound ones
+    pub(crate) rot_handovers: Counter,
     /// rotten replicas of this store that were replaced
     pub(crate) rebuilt: Counter,
     /// bytes read to find damage
@@ -104,6 +106,7 @@ impl StoreMetrics {
             moves: Counter::default(),
             rotten: Gauge::default(),
             rot_found: Counter::default(),
+            rot_handovers: Counter::default(),
             rebuilt: Counter::default(),
             scrub_bytes: Counter::default(),
             scrub_passes: Counter::default(),
@@ -138,6 +141,8 @@ impl StoreMetrics {
         registry.register_with_unit("disk_free", "Free disk", Unit::Bytes, metrics.disk_free_bytes.clone());
         registry.register("rotten_replicas", "Replicas that are rotten and not replaced yet", metrics.rotten.clone());
         registry.register("rot_found", "Replicas that were found rotten", metrics.rot_found.clone());
+        let rot_handovers = metrics.rot_handovers.clone();
+        registry.register("rot_handovers", "Leaderships that rotten replicas gave to sound ones", rot_handovers);
         registry.register("rebuilt_replicas", "Rotten replicas that were replaced", metrics.rebuilt.clone());
         registry.register_with_unit("scrub", "Bytes read to find damage", Unit::Bytes, metrics.scrub_bytes.clone());
         registry.register("scrub_passes", "Passes over everything that found no damage", metrics.scrub_passes.clone());

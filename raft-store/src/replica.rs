@@ -289,6 +289,7 @@ impl Replica {
         let is_sound = |id: ReplicaId| !directory.is_rotten(self.group, id);
         let Some(heir) = heir(&self.heard_followers(), self.last_index(), is_sound) else { return false };
         tracing::info!(group = self.group.0, replica = heir.0, "a rotten replica gives leadership away");
+        self.metrics.rot_handovers.inc();
         self.handle.transfer(heir).await;
         true
     }
