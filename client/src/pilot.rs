@@ -62,6 +62,8 @@ struct Pilot {
     attempt: usize,
     expired: u32,
     pause: Duration,
+    /// When the connection that there is, or was, said Welcome.
+    up_since: Option<Instant>,
     /// The gateway goes down, and there is another one.
     leaving: bool,
     renewal: Renewal,
@@ -85,6 +87,7 @@ pub(crate) async fn fly(shared: Arc<Shared>, options: Arc<Options>, first: onesh
         attempt: 0,
         expired: 0,
         pause: PAUSE_MIN,
+        up_since: None,
         leaving: false,
         renewal: Renewal::new(),
         requests: Requests::default(),
@@ -218,7 +221,7 @@ impl Pilot {
             *self.shared.identity.lock() = Some(identity);
         }
         self.shared.count_connection();
-        self.pause = PAUSE_MIN;
+        self.up_since = Some(now);
         self.expired = 0;
         self.subscribing = false;
         self.subscription_id = 0;
@@ -286,7 +289,12 @@ impl Pilot {
         leaves
     }
 
+    /// A connection that was up for as long as the longest pause begins the pauses anew: a gateway that lets a device in
+    /// and throws it out is not asked without end.
     fn wait(&mut self, now: Instant) {
+        if self.up_since.take().is_some_and(|since| now.saturating_duration_since(since) >= PAUSE_MAX) {
+            self.pause = PAUSE_MIN;
+        }
         let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
         self.link = Link::Waiting(now + pause);
         self.pause = (self.pause * 2).min(PAUSE_MAX);

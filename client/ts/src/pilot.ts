@@ -57,6 +57,8 @@ export class Pilot {
   #link: Link = { state: "waiting", untilMs: 0 };
   #attempt = 0;
   #failures = 0;
+  /** When the connection that there is, or was, said Welcome. */
+  #upMs: number | undefined;
   #expired = 0;
   #connections = 0;
   #identity: Identity | undefined;
@@ -219,7 +221,7 @@ export class Pilot {
     this.messageBytesMax = limits?.messageBytes || MESSAGE_BYTES_MAX;
     this.#requestsMax = limits?.requests || REQUESTS_MAX;
     this.#connections += 1;
-    this.#failures = 0;
+    this.#upMs = nowMs();
     this.#expired = 0;
     this.#subscribing = undefined;
     this.#subscription = undefined;
@@ -267,7 +269,13 @@ export class Pilot {
     this.#wait();
   }
 
+  /**
+   * A connection that was up for as long as the longest pause begins the pauses anew: a gateway that lets a device in and
+   * throws it out is not asked without end.
+   */
   #wait(): void {
+    if (this.#upMs !== undefined && nowMs() - this.#upMs >= RECONNECT_MS_MAX) this.#failures = 0;
+    this.#upMs = undefined;
     this.#link = { state: "waiting", untilMs: nowMs() + reconnectPause(this.#failures, Math.random) };
     this.#failures += 1;
   }

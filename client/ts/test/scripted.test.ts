@@ -11,6 +11,7 @@ import { race, type Attempt } from "../src/dial.js";
 import { FrameReader } from "../src/framing.js";
 import { ClientFrameSchema, Entry_Body, Entry_Kind, ServerFrameSchema, type ClientFrame } from "../src/gen/seriatim/v1/client_pb.js";
 import { Client, ConnectError, ErrorCode, RejectedError, SubscriptionError, UnknownOutcomeError, peer, type ClientOptions, type WebSocketLike } from "../src/index.js";
+import { reconnectPause } from "../src/pilot.js";
 import { DialError, type Wire } from "../src/wire.js";
 import { check, failure, until } from "./world.js";
 
@@ -313,6 +314,19 @@ it("C-070 with a single gateway the client waits for its end", async () => {
   await client.send(peer("bob"), "still here");
   gateway.link.end(4009);
   await until("it is back", () => client.connections === 2);
+});
+
+it("C-071 a gateway that throws devices out is asked ever more rarely", async () => {
+  const gateway = new Gateway();
+  const client = await gateway.client();
+  const began = performance.now();
+  for (let times = 1; times <= 6; times += 1) {
+    await until(`connection ${times}`, () => client.connections === times);
+    gateway.link.end(4009);
+  }
+  await until("the last one", () => client.connections === 7);
+  const least = [0, 1, 2, 3, 4, 5].reduce((sum, failures) => sum + reconnectPause(failures, () => 0), 0);
+  assert(performance.now() - began >= least, `six pauses took ${performance.now() - began} ms`);
 });
 
 it("C-011 a refusal for good ends everything that is open", async () => {
