@@ -368,6 +368,8 @@ impl<'a> Driver<'a> {
             self.settle();
         }
         for round in 0.. {
+            // A shell hears of a close before it has the next verdict.
+            self.settle();
             if self.renewing {
                 self.judge_renewal();
             }
