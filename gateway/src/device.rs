@@ -128,7 +128,7 @@ struct Driver<C> {
 
 /// A token that is checked again when the keys were read anew.
 struct AwaitingKeys {
-    refresh: Pin<Box<dyn Future<Output = ()> + Send>>,
+    refresh: Pin<Box<dyn Future<Output = bool> + Send>>,
     token: String,
     wants: Wants,
 }
@@ -328,11 +328,9 @@ impl<C: Carrier> Driver<C> {
     /// Checks a token again whose key was not known, once the keys were read anew.
     fn poll_keys(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let Some(awaiting) = &mut self.awaiting_keys else { return false };
-        if awaiting.refresh.as_mut().poll(cx).is_pending() {
-            return false;
-        }
+        let Poll::Ready(are_read) = awaiting.refresh.as_mut().poll(cx) else { return false };
         let Some(AwaitingKeys { token, wants, .. }) = self.awaiting_keys.take() else { return false };
-        let verified = self.verifier.check(&token);
+        let verified = self.verifier.check_again(&token, are_read);
         self.handle_verified(now, verified, token, wants);
         true
     }
@@ -354,6 +352,10 @@ impl<C: Carrier> Driver<C> {
                     self.session.handle_verdict(now, Err(refusal));
                 }
             },
+            // No verdict: another gateway may have one.
+            Err(error @ TokenError::KeysUnreadable) => {
+                self.session.handle_verdict(now, Err(Refusal::new(ErrorCode::HelloTimeout, error.to_string())));
+            }
             Err(error) => self.session.handle_verdict(now, Err(error.into())),
         }
     }
@@ -374,7 +376,7 @@ impl<C: Carrier> Driver<C> {
         self.hub.metrics.renewals.get_or_create(&OutcomeLabel { outcome }).inc();
         if outcome == Outcome::Renewed {
             let session = self.session_id;
-            self.hub.with_router(|router| router.renew_session(session, Credential::Token(token)));
+            self.hub.with_router(|router| router.renew_session(now, session, Credential::Token(token)));
         }
     }
 

@@ -406,11 +406,11 @@ async fn devices_come_in_over_both_families(kind: Kind) {
 async fn a_key_that_is_not_known_yet_is_looked_for_and_its_device_waits() {
     // The gateway begins without keys; whoever reads them anew finds the site's.
     let verifier = Verifier::new(KeySet::parse(OTHER_KEYS).unwrap());
-    let (wanted, mut wishes) = tokio::sync::mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
+    let (wanted, mut wishes) = tokio::sync::mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<bool>>();
     verifier.refreshed_by(Box::new(move || {
         let (done, read) = tokio::sync::oneshot::channel();
         wanted.send(done).unwrap();
-        Box::pin(async move { drop(read.await) })
+        Box::pin(async move { read.await.unwrap_or(false) })
     }));
     let ours = verifier.clone();
     let site = Site::start_with(|config| config.verifier = verifier).await;
@@ -426,15 +426,22 @@ async fn a_key_that_is_not_known_yet_is_looked_for_and_its_device_waits() {
     early.hello(&token).await;
     let done = tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap();
     ours.replace(KeySet::parse(&std::fs::read(&site.files.token_public).unwrap()).unwrap());
-    done.send(()).unwrap();
+    done.send(true).unwrap();
     assert!(matches!(early.answer(1).await, Said::Welcome(_)));
     // And away again: the look finds nothing, and that is the verdict.
     ours.replace(KeySet::parse(OTHER_KEYS).unwrap());
     let mut late = Peer::connect(&site, Kind::WebSocket).await;
     late.hello(&token).await;
-    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(()).unwrap();
+    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(true).unwrap();
     assert_eq!(late.close_code().await, Some(5));
     assert_eq!(site.metric("gateway_tokens_refused_total{reason=\"unknown_key\"}"), 1.0);
+    // While nobody can look, it is not refused for good.
+    let mut unsure = Peer::connect(&site, Kind::WebTransport).await;
+    unsure.open().await;
+    unsure.hello(&token).await;
+    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(false).unwrap();
+    assert_eq!(unsure.close_code().await, Some(ErrorCode::HelloTimeout.close_code()));
+    assert_eq!(site.metric("gateway_tokens_refused_total{reason=\"keys_unreadable\"}"), 1.0);
     assert!(wishes.try_recv().is_err(), "asked once for each");
 }
 

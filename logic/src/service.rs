@@ -3,7 +3,7 @@
 //! One task per stream reads and checks frames; holders' work goes to the brain, reads are answered beside it.
 //! Tokens and client certificates are verified here again, and their end at every call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -103,8 +103,8 @@ impl Doors {
         match self.verdict(token) {
             Verdict::Now(verdict) => verdict,
             Verdict::AfterRefresh(refresh) => {
-                refresh.await;
-                self.counted(self.verifier.check(token))
+                let are_read = refresh.await;
+                self.counted(self.verifier.check_again(token, are_read))
             }
         }
     }
@@ -133,7 +133,9 @@ impl Logic for Doors {
             responses: Some(responses),
             inputs: Vec::new(),
             sessions: HashMap::new(),
-            held: HashMap::new(),
+            late: HashMap::new(),
+            late_last: 0,
+            undecided: HashSet::new(),
             refreshes: JoinSet::new(),
             reads: Arc::new(Semaphore::new(READS_MAX)),
         };
@@ -158,8 +160,11 @@ struct GatewayStream {
     /// what a packet wants of the brain
     inputs: Vec<SessionInput>,
     sessions: HashMap<u64, Identity>,
-    /// Requests of sessions whose token's key is looked for. The others go on.
-    held: HashMap<u64, Vec<GatewayRequest>>,
+    /// Sessions whose token's key is looked for. The others go on.
+    late: HashMap<u64, Late>,
+    late_last: u64,
+    /// Sessions that are not open, because nobody could look for the key of their token.
+    undecided: HashSet<u64>,
     refreshes: JoinSet<Opening>,
     reads: Arc<Semaphore>,
 }
@@ -167,12 +172,22 @@ struct GatewayStream {
 /// What a token comes to.
 enum Verdict {
     Now(Result<Verified, Refusal>),
-    AfterRefresh(BoxFuture<'static, ()>),
+    AfterRefresh(BoxFuture<'static, bool>),
 }
 
 /// A session that waits for the keys to be read anew.
+struct Late {
+    /// the [`Opening`] that counts: the newest
+    number: u64,
+    /// What came behind it. Nothing, while an older token of the session holds.
+    held: Vec<GatewayRequest>,
+}
+
+/// A token that is checked when the keys were read anew.
 struct Opening {
     session: u64,
+    number: u64,
+    are_read: bool,
     token: String,
     device: DeviceId,
 }
@@ -228,12 +243,21 @@ impl GatewayStream {
         self.to_brain(Input::Sessions { stream: self.stream, inputs }).await
     }
 
-    /// The keys were read anew: the session's token is good now or never, and what came behind it is done.
+    /// The keys were read anew, or could not be; what came behind the token is done.
     async fn open_late(&mut self, opening: Opening) -> Result<(), String> {
-        let Opening { session, token, device } = opening;
-        let verified = self.doors.counted(self.doors.verifier.check(&token));
+        let Opening { session, number, are_read, token, device } = opening;
+        // Closed since, or opened with another token.
+        if self.late.get(&session).is_none_or(|late| late.number != number) {
+            return Ok(());
+        }
+        let verified = self.doors.counted(self.doors.verifier.check_again(&token, are_read));
         self.open(session, verified, device);
-        for request in self.held.remove(&session).unwrap_or_default() {
+        self.do_held(session).await
+    }
+
+    /// The session's token was judged: what came behind it is done.
+    async fn do_held(&mut self, session: u64) -> Result<(), String> {
+        for request in self.late.remove(&session).map(|late| late.held).unwrap_or_default() {
             self.act(request).await?;
         }
         Ok(())
@@ -256,6 +280,10 @@ impl GatewayStream {
             let other = || Refusal::new(ErrorCode::AuthFailed, "the session is another device's");
             if same { Ok(identity) } else { Err(other()) }
         });
+        self.undecided.remove(&session);
+        if result.as_ref().is_err_and(|refusal| refusal.code == ErrorCode::Unavailable) {
+            self.undecided.insert(session);
+        }
         if let Ok(identity) = &result {
             match self.sessions.insert(session, identity.clone()) {
                 None => drop(self.doors.stores.metrics.sessions.inc()),
@@ -286,12 +314,18 @@ impl GatewayStream {
     }
 
     async fn take(&mut self, request: GatewayRequest) -> Result<(), String> {
-        let held = session_of(&request).and_then(|session| self.held.get_mut(&session));
-        if let Some(held) = held {
-            held.push(request);
-            return Ok(());
+        let waits = match request {
+            // Judged by the older token as long as that holds, as the gateway does.
+            GatewayRequest::Call { session, .. } | GatewayRequest::Register { session, .. } => {
+                self.identity(session).is_err().then(|| self.late.get_mut(&session)).flatten()
+            }
+            _ => None,
+        };
+        match waits {
+            Some(late) => late.held.push(request),
+            None => self.act(request).await?,
         }
-        self.act(request).await
+        Ok(())
     }
 
     async fn act(&mut self, request: GatewayRequest) -> Result<(), String> {
@@ -303,12 +337,17 @@ impl GatewayStream {
                     Err(refusal) => Verdict::Now(Err(refusal)),
                 };
                 match verdict {
-                    Verdict::Now(verified) => self.open(session, verified, device),
+                    Verdict::Now(verified) => {
+                        self.open(session, verified, device);
+                        Box::pin(self.do_held(session)).await?;
+                    }
                     Verdict::AfterRefresh(refresh) => {
-                        self.held.insert(session, Vec::new());
+                        self.late_last += 1;
+                        let number = self.late_last;
+                        self.late.entry(session).or_insert(Late { number, held: Vec::new() }).number = number;
                         self.refreshes.spawn(async move {
-                            refresh.await;
-                            Opening { session, token, device }
+                            let are_read = refresh.await;
+                            Opening { session, number, are_read, token, device }
                         });
                     }
                 }
@@ -318,6 +357,9 @@ impl GatewayStream {
                 self.open(session, verified, device);
             }
             GatewayRequest::Close { session } => {
+                // Nobody waits for what is held.
+                self.late.remove(&session);
+                self.undecided.remove(&session);
                 if self.sessions.remove(&session).is_some() {
                     self.doors.stores.metrics.sessions.dec();
                 }
@@ -344,7 +386,11 @@ impl GatewayStream {
 
     /// Who a session speaks for, while its token or certificate lasts.
     fn identity(&self, session: u64) -> Result<Identity, Refusal> {
-        let unknown = || Refusal::new(ErrorCode::AuthFailed, "the session was not opened here");
+        let unknown = || match self.undecided.contains(&session) {
+            // The gateway opens it again.
+            true => Refusal::from(TokenError::KeysUnreadable),
+            false => Refusal::new(ErrorCode::AuthFailed, "the session was not opened here"),
+        };
         let identity = self.sessions.get(&session).ok_or_else(unknown)?;
         if identity.expires_at_s.saturating_mul(1_000) <= clock::unix_ms() {
             return Err(Refusal::new(ErrorCode::AuthExpired, "the time of the token or certificate is over"));
@@ -463,18 +509,6 @@ impl GatewayStream {
 
     async fn to_brain(&self, input: Input) -> Result<(), String> {
         self.doors.brain.send(input).await.map_err(|_| "the node stops".to_owned())
-    }
-}
-
-/// Whose request it is, where it matters that the session is open.
-fn session_of(request: &GatewayRequest) -> Option<u64> {
-    match request {
-        GatewayRequest::Open { session, .. }
-        | GatewayRequest::OpenByCertificate { session, .. }
-        | GatewayRequest::Close { session }
-        | GatewayRequest::Call { session, .. }
-        | GatewayRequest::Register { session, .. } => Some(*session),
-        GatewayRequest::Hello { .. } | GatewayRequest::Renew { .. } => None,
     }
 }
 

@@ -84,6 +84,9 @@ pub enum TokenError {
     /// A key that was rotated away, or is not known yet.
     #[error("the token's key is not known here")]
     UnknownKey,
+    /// A key that is not known, and might be a new one: nobody can say for now.
+    #[error("the token's key is not known here, and the keys cannot be read anew for now")]
+    KeysUnreadable,
     /// No `kid`, and several keys that it might be.
     #[error("the token does not say which key it is signed with")]
     NoKeyNamed,
@@ -121,6 +124,7 @@ impl TokenError {
             Self::Malformed => "malformed",
             Self::Algorithm => "algorithm",
             Self::UnknownKey => "unknown_key",
+            Self::KeysUnreadable => "keys_unreadable",
             Self::NoKeyNamed => "no_key_named",
             Self::OtherAlgorithm => "other_algorithm",
             Self::Signature => "signature",
@@ -138,14 +142,20 @@ impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
         let code = match error {
             TokenError::Expired => ErrorCode::AuthExpired,
+            TokenError::KeysUnreadable => {
+                return Refusal::later(ErrorCode::Unavailable, error.to_string(), KEYS_PAUSE_MS);
+            }
             _ => ErrorCode::AuthFailed,
         };
         Refusal::new(code, error.to_string())
     }
 }
 
-/// What reads the keys anew, for a token whose key is not known.
-pub type Refresh = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// What reads the keys anew, for a token whose key is not known. It says whether they were read.
+pub type Refresh = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+
+/// When to come again while the keys cannot be read.
+const KEYS_PAUSE_MS: u32 = 1_000;
 
 /// Verifies tokens. Cheap to clone; all clones have the same keys, and new ones are used at once.
 #[derive(Clone)]
@@ -191,14 +201,23 @@ impl Verifier {
         self.shared.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends when the keys were read anew, or could not be; `None`: nobody reads them anew.
-    pub fn refresh(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    /// Ends when the keys were read anew (true), or could not be; `None`: nobody reads them anew.
+    pub fn refresh(&self) -> Option<Pin<Box<dyn Future<Output = bool> + Send>>> {
         self.shared.refresh.get().map(|refresh| refresh())
     }
 
     /// Checks signature, algorithm, audience, time and names. The error never holds the token.
     pub fn verify(&self, token: &str) -> Result<Verified, Refusal> {
         Ok(self.check(token)?)
+    }
+
+    /// As [`Verifier::check`], behind a [`Verifier::refresh`]: a key that is not known still is nobody's if the keys were
+    /// read, and may be anybody's if not.
+    pub fn check_again(&self, token: &str, are_read: bool) -> Result<Verified, TokenError> {
+        self.check(token).map_err(|error| match error {
+            TokenError::UnknownKey if !are_read => TokenError::KeysUnreadable,
+            error => error,
+        })
     }
 
     /// As [`Verifier::verify`], with the reason in detail.

@@ -105,9 +105,7 @@ async fn start_with(from: &KeysFrom, registry: &mut Registry, pauses: Option<Pau
         let (done, read) = oneshot::channel();
         // Full: as many wait already, and this one is not waited for.
         let _ = door.try_send(done);
-        Box::pin(async move {
-            let _ = read.await;
-        })
+        Box::pin(async move { read.await.unwrap_or(false) })
     }));
     tokio::spawn(keeper.run(wishes));
     Ok(verifier)
@@ -181,8 +179,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut wishes: mpsc::Receiver<oneshot::Sender<()>>) {
-        let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+    async fn run(mut self, mut wishes: mpsc::Receiver<oneshot::Sender<bool>>) {
+        let mut waiting: Vec<oneshot::Sender<bool>> = Vec::new();
         loop {
             let pause = match (waiting.is_empty(), self.failing) {
                 (false, _) => self.pauses.asked,
@@ -198,7 +196,7 @@ impl Keeper {
                     self.look().await;
                     for wish in waiting.drain(..) {
                         // Who has gone is not told.
-                        let _ = wish.send(());
+                        let _ = wish.send(!self.failing);
                     }
                 }
             }
@@ -405,10 +403,11 @@ mod tests {
     }
 
     async fn checked(verifier: &Verifier, token: &str) -> Result<(), TokenError> {
+        let mut are_read = true;
         if let Err(TokenError::UnknownKey) = verifier.check(token) {
-            verifier.refresh().expect("somebody looks").await;
+            are_read = verifier.refresh().expect("somebody looks").await;
         }
-        verifier.check(token).map(drop)
+        verifier.check_again(token, are_read).map(drop)
     }
 
     #[tokio::test]
@@ -445,7 +444,7 @@ mod tests {
 
     #[tokio::test]
     async fn whatever_an_issuer_answers_the_keys_that_were_there_stay() {
-        let signer = Signer::new("1");
+        let (signer, stranger) = (Signer::new("1"), Signer::new("2"));
         let issuer = Issuer::start(&jwks(&[&signer]), None).await;
         let mut registry = Registry::default();
         let verifier = start_with(&issuer.from("http"), &mut registry, Some(ONLY_ASKED)).await.unwrap();
@@ -464,7 +463,11 @@ mod tests {
             let name = format!("token_keys_reads_total{{outcome=\"{outcome}\"}}");
             let before: u32 = metric(&registry, &name).parse().unwrap();
             *issuer.answer.lock() = answer.to_owned();
-            verifier.refresh().unwrap().await;
+            let are_read = verifier.refresh().unwrap().await;
+            assert_eq!(are_read, outcome == "Same", "{answer:.60}");
+            // A key that is not known may be a new one, while nobody can look.
+            let error = if are_read { TokenError::UnknownKey } else { TokenError::KeysUnreadable };
+            assert_eq!(verifier.check_again(&stranger.token(), are_read).map(drop), Err(error));
             assert_eq!(metric(&registry, &name), (before + 1).to_string(), "{answer:.60}");
             assert_eq!(verifier.check(&signer.token()).map(drop), Ok(()), "{answer:.60}");
         }

@@ -17,7 +17,7 @@ use seriatim_proto::error::ErrorCode;
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::logic_client::LogicClient;
 use seriatim_proto::ids::DeviceId;
-use seriatim_proto::logic::{Call, GatewayRequest, GatewayResponse};
+use seriatim_proto::logic::{Call, CallError, GatewayRequest, GatewayResponse};
 use seriatim_proto::playground::PlaygroundRole;
 use seriatim_proto::token::{AUDIENCE, Claims, KeySet, Verifier};
 use tokio::sync::{mpsc, oneshot};
@@ -147,11 +147,11 @@ async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
     let (known, new) = (Signer::new("known"), Signer::new("new"));
     let keys = |signers: &[&Signer]| KeySet::parse(jwks(signers).as_bytes()).unwrap();
     let verifier = Verifier::new(keys(&[&known]));
-    let (wish, mut wishes) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
+    let (wish, mut wishes) = mpsc::unbounded_channel::<oneshot::Sender<bool>>();
     verifier.refreshed_by(Box::new(move || {
         let (done, read) = oneshot::channel();
         wish.send(done).unwrap();
-        Box::pin(async move { drop(read.await) })
+        Box::pin(async move { read.await.unwrap_or(false) })
     }));
     let config = LogicConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
@@ -201,7 +201,7 @@ async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
         "{heard:?}"
     );
     verifier.replace(keys(&[&known, &new]));
-    done.send(()).unwrap();
+    done.send(true).unwrap();
     let heard = hear(2).await;
     assert!(
         matches!(
@@ -212,8 +212,8 @@ async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
     );
 
     // A key that nobody has: the look is over, and so is the session; its call is nobody's.
-    say(&[open(3, &Signer::new("nobody's"), "carol"), call(30, 3), GatewayRequest::Close { session: 3 }]).await;
-    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(()).unwrap();
+    say(&[open(3, &Signer::new("nobody's"), "carol"), call(30, 3)]).await;
+    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(true).unwrap();
     let heard = hear(2).await;
     assert!(
         matches!(
@@ -223,6 +223,69 @@ async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
         ),
         "{heard:?}"
     );
+
+    // Nobody can look: neither the session nor its call is refused for good. Opened again, it waits again.
+    let later = Signer::new("later");
+    say(&[open(4, &later, "carol"), call(40, 4)]).await;
+    tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap().send(false).unwrap();
+    let heard = hear(2).await;
+    assert!(
+        matches!(
+            &heard[..],
+            [
+                GatewayResponse::Opened { session: 4, result: Err(refusal) },
+                GatewayResponse::Reply { id: 40, result: Err(CallError::Refused(other)) },
+            ] if refusal.code == ErrorCode::Unavailable && other.code == ErrorCode::Unavailable
+        ),
+        "{heard:?}"
+    );
+    say(&[call(41, 4), open(4, &later, "carol"), call(42, 4)]).await;
+    let done = tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap();
+    verifier.replace(keys(&[&known, &new, &later]));
+    done.send(true).unwrap();
+    let heard = hear(3).await;
+    assert!(
+        matches!(
+            &heard[..],
+            [
+                GatewayResponse::Reply { id: 41, result: Err(CallError::Refused(refusal)) },
+                GatewayResponse::Opened { session: 4, result: Ok(_) },
+                GatewayResponse::Reply { id: 42, result: Ok(_) },
+            ] if refusal.code == ErrorCode::Unavailable
+        ),
+        "{heard:?}"
+    );
+
+    // A fresh token whose key is looked for: the older one holds meanwhile. Closed meanwhile, it is not opened behind that.
+    let latest = Signer::new("latest");
+    say(&[open(4, &latest, "carol"), call(43, 4)]).await;
+    let done = tokio::time::timeout(PATIENCE, wishes.recv()).await.unwrap().unwrap();
+    let heard = hear(1).await;
+    assert!(matches!(&heard[..], [GatewayResponse::Reply { id: 43, result: Ok(_) }]), "{heard:?}");
+    say(&[GatewayRequest::Close { session: 4 }, call(44, 4)]).await;
+    let is_closed = |heard: &[GatewayResponse], call| {
+        matches!(
+            heard,
+            [GatewayResponse::Reply { id, result: Err(CallError::Refused(refusal)) }]
+                if *id == call && refusal.code == ErrorCode::AuthFailed
+        )
+    };
+    let heard = hear(1).await;
+    assert!(is_closed(&heard, 44), "{heard:?}");
+    verifier.replace(keys(&[&known, &latest]));
+    done.send(true).unwrap();
+    say(&[open(5, &latest, "dave"), call(50, 5)]).await;
+    let heard = hear(2).await;
+    assert!(
+        matches!(
+            &heard[..],
+            [GatewayResponse::Opened { session: 5, result: Ok(_) }, GatewayResponse::Reply { id: 50, result: Ok(_) }]
+        ),
+        "{heard:?}"
+    );
+    say(&[call(45, 4)]).await;
+    let heard = hear(1).await;
+    assert!(is_closed(&heard, 45), "{heard:?}");
     drop(stop);
     tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap().unwrap();
 }

@@ -148,6 +148,8 @@ struct SessionState {
     credential: Credential,
     inbox_slot: SlotId,
     opened: BTreeSet<LinkId>,
+    /// Those of them that could not say yet whether the credential holds: the next request shows it again.
+    undecided: BTreeSet<LinkId>,
     registration: Option<Registration>,
     calls: BTreeSet<u64>,
 }
@@ -252,6 +254,7 @@ impl Router {
             credential,
             inbox_slot,
             opened: BTreeSet::new(),
+            undecided: BTreeSet::new(),
             registration: None,
             calls: BTreeSet::new(),
         };
@@ -259,12 +262,19 @@ impl Router {
     }
 
     /// A session has a fresh credential: the nodes that know it are told, in front of what it asks from now on.
-    pub fn renew_session(&mut self, session: u64, credential: Credential) {
+    pub fn renew_session(&mut self, now: Instant, session: u64, credential: Credential) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.credential = credential;
+        state.undecided.clear();
         let frame = state.credential.open(session, state.device.clone());
+        let registers = state.registration.as_ref().is_some_and(|registration| registration.asked.is_some());
         for link in state.opened.clone() {
             self.send_frame(link, &frame);
+        }
+        // What the registration under way comes to is said of the token before.
+        if registers {
+            self.register_again(session, None);
+            self.try_register(now, session);
         }
     }
 
@@ -382,6 +392,7 @@ impl Router {
         let mut registered = Vec::new();
         for (session, state) in &mut self.sessions {
             state.opened.remove(&link);
+            state.undecided.remove(&link);
             if state.registration.as_ref().is_some_and(|registration| registration.link == Some(link)) {
                 registered.push(*session);
             }
@@ -428,10 +439,10 @@ impl Router {
             ErrorCode::AuthExpired | ErrorCode::AuthFailed | ErrorCode::Kicked => {
                 self.tell(session, RouterEvent::Refused(refusal));
             }
-            // Anything else passes: the next request opens the session there again.
+            // Anything else passes. An older credential of the session may hold there.
             _ => {
-                if let Some(state) = self.sessions.get_mut(&session) {
-                    state.opened.remove(&link);
+                if let Some(state) = self.sessions.get_mut(&session).filter(|state| state.opened.contains(&link)) {
+                    state.undecided.insert(link);
                 }
             }
         }
@@ -738,7 +749,7 @@ impl Router {
 
     fn open_on(&mut self, session: u64, link: LinkId) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        if state.opened.insert(link) {
+        if state.opened.insert(link) | state.undecided.remove(&link) {
             let frame = state.credential.open(session, state.device.clone());
             self.send_frame(link, &frame);
         }

@@ -398,7 +398,7 @@ fn a_fresh_credential_goes_to_every_node_that_knows_the_session() {
     world.call(1, send(1));
     let (sent, _) = world.effects();
     assert!(matches!(&sent[0], (ONE, GatewayRequest::Open { token, .. }) if token == "a token"), "{sent:?}");
-    world.router.renew_session(SESSION, "a fresh token".into());
+    world.router.renew_session(world.now, SESSION, "a fresh token".into());
     world.call(2, send(2));
     let (sent, _) = world.effects();
     let fresh = |request: &GatewayRequest| {
@@ -413,7 +413,7 @@ fn a_fresh_credential_goes_to_every_node_that_knows_the_session() {
     assert!(sent.is_empty() || fresh(&sent[0].1), "{sent:?}");
     world.router.close_session(SESSION);
     world.effects();
-    world.router.renew_session(SESSION, "too late".into());
+    world.router.renew_session(world.now, SESSION, "too late".into());
     assert!(world.effects().0.is_empty());
 }
 
@@ -430,4 +430,48 @@ fn a_registration_that_is_refused_as_expired_ends_the_session() {
     let result = Err(CallError::Refused(refusal.clone()));
     world.hear(ONE, GatewayResponse::Registered { id: id.unwrap(), result });
     assert_eq!(world.effects().1, [RouterEvent::Refused(refusal)]);
+}
+
+#[test]
+fn what_a_registration_comes_to_is_said_of_the_token_that_it_was_sent_under() {
+    let mut world = World::new();
+    world.router.register(world.now, SESSION, seq(1));
+    let (_, before, _) = world.registers().remove(0);
+    world.router.renew_session(world.now, SESSION, "a fresh token".into());
+    let (sent, _) = world.effects();
+    let [(ONE, GatewayRequest::Open { token, .. }), (ONE, GatewayRequest::Register { id, .. })] = &sent[..] else {
+        panic!("{sent:?}")
+    };
+    assert_eq!(token, "a fresh token");
+    let over = Refusal::new(ErrorCode::AuthExpired, "over");
+    world.hear(ONE, GatewayResponse::Registered { id: before, result: Err(CallError::Refused(over)) });
+    assert!(world.effects().1.is_empty(), "that was the token before");
+    world.hear(ONE, GatewayResponse::Registered { id: *id, result: Ok(seq(1)) });
+    assert_eq!(world.effects().1, [RouterEvent::Registered(seq(1))]);
+}
+
+#[test]
+fn a_node_that_cannot_judge_a_token_is_shown_it_again() {
+    let mut world = World::new();
+    world.call(1, send(1));
+    let id = world.sent_calls()[0].1;
+    let unsure = Refusal::new(ErrorCode::Unavailable, "the keys cannot be read");
+    world.hear(ONE, GatewayResponse::Opened { session: SESSION, result: Err(unsure) });
+    world.reply(ONE, id, Err(refused(ErrorCode::Unavailable)));
+    let mut sent = Vec::new();
+    for _ in 0..100 {
+        world.pass(Duration::from_millis(20));
+        let (more, told) = world.effects();
+        assert!(told.is_empty(), "{told:?}");
+        sent.extend(more);
+    }
+    assert!(
+        matches!(&sent[..], [(ONE, GatewayRequest::Open { .. }), (ONE, GatewayRequest::Call { id: again, .. })] if *again == id),
+        "{sent:?}"
+    );
+    // It has the session perhaps, by an older token: it hears of the end.
+    let unsure = Refusal::new(ErrorCode::Unavailable, "the keys cannot be read");
+    world.hear(ONE, GatewayResponse::Opened { session: SESSION, result: Err(unsure) });
+    world.router.close_session(SESSION);
+    assert_eq!(world.effects().0, [(ONE, GatewayRequest::Close { session: SESSION })]);
 }
