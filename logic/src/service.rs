@@ -317,7 +317,8 @@ impl GatewayStream {
         let waits = match request {
             // Judged by the older token as long as that holds, as the gateway does.
             GatewayRequest::Call { session, .. } | GatewayRequest::Register { session, .. } => {
-                self.identity(session).is_err().then(|| self.late.get_mut(&session)).flatten()
+                let waits = self.late.contains_key(&session) && self.identity(session).is_err();
+                waits.then(|| self.late.get_mut(&session)).flatten()
             }
             _ => None,
         };
