@@ -5,6 +5,7 @@
 //! network namespaces, the test is skipped, and says so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -172,6 +173,49 @@ impl Watched {
         self.wait_for(Point::TransferReceive).await;
         Ok(())
     }
+}
+
+/// Ends the process that it holds.
+struct Held(std::process::Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A task that panics could otherwise be caught by its runtime, and a store that broke a rule go on answering.
+#[test]
+fn a_broken_rule_ends_a_store_at_once() {
+    let Some(folder) = binaries() else { return };
+    let data = tempfile::tempdir().unwrap();
+    let address = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().to_string()
+    };
+    let program = folder.join(CHAOS_PROGRAM);
+    let store = std::process::Command::new(&program)
+        .args(["store", "--insecure-plaintext", "--listen", &address, "--data-dir"])
+        .arg(data.path())
+        .env("SERIATIM_CHAOS", "seed=1;log.write.before=panic@1/1")
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let mut store = Held(store.unwrap());
+    // It makes the store write its first log entry, of which there will be no answer.
+    let made = std::process::Command::new(&program).args(["init", "--stores", &address]).spawn();
+    let _made = Held(made.unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = store.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "a store whose log writer panicked is still there");
+        std::thread::sleep(POLL);
+    };
+    let said = std::io::read_to_string(store.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.signal(), Some(6), "{status}: {said}");
+    assert!(said.contains("chaos: panicked at log.write.before"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@
 //! ```text
 //!  SERIATIM_CHAOS = part;part;…      read once by the binary's main ([`arm`])
 //!  part           = seed=NUMBER | POINT=ACT@CHANCE | sabotage=NAME,NAME | limit.LIMIT=NUMBER
-//!  ACT            = kill (SIGKILL to itself) | sleep:MILLISECONDS
+//!  ACT            = kill (SIGKILL to itself) | panic | sleep:MILLISECONDS
 //!  CHANCE         = 1/N      for each time that the process comes by, drawn from the seed and the process id,
 //!                            so that a process that is started again does not die at the same place for ever
 //!                 | 1/N*TIMES  so, and so many times at most in the life of the process
@@ -213,6 +213,7 @@ mod armed {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     enum Act {
         Kill,
+        Panic,
         Sleep(Duration),
     }
 
@@ -300,6 +301,7 @@ mod armed {
     fn act_of(text: &str) -> Result<Act, String> {
         match text.split_once(':') {
             None if text == "kill" => Ok(Act::Kill),
+            None if text == "panic" => Ok(Act::Panic),
             Some(("sleep", ms)) => {
                 ms.parse().map(|ms| Act::Sleep(Duration::from_millis(ms))).map_err(|_| format!("`{ms}` is no time"))
             }
@@ -329,6 +331,7 @@ mod armed {
                 let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 unreachable!("a process may kill itself: {killed:?}");
             }
+            Some(Act::Panic) => panic!("chaos: panicked at {}", point.name()),
             Some(Act::Sleep(time)) => std::thread::sleep(time),
         }
     }

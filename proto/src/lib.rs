@@ -22,6 +22,7 @@ pub mod limits;
 pub mod logic;
 pub mod meta;
 pub mod operator;
+pub mod panic;
 pub mod playground;
 pub mod store;
 #[cfg(feature = "token")]

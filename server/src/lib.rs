@@ -60,6 +60,7 @@ struct InitOptions {
 
 /// Runs the program that the command line names, to its end.
 pub fn main() -> ExitCode {
+    seriatim_proto::panic::abort_on_panic();
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("SERIATIM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=warn"));

@@ -33,6 +33,7 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
+    seriatim_proto::panic::abort_on_panic();
     let options = Options::parse();
     let load = Load {
         connections: options.connections as usize,

@@ -30,6 +30,7 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    seriatim_proto::panic::abort_on_panic();
     let options = Options::parse();
     let script = Script::new(source::read(&options.source, options.messages)?)?;
     let verdict = check::check(&script, &options.received)?;

@@ -43,6 +43,7 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    seriatim_proto::panic::abort_on_panic();
     let options = Options::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("SERIATIM_LOG").unwrap_or_default())

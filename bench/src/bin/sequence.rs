@@ -44,6 +44,7 @@ struct Options {
 type Taken = (usize, u64, Duration);
 
 fn main() -> anyhow::Result<ExitCode> {
+    seriatim_proto::panic::abort_on_panic();
     let options = Options::parse();
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(run(options))
 }

@@ -35,6 +35,7 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
+    seriatim_proto::panic::abort_on_panic();
     let options = Options::parse();
     let load = Load {
         turns: options.turns.into(),

@@ -159,6 +159,7 @@ struct Output {
 }
 
 fn main() -> ExitCode {
+    seriatim_proto::panic::abort_on_panic();
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("SERIATIM_LOG").unwrap_or_else(|_| "warn".into()))

@@ -52,7 +52,7 @@ impl SabotageOptions {
             if !self.bin.join(program).is_file() {
                 let folder = self.bin.display();
                 return Err(format!(
-                    "there is no {program} in {folder}: build it (`cargo build --release -p seriatim --features chaos`), or name its folder by --bin"
+                    "there is no {program} in {folder}: build it (`cargo build --release --workspace --features seriatim/chaos --bin seriatim-chaos`), or name its folder by --bin"
                 ));
             }
         }
