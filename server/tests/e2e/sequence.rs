@@ -1,15 +1,11 @@
 //! The sequence service of a real cluster: over QUIC and over gRPC, under kills and pauses, and what it refuses.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::Cluster;
+use crate::common::Cluster;
 use rustix::process::Signal;
 use seriatim_client::{Client, RequestError};
 use seriatim_logic::{LogicConfig, LogicServer};
@@ -155,7 +151,7 @@ async fn numbers_come_over_quic_and_over_grpc_from_any_node() {
     let raftctl = |verb: &[&str]| {
         let mut arguments = vec!["--playground", cluster.data().to_str().unwrap(), "-o", "json", "seq"];
         arguments.extend(verb);
-        common::run(&common::sibling("raftctl"), &arguments)
+        crate::common::run(&crate::common::sibling("raftctl"), &arguments)
     };
     let (exit, _, error) = raftctl(&["show", "shell"]);
     assert_eq!((exit, error.contains("nobody ever counted on shell")), (Some(3), true), "{error}");
@@ -232,7 +228,7 @@ async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
     }
     let more = async |count: usize| {
         let before = record.count();
-        common::wait_until_async("counting goes on", async || record.count() >= before + count).await;
+        crate::common::wait_until_async("counting goes on", async || record.count() >= before + count).await;
     };
     more(500).await;
     for round in 0..2 {
@@ -242,12 +238,12 @@ async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
         let paused = logic[place].pid.unwrap();
         let door = Door::new(&cluster.nodes(PlaygroundRole::Logic)[place], token.clone());
         door.clone().current("counter-0").await.ok();
-        common::signal(paused, Signal::STOP);
+        crate::common::signal(paused, Signal::STOP);
         // Its slots are counted on by the other one: its lease is over.
         let began = Instant::now();
         more(300).await;
         let over = Duration::from_millis(limits::LEASE_GRANT_MS + 500);
-        common::wait_until_async("its lease is over", async || began.elapsed() > over).await;
+        crate::common::wait_until_async("its lease is over", async || began.elapsed() > over).await;
         more(300).await;
         // Asked of it while it sleeps, after others have answered: this is the first that it reads.
         let asked = Instant::now();
@@ -262,10 +258,10 @@ async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
             })
             .collect();
         more(300).await;
-        common::signal(paused, Signal::CONT);
+        crate::common::signal(paused, Signal::CONT);
         let mut answered = 0;
         for late in late {
-            answered += usize::from(tokio::time::timeout(common::PATIENCE, late).await.unwrap().unwrap());
+            answered += usize::from(tokio::time::timeout(crate::common::PATIENCE, late).await.unwrap().unwrap());
         }
         assert!(answered > 0, "nobody was answered by the one that woke up: nothing was tried");
         more(500).await;
@@ -281,7 +277,7 @@ async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
     more(500).await;
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
-        tokio::time::timeout(common::PATIENCE, task).await.unwrap().unwrap();
+        tokio::time::timeout(crate::common::PATIENCE, task).await.unwrap().unwrap();
     }
     record.check();
 }
@@ -341,9 +337,9 @@ async fn what_may_not_be_asked_is_refused_with_its_code() {
     let running = tokio::spawn(small.run(async move { drop(stopped.await) }));
     let (mut one, mut two) =
         (Door::new(&address, cluster.sequence_token(1)), Door::new(&address, cluster.sequence_token(2)));
-    common::wait_until_async("the node is open", async || two.clone().current("orders").await.is_ok()).await;
+    crate::common::wait_until_async("the node is open", async || two.clone().current("orders").await.is_ok()).await;
     let mut over = None;
-    common::wait_until_async("the quota is used up", async || {
+    crate::common::wait_until_async("the quota is used up", async || {
         over = one.current("orders").await.err();
         over.is_some()
     })
@@ -352,7 +348,7 @@ async fn what_may_not_be_asked_is_refused_with_its_code() {
     assert_eq!(said(&over), (Code::ResourceExhausted, "QUOTA_EXCEEDED".to_owned()));
     let retry_ms: u32 = over.metadata().get("seriatim-retry-after-ms").unwrap().to_str().unwrap().parse().unwrap();
     assert!((1..=334).contains(&retry_ms), "{retry_ms}");
-    common::wait_until_async("another tenant goes on", async || two.current("orders").await.is_ok()).await;
+    crate::common::wait_until_async("another tenant goes on", async || two.current("orders").await.is_ok()).await;
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
 }

@@ -1,10 +1,6 @@
 //! Raftctl: what operators and their scripts rely on, against a real cluster: exit codes above all.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
-use common::Cluster;
+use crate::common::Cluster;
 use serde_json::Value;
 use seriatim_proto::ids::{TenantId, UserId};
 use seriatim_proto::token::Minter;
@@ -20,7 +16,7 @@ struct Said {
 fn raftctl(cluster: &Cluster, arguments: &[&str]) -> Said {
     let mut all = vec!["--playground", cluster.data().to_str().unwrap(), "-o", "json", "--timeout", "3s"];
     all.extend(arguments);
-    let (exit, out, error) = common::run(&common::sibling("raftctl"), &all);
+    let (exit, out, error) = crate::common::run(&crate::common::sibling("raftctl"), &all);
     Said { exit, json: serde_json::from_str(&out).unwrap_or(Value::Null), error }
 }
 
@@ -52,7 +48,7 @@ fn a_message_sent_again_under_its_id_is_the_same_message() {
     let made = first.json["items"][0]["messageId"].as_str().unwrap();
     let second = send(&["--message-id", made, "again"]);
     assert_eq!((second.exit, &second.json["items"][0]["duplicate"]), (Some(0), &Value::Bool(true)), "{}", second.error);
-    common::wait_until("bob has two messages, not four", || {
+    crate::common::wait_until("bob has two messages, not four", || {
         raftctl(&cluster, &["user", "tail", "bob"]).json["items"].as_array().is_some_and(|items| items.len() == 2)
     });
     assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
@@ -60,17 +56,17 @@ fn a_message_sent_again_under_its_id_is_the_same_message() {
 
 #[test]
 fn a_command_line_that_is_none_is_an_error_like_any_other() {
-    let raftctl = common::sibling("raftctl");
+    let raftctl = crate::common::sibling("raftctl");
     for json in [&["-o", "json"][..], &["--output=json"], &["-ojson"]] {
-        let (exit, out, error) = common::run(&raftctl, &[&["user", "shwo", "alice"], json].concat());
+        let (exit, out, error) = crate::common::run(&raftctl, &[&["user", "shwo", "alice"], json].concat());
         let error: Value = serde_json::from_str(&error).unwrap();
         assert_eq!((exit, out.as_str()), (Some(2), ""));
         assert_eq!((&error["kind"], &error["exit"]), (&Value::from("Error"), &Value::from(2)));
         assert!(error["message"].as_str().unwrap().contains("shwo"), "{error}");
     }
-    let (exit, out, error) = common::run(&raftctl, &["user", "shwo", "alice"]);
+    let (exit, out, error) = crate::common::run(&raftctl, &["user", "shwo", "alice"]);
     assert!(exit == Some(2) && out.is_empty() && error.starts_with("error: unrecognized subcommand"), "{error}");
-    let (exit, out, _) = common::run(&raftctl, &["-o", "json", "user", "--help"]);
+    let (exit, out, _) = crate::common::run(&raftctl, &["-o", "json", "user", "--help"]);
     assert!(exit == Some(0) && out.contains("Usage"), "{out}");
 }
 
@@ -82,7 +78,7 @@ fn a_ca_signs_for_devices_and_nodes_and_writes_over_nothing() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let run = |arguments: &[&str]| {
         let (exit, out, error) =
-            common::run(&common::sibling("raftctl"), &[&["-o", "json", "cert"][..], arguments].concat());
+            crate::common::run(&crate::common::sibling("raftctl"), &[&["-o", "json", "cert"][..], arguments].concat());
         Said { exit, json: serde_json::from_str(&out).unwrap_or(Value::Null), error }
     };
     let mode = |name: &str| std::fs::metadata(path(name)).unwrap().permissions().mode() & 0o777;
@@ -166,7 +162,7 @@ fn a_token_is_inspected_and_says_why_it_is_refused() {
     std::fs::write(path("public"), key.public_key_pem()).unwrap();
     let run = |arguments: &[&str]| {
         let all = [&["-o", "json", "--endpoints", "127.0.0.1:1"], arguments].concat();
-        let (exit, out, error) = common::run(&common::sibling("raftctl"), &all);
+        let (exit, out, error) = crate::common::run(&crate::common::sibling("raftctl"), &all);
         let json = serde_json::from_str(&out).unwrap_or_else(|_| Value::from(out.trim()));
         Said { exit, json, error }
     };
@@ -234,11 +230,11 @@ fn without_a_quorum_every_verb_says_so() {
     let cluster = Cluster::start();
     let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "hello"]);
     assert_eq!(sent.exit, Some(0), "{}", sent.error);
-    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    crate::common::wait_until("the cluster is healthy", || is_healthy(&cluster));
 
     // A minority: all goes on, and raftctl says what is not there.
     cluster.kill("store-3");
-    common::wait_until("the others lead all groups", || {
+    crate::common::wait_until("the others lead all groups", || {
         let said = raftctl(&cluster, &["cluster", "status"]);
         assert_eq!(said.exit, Some(10), "{}", said.error);
         !said.error.contains("group")
@@ -285,8 +281,8 @@ fn without_a_quorum_every_verb_says_so() {
     // With the quorum back, a silent gateway is a silent gateway.
     cluster.start_node("store-2");
     cluster.start_node("store-3");
-    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
-    common::wait_until("bob can be read", || raftctl(&cluster, &["user", "verify", "bob"]).exit == Some(0));
+    crate::common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    crate::common::wait_until("bob can be read", || raftctl(&cluster, &["user", "verify", "bob"]).exit == Some(0));
     cluster.kill("gateway-1");
     let said = raftctl(&cluster, &["user", "tail", "bob"]);
     assert_eq!(said.exit, Some(6), "{}", said.error);
@@ -304,7 +300,7 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     let data = folder.path().join("data").display().to_string();
     let arguments =
         ["store", "--data-dir", &data, "--listen", "127.0.0.1:0", "--insecure-plaintext", "--exit-with-parent"];
-    let fourth = common::Process::start(&arguments);
+    let fourth = crate::common::Process::start(&arguments);
     let groups = |id: &str| {
         let nodes = raftctl(&cluster, &["node", "ls"]).json;
         let found = nodes["items"].as_array().unwrap().iter().find(|node| node["id"] == id && node["role"] == "store");
@@ -338,7 +334,7 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     assert_eq!(joined.exit, Some(0), "{}", joined.error);
     assert_eq!(raftctl(&cluster, &["node", "join", fourth.address()]).exit, Some(0), "again: nothing changes");
     // Its share: 4 groups of three on four stores.
-    common::wait_until("the new store has its share", || groups("4") == Some(3) && moves() == Some(0));
+    crate::common::wait_until("the new store has its share", || groups("4") == Some(3) && moves() == Some(0));
     send("while it is there").await;
     let plan = raftctl(&cluster, &["raft", "move", "1", "--from", "4", "--dry-run"]);
     assert!(plan.exit == Some(0) && plan.error.contains("voters 3 -> 2"), "{}", plan.error);
@@ -346,16 +342,17 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
     assert_eq!(raftctl(&cluster, &["node", "remove", "4", "--confirm", "4"]).exit, Some(4), "it is not empty");
     let drained = raftctl(&cluster, &["node", "drain", "4", "--wait", "60s"]);
     assert_eq!(drained.exit, Some(0), "{}", drained.error);
-    common::wait_until("all moves have ended", || moves() == Some(0));
+    crate::common::wait_until("all moves have ended", || moves() == Some(0));
     assert_eq!(raftctl(&cluster, &["node", "remove", "4", "--confirm", "4"]).exit, Some(0));
     assert_eq!(groups("4"), None);
     drop(fourth);
     send("after").await;
     assert_eq!(alice.connections(), 1);
     let bob = cluster.device("bob", "phone").await;
-    common::wait_until_async("bob has all four", async || bob.sync(None, 0).await.unwrap().entries.len() == 4).await;
+    crate::common::wait_until_async("bob has all four", async || bob.sync(None, 0).await.unwrap().entries.len() == 4)
+        .await;
     assert_eq!(raftctl(&cluster, &["user", "verify", "bob"]).exit, Some(0));
-    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    crate::common::wait_until("the cluster is healthy", || is_healthy(&cluster));
 }
 
 #[test]
@@ -363,7 +360,7 @@ fn a_rotten_store_raises_an_alarm_and_is_rebuilt_by_itself() {
     let cluster = Cluster::start();
     let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "before"]);
     assert_eq!(sent.exit, Some(0), "{}", sent.error);
-    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    crate::common::wait_until("the cluster is healthy", || is_healthy(&cluster));
     let none = raftctl(&cluster, &["alarm", "ls"]);
     assert_eq!((none.exit, none.json["items"].as_array().unwrap().len()), (Some(0), 0), "{}", none.error);
     let replicas = || {
@@ -381,7 +378,7 @@ fn a_rotten_store_raises_an_alarm_and_is_rebuilt_by_itself() {
     std::fs::OpenOptions::new().write(true).open(mark).unwrap().set_len(10).unwrap();
     cluster.start_node("store-3");
     let mut alarms = Value::Null;
-    common::wait_until("the alarm is raised", || {
+    crate::common::wait_until("the alarm is raised", || {
         let said = raftctl(&cluster, &["alarm", "ls"]);
         alarms = said.json;
         said.exit == Some(10) && alarms["items"].as_array().unwrap().iter().any(|row| row["alarm"] == "rot")
@@ -389,8 +386,8 @@ fn a_rotten_store_raises_an_alarm_and_is_rebuilt_by_itself() {
     assert!(alarms["items"].as_array().unwrap().iter().all(|row| row["store"] == "3"), "{alarms}");
     let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "meanwhile"]);
     assert_eq!(sent.exit, Some(0), "{}", sent.error);
-    common::wait_until("the alarm is over", || raftctl(&cluster, &["alarm", "ls"]).exit == Some(0));
-    common::wait_until("the cluster is healthy", || is_healthy(&cluster));
+    crate::common::wait_until("the alarm is over", || raftctl(&cluster, &["alarm", "ls"]).exit == Some(0));
+    crate::common::wait_until("the cluster is healthy", || is_healthy(&cluster));
     let after = replicas();
     assert_eq!(after.len(), 5);
     assert!(after.iter().all(|id| !before.contains(id)), "no id comes back: {before:?} {after:?}");

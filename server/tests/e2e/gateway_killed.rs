@@ -1,15 +1,11 @@
 //! A gateway killed under a thousand connections while messages flow: every device ends with every entry, in order, and
 //! none of them twice.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::common::{Cluster, PATIENCE, wait_until_async};
 use bytes::Bytes;
-use common::{Cluster, PATIENCE, wait_until_async};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rustix::process::Signal;
 use seriatim_client::{Client, Conversation, Endpoint, Entry, EntryBody, Transport, verify_page};
@@ -93,7 +89,8 @@ async fn a_gateway_killed_under_a_thousand_connections_costs_no_device_an_entry(
         .await
         .unwrap();
     let node = cluster.status().into_iter().find(|node| node.address == gateways[0]).unwrap();
-    let connections = |metrics: &str| common::metric(metrics, "seriatim_gateway_connections{transport=\"Quic\"}");
+    let connections =
+        |metrics: &str| crate::common::metric(metrics, "seriatim_gateway_connections{transport=\"Quic\"}");
     assert_eq!(connections(&node.metrics), Some(1_000.0), "all of them are under the one that is killed");
 
     let senders: Vec<Client> = clients[..USERS].to_vec();
@@ -118,7 +115,7 @@ async fn a_gateway_killed_under_a_thousand_connections_costs_no_device_an_entry(
         })
         .collect();
     wait_until_async("messages flow", async || committed.load(Ordering::Relaxed) >= BEFORE).await;
-    common::signal(node.pid.unwrap(), Signal::KILL);
+    crate::common::signal(node.pid.unwrap(), Signal::KILL);
     dead.send_replace(true);
     for writer in writers {
         writer.await.unwrap();

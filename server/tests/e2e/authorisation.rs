@@ -1,11 +1,7 @@
 //! Who may do what: every cell of the table in docs/protocol.md, on a real cluster. A refusal is the same for what does
 //! not exist, and changes nothing.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
-use common::{Cluster, DeviceCa, PATIENCE, wait_until_async};
+use crate::common::{Cluster, DeviceCa, PATIENCE, wait_until_async};
 use futures_util::StreamExt;
 use seriatim_client::{
     AmendRequest, Amendment, Client, Conversation, Entry, Kind, SendRequest, SendStatus, SubscriptionError,

@@ -1,12 +1,8 @@
 //! Operators at gateways: `raftctl gateway` and `raftctl session` against two real gateways.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::path::Path;
 
-use common::{Cluster, wait_until_async};
+use crate::common::{Cluster, wait_until_async};
 use futures_util::StreamExt;
 use serde_json::Value;
 use seriatim_client::{Client, Conversation, RequestError, Transport};
@@ -25,7 +21,7 @@ struct Said {
 fn raftctl(cluster: &Cluster, arguments: &[&str]) -> Said {
     let playground = cluster.data().to_str().unwrap();
     let all = [&["--playground", playground, "-o", "json"], arguments].concat();
-    let (exit, out, error) = common::run(&common::sibling("raftctl"), &all);
+    let (exit, out, error) = crate::common::run(&crate::common::sibling("raftctl"), &all);
     let json: Value = serde_json::from_str(&out).unwrap_or(Value::Null);
     Said { exit, items: json["items"].as_array().cloned().unwrap_or_default(), error }
 }
@@ -57,8 +53,8 @@ async fn device(cluster: &Cluster, place: usize, (user, device): (&str, &str), w
         .device(device)
         .transport(way)
         .token(cluster.token(user, 3_600))
-        .connect_timeout(common::PATIENCE)
-        .request_timeout(common::PATIENCE)
+        .connect_timeout(crate::common::PATIENCE)
+        .request_timeout(crate::common::PATIENCE)
         .connect()
         .await
         .unwrap()

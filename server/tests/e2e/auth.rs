@@ -1,13 +1,9 @@
 //! Who may come in: a gateway and a logic node that get their keys from elsewhere, before a real cluster.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Cluster, PATIENCE, Process, wait_until_async};
+use crate::common::{Cluster, PATIENCE, Process, wait_until_async};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use seriatim_client::{Client, Conversation};

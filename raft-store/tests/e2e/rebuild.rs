@@ -1,17 +1,13 @@
 //! A store whose files are damaged, or come from another time, is rebuilt from the others while writes go on.
 
-#![allow(clippy::unwrap_used, reason = "test code, which fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::placement::{PATIENCE, Writer, directory, meta, short_logs, wait_for, wait_settled};
-use common::{Cluster, status};
+use crate::common::placement::{PATIENCE, Writer, directory, meta, short_logs, wait_for, wait_settled};
+use crate::common::{Cluster, status};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{Directory, MetaCommand};
 use seriatim_store::Tuning;
@@ -136,7 +132,7 @@ async fn a_store_with_damaged_files_is_rebuilt_while_writes_go_on() {
         let gone = all.iter().filter(|replica| is_rotten(replica, &now)).copied().collect();
         wait_rebuilt(&cluster, store, &gone).await;
         let aside = cluster.nodes[nth].folder.path().join("rotten");
-        common::wait_until("what was set aside is gone", async || !aside.exists()).await;
+        crate::common::wait_until("what was set aside is gone", async || !aside.exists()).await;
         writer.check(&cluster).await;
     }
     check_each_counts(&mut cluster, &mut writer).await;
@@ -247,7 +243,7 @@ async fn damage_in_rows_that_nobody_reads_is_found_by_the_scrub() {
     // already.
     let noted = folder.join("ROTTEN");
     let is_new = async |cluster: &Cluster| replicas(&directory(cluster).await, store).is_disjoint(&before);
-    common::wait_until("it is found", async || noted.exists() || is_new(&cluster).await).await;
+    crate::common::wait_until("it is found", async || noted.exists() || is_new(&cluster).await).await;
     writer.write(&cluster, 5).await;
     let deadline = Instant::now() + PATIENCE;
     while noted.exists() {

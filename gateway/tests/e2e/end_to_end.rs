@@ -1,12 +1,9 @@
 //! The gateway and the SDK together, over real QUIC on loopback, before a fake cluster of logic nodes.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-#[allow(dead_code, reason = "each test program uses a part of it")]
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Site, eventually, now_s};
 use bytes::BytesMut;
 use futures_util::{Stream, StreamExt};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -21,7 +18,6 @@ use seriatim_proto::token::{Claims, Verifier};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, FrameDecoder, v1};
-use support::{Site, eventually, now_s};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -59,7 +55,7 @@ async fn a_device_enters_as_whom_its_token_names() {
     let site = Site::start().await;
     let client = site.client("alice", "phone").await;
     let identity = client.identity().unwrap();
-    assert_eq!((identity.user.as_str(), identity.tenant), ("alice", support::TENANT));
+    assert_eq!((identity.user.as_str(), identity.tenant), ("alice", crate::support::TENANT));
     assert_eq!(client.connections(), 1);
 }
 
@@ -79,7 +75,7 @@ async fn bad_tokens_are_refused_with_their_codes() {
     for (token, code) in [
         (site.token("alice", -10), ErrorCode::AuthExpired),
         ("nonsense".to_owned(), ErrorCode::AuthFailed),
-        (stranger.mint(support::TENANT, &alice, now_s() + 60).unwrap(), ErrorCode::AuthFailed),
+        (stranger.mint(crate::support::TENANT, &alice, now_s() + 60).unwrap(), ErrorCode::AuthFailed),
         (forged, ErrorCode::AuthFailed),
     ] {
         assert_eq!(refused_with(site.builder("alice", "phone").token(token).connect().await), code);
@@ -127,7 +123,7 @@ fn short_lived(site: &Site, life_s: i64) -> impl Fn() -> String + Send + Sync + 
         seriatim_proto::token::Minter::from_private_pem(&std::fs::read(&site.files.token_key).unwrap()).unwrap();
     move || {
         let end = now_s().saturating_add_signed(life_s);
-        minter.mint(support::TENANT, &UserId::new("alice").unwrap(), end).unwrap()
+        minter.mint(crate::support::TENANT, &UserId::new("alice").unwrap(), end).unwrap()
     }
 }
 

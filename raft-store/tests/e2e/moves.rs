@@ -1,11 +1,9 @@
 //! Stores join, replicas move, stores drain and leave, while writes go on.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::placement::{PATIENCE, Writer, directory, join, load, meta, short_logs, wait_for, wait_settled};
-use common::{Cluster, DEADLINE, admin, start, status};
+use crate::common::placement::{PATIENCE, Writer, directory, join, load, meta, short_logs, wait_for, wait_settled};
+use crate::common::{Cluster, DEADLINE, admin, start, status};
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::ids::{GroupId, StoreId};
 use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, MetaRefusal};

@@ -1,13 +1,9 @@
 //! Bad input: each kind has a clear code, and loses nothing.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::path::Path;
 
+use crate::common::{Cluster, SERIATIM, run, sibling, wait_until_async};
 use bytes::Bytes;
-use common::{Cluster, SERIATIM, run, sibling, wait_until_async};
 use seriatim_client::{Client, ConnectError, Conversation, RequestError, SendRequest};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::{ConversationKey, MessageId, Seq, UserId};
@@ -168,7 +164,7 @@ async fn a_gateway_of_its_own_makes_a_development_ca_on_first_start() {
     let public = cluster.data().join("keys/token-public.pem").display().to_string();
     let arguments =
         ["gateway", "--logic", &logic, "--development-ca", &ca, "--insecure-plaintext", "--exit-with-parent"];
-    let start = |more: &[&str]| common::Process::start(&[&arguments, more].concat());
+    let start = |more: &[&str]| crate::common::Process::start(&[&arguments, more].concat());
 
     // With a certificate of one's own it would be a contradiction; a start that is refused makes nothing.
     let bare = ["gateway", "--logic", &logic, "--development-ca", &ca, "--listen", "127.0.0.1:0"];
@@ -187,7 +183,7 @@ async fn a_gateway_of_its_own_makes_a_development_ca_on_first_start() {
     for device in ["phone", "laptop"] {
         let gateway = start(&["--listen", "127.0.0.1:0", "--token-public-key", &public]);
         let builder = Client::builder(gateway.address().parse().unwrap(), "localhost").ca_pem(&pem()).device(device);
-        let alice = builder.token(cluster.token("alice", 3600)).connect_timeout(common::PATIENCE);
+        let alice = builder.token(cluster.token("alice", 3600)).connect_timeout(crate::common::PATIENCE);
         let alice = alice.connect().await.unwrap();
         alice.send(Conversation::peer("bob").unwrap(), device).await.unwrap();
         assert_eq!(*made.get_or_insert_with(pem), pem());
@@ -195,7 +191,7 @@ async fn a_gateway_of_its_own_makes_a_development_ca_on_first_start() {
     // Its own tokens' key, where none is named: the cluster's tokens do not enter.
     let gateway = start(&["--listen", "127.0.0.1:0"]);
     let builder = Client::builder(gateway.address().parse().unwrap(), "localhost").ca_pem(&pem()).device("phone");
-    match builder.token(cluster.token("alice", 3600)).connect_timeout(common::PATIENCE).connect().await {
+    match builder.token(cluster.token("alice", 3600)).connect_timeout(crate::common::PATIENCE).connect().await {
         Err(ConnectError::Refused(refusal)) => assert_eq!(refusal.code, ErrorCode::AuthFailed),
         other => panic!("{other:?}"),
     }
@@ -251,7 +247,7 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     assert!(exit == Some(0) && stdout.contains("initialised"), "{stderr}");
     let raftctl = sibling("raftctl");
     let playground = ours.data().display().to_string();
-    common::wait_until("raftctl says that a store is not of this cluster", || {
+    crate::common::wait_until("raftctl says that a store is not of this cluster", || {
         let (exit, _, stderr) = run(&raftctl, &["--playground", &playground, "cluster", "status"]);
         exit == Some(10) && stderr.contains("not of one cluster")
     });

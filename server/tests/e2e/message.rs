@@ -1,14 +1,10 @@
 //! The way of a message through a real cluster.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::common::{Cluster, PATIENCE};
 use bytes::Bytes;
-use common::{Cluster, PATIENCE};
 use futures_util::{Stream, StreamExt};
 use rustix::process::Signal;
 use seriatim_client::{
@@ -244,7 +240,7 @@ async fn a_message_id_is_committed_or_cancelled_and_stays_so() {
     let places = async |bob: &Client| -> Vec<Seq> {
         read_all(bob, "bob").await.iter().map(|entry| entry.conversation_seq).collect()
     };
-    common::wait_until_async("bob has it all", async || places(&bob).await == committed_seqs).await;
+    crate::common::wait_until_async("bob has it all", async || places(&bob).await == committed_seqs).await;
 
     // A stranger settles nothing.
     let group = Conversation::Group(ConversationKey([3; 16]));
@@ -256,7 +252,7 @@ async fn a_message_id_is_committed_or_cancelled_and_stays_so() {
     let raftctl = |verb: &str, id: &str| {
         let playground = cluster.data().to_str().unwrap();
         let arguments = ["--playground", playground, "-o", "json", "msg", verb, "--as", "alice", "--to", "bob", id];
-        common::run(&common::sibling("raftctl"), &arguments)
+        crate::common::run(&crate::common::sibling("raftctl"), &arguments)
     };
     let (exit, out, error) = raftctl("status", &never.message_id.to_string());
     assert!(exit == Some(0) && out.contains(r#""state":"cancelled""#), "{exit:?} {out} {error}");
@@ -292,7 +288,7 @@ async fn a_minority_of_stores_down_is_not_felt_for_long() {
         assert_eq!(body(&entries[4]), format!("4 without {name}"));
         cluster.start_node(&name);
         // The next kill must leave a majority that is up to date.
-        common::wait_until("every store leads or follows again", || {
+        crate::common::wait_until("every store leads or follows again", || {
             let stores = cluster.status();
             let leads: usize = stores.iter().filter_map(|node| node.leads.as_ref().map(Vec::len)).sum();
             leads == 5 && stores.iter().all(|node| node.pid.is_some())
@@ -314,14 +310,15 @@ async fn pause_twice(pick: impl Fn(&[NodeState]) -> u32) {
     round("before").await;
     for _ in 0..2 {
         let pid = pick(&cluster.status());
-        common::signal(pid, Signal::STOP);
+        crate::common::signal(pid, Signal::STOP);
         round("meanwhile").await;
-        common::signal(pid, Signal::CONT);
+        crate::common::signal(pid, Signal::CONT);
         round("after").await;
     }
     for name in &names {
         let client = cluster.device(name, "phone").await;
-        common::wait_until_async("the inbox has it all", async || read_all(&client, name).await.len() >= 5).await;
+        crate::common::wait_until_async("the inbox has it all", async || read_all(&client, name).await.len() >= 5)
+            .await;
         let bodies: Vec<_> = read_all(&client, name).await.iter().map(body).collect();
         assert_eq!(bodies, ["before", "meanwhile", "after", "meanwhile", "after"], "{name}");
     }
@@ -355,10 +352,10 @@ async fn without_a_majority_requests_end_with_an_error_and_work_again_later() {
     let bob = cluster.builder("phone").token(cluster.token("bob", 3600));
     let bob = bob.request_timeout(Duration::from_secs(8)).connect().await.unwrap();
     alice.send(Conversation::peer("bob").unwrap(), "before").await.unwrap();
-    common::wait_until_async("it is there", async || read_all(&bob, "bob").await.len() == 1).await;
+    crate::common::wait_until_async("it is there", async || read_all(&bob, "bob").await.len() == 1).await;
     let nodes = cluster.status();
     let stores: Vec<_> = nodes.iter().filter(|node| node.role == PlaygroundRole::Store).take(2).collect();
-    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::STOP));
+    stores.iter().for_each(|store| crate::common::signal(store.pid.unwrap(), Signal::STOP));
     let (read, sent) = tokio::join!(bob.sync(None, 10), bob.send(Conversation::peer("alice").unwrap(), "perhaps"));
     let (read, sent) = (read.unwrap_err(), sent.unwrap_err());
     assert!(sent.is_unknown(), "it may be in a log: {sent}");
@@ -366,12 +363,12 @@ async fn without_a_majority_requests_end_with_an_error_and_work_again_later() {
         let code = error.refusal().code;
         assert!(matches!(code, ErrorCode::Unavailable | ErrorCode::Timeout | ErrorCode::Busy), "{error}");
     }
-    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::CONT));
-    common::wait_until_async("a send goes through", async || {
+    stores.iter().for_each(|store| crate::common::signal(store.pid.unwrap(), Signal::CONT));
+    crate::common::wait_until_async("a send goes through", async || {
         alice.send(Conversation::peer("bob").unwrap(), "after").await.is_ok()
     })
     .await;
-    common::wait_until_async("it is there", async || {
+    crate::common::wait_until_async("it is there", async || {
         let page = bob.sync(None, 10).await;
         page.is_ok_and(|page| page.entries.iter().any(|entry| body(entry) == "after"))
     })
@@ -395,18 +392,19 @@ async fn reads_beyond_their_number_are_busy_and_later_all_are_served() {
     devices[0].send_request(request).await.unwrap();
     let nodes = cluster.status();
     let stores: Vec<_> = nodes.iter().filter(|node| node.role == PlaygroundRole::Store).take(2).collect();
-    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::STOP));
+    stores.iter().for_each(|store| crate::common::signal(store.pid.unwrap(), Signal::STOP));
     let asked = (0..200).flat_map(|_| &devices).map(|device| device.query_send(&peer, id, None));
     let codes: HashSet<_> = futures_util::future::join_all(asked)
         .await
         .into_iter()
         .map(|result| result.unwrap_err().refusal().code)
         .collect();
-    stores.iter().for_each(|store| common::signal(store.pid.unwrap(), Signal::CONT));
+    stores.iter().for_each(|store| crate::common::signal(store.pid.unwrap(), Signal::CONT));
     assert!(codes.contains(&ErrorCode::Busy), "400 reads at once: {codes:?}");
     let expected = [ErrorCode::Busy, ErrorCode::Timeout, ErrorCode::Unavailable];
     assert!(codes.iter().all(|code| expected.contains(code)), "{codes:?}");
-    common::wait_until_async("reads are served", async || devices[1].query_send(&peer, id, None).await.is_ok()).await;
+    crate::common::wait_until_async("reads are served", async || devices[1].query_send(&peer, id, None).await.is_ok())
+        .await;
     let asked = (0..100).flat_map(|_| &devices).map(|device| device.query_send(&peer, id, None));
     futures_util::future::try_join_all(asked).await.unwrap();
 }

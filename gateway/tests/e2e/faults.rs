@@ -1,9 +1,5 @@
 //! A bad network between devices and the gateway: datagrams that are lost, overtaken and doubled, and a device whose
 //! address changes in mid-stream. Every entry arrives, once and in order.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-#[allow(dead_code, reason = "each test program uses a part of it")]
-mod support;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::support::{PATIENCE, Site};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use seriatim_client::{Client, Conversation, Endpoint, EntryBody, Subscription};
 use seriatim_proto::ids::Seq;
-use support::{PATIENCE, Site};
 use tokio::net::UdpSocket;
 
 /// What becomes of datagrams, of a thousand each.

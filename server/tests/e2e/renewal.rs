@@ -1,12 +1,8 @@
 //! Renewal behind the gateway: what a logic node makes of a session that is opened again, and of one whose token ends.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Cluster, PATIENCE, wait_until_async};
+use crate::common::{Cluster, PATIENCE, wait_until_async};
 use seriatim_client::{Client, Conversation};
 use seriatim_proto::codec;
 use seriatim_proto::error::ErrorCode;

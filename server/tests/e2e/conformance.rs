@@ -1,16 +1,12 @@
 //! Conformance: `raftctl conformance` passes our gateway on every way in, and catches one that lies.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::Cluster;
 use bytes::{Bytes, BytesMut};
-use common::Cluster;
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -40,7 +36,7 @@ struct Judged {
 
 fn conformance(arguments: &[&str]) -> Judged {
     let all = [&["-o", "json", "--timeout", "60s", "conformance"], arguments].concat();
-    let (exit, out, error) = common::run(&common::sibling("raftctl"), &all);
+    let (exit, out, error) = crate::common::run(&crate::common::sibling("raftctl"), &all);
     let json: Value = serde_json::from_str(&out).unwrap_or(Value::Null);
     Judged { exit, items: json["items"].as_array().cloned().unwrap_or_default(), error }
 }
@@ -492,7 +488,7 @@ async fn a_subscription_that_is_refused_for_now_goes_on_and_loses_nothing() {
         .unwrap();
     let mut inbox = alice.subscribe(Seq::FIRST, None);
     for text in ["before", "behind"] {
-        let entry = tokio::time::timeout(common::PATIENCE, inbox.next()).await.unwrap().unwrap().unwrap();
+        let entry = tokio::time::timeout(crate::common::PATIENCE, inbox.next()).await.unwrap().unwrap().unwrap();
         assert!(matches!(&entry.body, EntryBody::Here { body, .. } if body == text), "{entry:?}");
         if text == "before" {
             bob.send(Conversation::peer("alice").unwrap(), "behind").await.unwrap();

@@ -1,15 +1,11 @@
 //! A full disk under the stores: writes are refused with a clear code, reads go on, and nothing is lost.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::Cluster;
+use crate::common::Cluster;
 use seriatim_client::{Client, Conversation, RequestError, SendRequest};
 use seriatim_proto::error::ErrorCode;
 use seriatim_proto::ids::MessageId;
@@ -83,7 +79,7 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     disk.fill(16 << 20);
     let hasty = cluster.builder("hasty").token(cluster.token("alice", 3600)).request_timeout(Duration::from_secs(2));
     let hasty = hasty.connect().await.unwrap();
-    let deadline = std::time::Instant::now() + common::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::common::PATIENCE;
     let mut acked = 1;
     // A send that had its number when the disk filled keeps it and waits: its outcome is unknown until it is sent
     // again under its id.
@@ -118,7 +114,7 @@ async fn a_full_disk_refuses_writes_and_loses_nothing() {
     }
     alice.send(to_bob(), "after").await.unwrap();
     let bob = cluster.device("bob", "phone").await;
-    common::wait_until_async("bob has everything", async || everything(&bob).await > acked).await;
+    crate::common::wait_until_async("bob has everything", async || everything(&bob).await > acked).await;
     assert_eq!(everything(&bob).await, acked + 1);
     drop(cluster);
 }
@@ -137,7 +133,7 @@ async fn send_until(
     unknown: &mut Vec<SendRequest>,
     mut enough: impl FnMut(usize) -> bool,
 ) {
-    let deadline = std::time::Instant::now() + common::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::common::PATIENCE;
     let begun = acked.len();
     while !enough(acked.len() - begun) {
         assert!(std::time::Instant::now() < deadline, "waited too long; {} acked", acked.len() - begun);
@@ -196,7 +192,7 @@ async fn a_store_without_a_byte_left_stops_and_nothing_acked_is_lost() {
     let bob = cluster.device("bob", "phone").await;
     let ids: HashSet<_> = acked.iter().map(|request| request.message_id).collect();
     let mut seen: Vec<_> = Vec::new();
-    common::wait_until_async("bob has everything", async || {
+    crate::common::wait_until_async("bob has everything", async || {
         seen = messages(&bob).await;
         ids.iter().all(|id| seen.contains(id))
     })

@@ -1,13 +1,9 @@
 //! Limits of tenants and users, on a real cluster.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::time::Duration;
 
+use crate::common::Cluster;
 use bytes::Bytes;
-use common::Cluster;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use seriatim_client::{Client, Conversation};
@@ -18,7 +14,7 @@ use seriatim_proto::playground::PlaygroundRole;
 fn raftctl(cluster: &Cluster, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut all = vec!["--playground", cluster.data().to_str().unwrap(), "tenant"];
     all.extend(arguments);
-    common::run(&common::sibling("raftctl"), &all)
+    crate::common::run(&crate::common::sibling("raftctl"), &all)
 }
 
 /// `(limit, what is set, what was before)` of one answer.
@@ -43,7 +39,7 @@ fn over_quota(cluster: &Cluster, limit: &str) -> u64 {
     let label = format!("_over_quota_total{{limit=\"{limit}\"}} ");
     let nodes = cluster.about.nodes.iter().filter(|node| node.role == PlaygroundRole::Logic);
     let counts = nodes.map(|node| {
-        let text = common::metrics(&node.metrics);
+        let text = crate::common::metrics(&node.metrics);
         assert!(text.contains("seriatim_logic_slots_held"), "{text}");
         let line = text.lines().find_map(|line| line.split_once(&label));
         line.map_or(0, |(_, count)| count.parse::<u64>().unwrap())
@@ -102,7 +98,7 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
     assert_eq!(over_quota(&cluster, "user-writes-per-s"), 0);
     limits(&cluster, &["set", "1", "user-writes-per-s=5", "tenant-bytes-per-s=1000000"]);
     let mut sent = vec!["before".to_owned()];
-    common::wait_until_async("the limit is felt", async || {
+    crate::common::wait_until_async("the limit is felt", async || {
         let burst: Vec<String> = (0..12).map(|n| format!("{}", sent.len() + n)).collect();
         let outcomes = join_all(burst.iter().map(|text| alice.send(peer.clone(), text.clone()))).await;
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
@@ -110,7 +106,7 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
         over_quota(&cluster, "user-writes-per-s") > 0
     })
     .await;
-    common::wait_until_async("bob has it all", async || entries(&bob).await.len() >= sent.len()).await;
+    crate::common::wait_until_async("bob has it all", async || entries(&bob).await.len() >= sent.len()).await;
     let mut got = entries(&bob).await;
     got.sort();
     sent.sort();
@@ -130,7 +126,7 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
     let hasty = cluster.builder("desk").token(cluster.token("alice", 3600)).request_timeout(Duration::from_secs(2));
     let hasty = hasty.connect().await.unwrap();
     let mut through = Vec::new();
-    common::wait_until_async("writes are refused", async || {
+    crate::common::wait_until_async("writes are refused", async || {
         let text = format!("late {}", through.len());
         match hasty.send(peer.clone(), text.clone()).await {
             Ok(_) => through.push(text),
@@ -154,11 +150,11 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
     other.send(peer.clone(), "the other tenant goes on").await.unwrap();
     sent.extend(through);
     sent.sort();
-    common::wait_until_async("bob has it all", async || entries(&bob).await.len() >= sent.len()).await;
+    crate::common::wait_until_async("bob has it all", async || entries(&bob).await.len() >= sent.len()).await;
     let (exit, _, error) = {
         let playground = cluster.data().to_str().unwrap();
         let arguments = ["--playground", playground, "--timeout", "3s", "send", "--as", "alice", "--to", "bob", "x"];
-        common::run(&common::sibling("raftctl"), &arguments)
+        crate::common::run(&crate::common::sibling("raftctl"), &arguments)
     };
     assert!(exit == Some(6) && error.contains("QUOTA_EXCEEDED"), "{exit:?} {error}");
 
@@ -177,7 +173,7 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
     // A subscription that may read nothing waits, and has everything once it may.
     let (bob, desk) = (cluster.device("bob", "phone").await, cluster.device("bob", "desk").await);
     limits(&cluster, &["set", "1", "user-reads-per-s=0"]);
-    common::wait_until_async("reads are refused", async || {
+    crate::common::wait_until_async("reads are refused", async || {
         let short = cluster.builder("watch").token(cluster.token("bob", 3600)).request_timeout(Duration::from_secs(2));
         let read = short.connect().await.unwrap().sync(None, 1).await;
         read.is_err_and(|error| error.refusal().code == ErrorCode::QuotaExceeded)
@@ -185,10 +181,12 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
     .await;
     let refused = over_quota(&cluster, "user-reads-per-s");
     let mut pushed = desk.subscribe(Seq::FIRST, None);
-    common::wait_until("the subscription's reads are refused", || over_quota(&cluster, "user-reads-per-s") > refused);
+    crate::common::wait_until("the subscription's reads are refused", || {
+        over_quota(&cluster, "user-reads-per-s") > refused
+    });
     limits(&cluster, &["set", "1", "user-reads-per-s=default"]);
     for _ in &sent {
-        tokio::time::timeout(common::PATIENCE, pushed.next()).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(crate::common::PATIENCE, pushed.next()).await.unwrap().unwrap().unwrap();
     }
     drop((bob, desk));
 
@@ -199,7 +197,7 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
     alice.send(peer, "after").await.unwrap();
     sent.push("after".to_owned());
     sent.sort();
-    common::wait_until_async("bob has it all", async || entries(&bob).await.len() >= sent.len()).await;
+    crate::common::wait_until_async("bob has it all", async || entries(&bob).await.len() >= sent.len()).await;
     let mut got = entries(&bob).await;
     got.sort();
     assert_eq!(got, sent);

@@ -1,11 +1,7 @@
 //! Edits, recalls, reactions and pins on a real cluster.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
+use crate::common::{Cluster, wait_until_async};
 use bytes::Bytes;
-use common::{Cluster, wait_until_async};
 use futures_util::StreamExt;
 use seriatim_client::{AmendRequest, Amendment, Client, Conversation, Entry, EntryBody, Kind, SendStatus, verify_page};
 use seriatim_proto::error::ErrorCode;
@@ -80,7 +76,7 @@ async fn what_is_said_about_a_message_reaches_all_and_a_recall_takes_its_bodies(
     // Pushed as it happens, bodies and all.
     let mut pushed = Vec::new();
     while pushed.len() < 9 {
-        pushed.push(tokio::time::timeout(common::PATIENCE, at_bob.next()).await.unwrap().unwrap().unwrap());
+        pushed.push(tokio::time::timeout(crate::common::PATIENCE, at_bob.next()).await.unwrap().unwrap().unwrap());
     }
     assert!(pushed.iter().all(Entry::body_matches));
     let told: Vec<_> = pushed.iter().map(|entry| (entry.kind, entry.emoji.clone(), entry.unset)).collect();
@@ -150,7 +146,7 @@ async fn what_is_said_about_a_message_reaches_all_and_a_recall_takes_its_bodies(
     let mut at_tablet = tablet.subscribe(Seq::FIRST, None);
     let mut late = Vec::new();
     while late.len() < 10 {
-        late.push(tokio::time::timeout(common::PATIENCE, at_tablet.next()).await.unwrap().unwrap().unwrap());
+        late.push(tokio::time::timeout(crate::common::PATIENCE, at_tablet.next()).await.unwrap().unwrap().unwrap());
     }
     is_gone(&late);
 
@@ -211,7 +207,7 @@ async fn a_groups_members_amend_what_they_were_given_and_nobody_else_does() {
     // The operator's way.
     let raftctl = |arguments: &[&str]| {
         let all = [&["--playground", cluster.data().to_str().unwrap(), "-o", "json"], arguments].concat();
-        common::run(&common::sibling("raftctl"), &all)
+        crate::common::run(&crate::common::sibling("raftctl"), &all)
     };
     let (exit, out, error) = raftctl(&["user", "verify", "carol"]);
     assert_eq!(exit, Some(0), "{out} {error}");
@@ -261,7 +257,7 @@ async fn what_is_read_muted_and_archived_is_the_same_on_every_device() {
     let mut at_tablet = tablet.subscribe(entries[8].seq.next(), None);
     let second = nth(&to_alice, 1);
     assert_eq!(phone.mark_read(&to_alice, second).await.unwrap().unread, 2);
-    let told = tokio::time::timeout(common::PATIENCE, at_tablet.next()).await.unwrap().unwrap().unwrap();
+    let told = tokio::time::timeout(crate::common::PATIENCE, at_tablet.next()).await.unwrap().unwrap().unwrap();
     assert_eq!((told.kind, told.conversation.clone()), (Kind::Read, to_alice.clone()));
     assert_eq!(told.conversation_seq, entries.iter().find(|entry| entry.seq == second).unwrap().conversation_seq);
     assert_eq!(unread(&tablet).await, (2, 4, 6));
@@ -307,7 +303,7 @@ async fn what_is_read_muted_and_archived_is_the_same_on_every_device() {
     let playground = cluster.data().to_str().unwrap();
     let raftctl = |arguments: &[&str]| {
         let all = [&["--playground", playground, "-o", "json"], arguments].concat();
-        common::run(&common::sibling("raftctl"), &all)
+        crate::common::run(&crate::common::sibling("raftctl"), &all)
     };
     let (exit, out, error) = raftctl(&["user", "verify", "bob"]);
     assert_eq!(exit, Some(0), "{out} {error}");

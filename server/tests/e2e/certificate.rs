@@ -1,14 +1,10 @@
 //! Client certificates instead of tokens: real gateways and logic nodes, over QUIC and over WebSockets.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Cluster, DeviceCa, Issued, PATIENCE, Process, wait_until, wait_until_async};
+use crate::common::{Cluster, DeviceCa, Issued, PATIENCE, Process, wait_until, wait_until_async};
 use rcgen::SigningKey;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -57,7 +53,7 @@ async fn a_certificate_lets_its_user_in_and_nobody_else() {
     let file = folder.path().join("devices.pem");
     let (ours, theirs) = (DeviceCa::new("ours"), DeviceCa::new("theirs"));
     let operators = folder.path().join("operators");
-    let raftctl = |arguments: &[&str]| common::run(&common::sibling("raftctl"), arguments);
+    let raftctl = |arguments: &[&str]| crate::common::run(&crate::common::sibling("raftctl"), arguments);
     let (exit, _, error) = raftctl(&["cert", "init-ca", operators.to_str().unwrap()]);
     assert_eq!(exit, Some(0), "{error}");
     let operators_ca = std::fs::read_to_string(operators.join("ca.pem")).unwrap();
@@ -138,7 +134,7 @@ async fn a_certificate_lets_its_user_in_and_nobody_else() {
 fn refused_as_expired(cluster: &Cluster) -> f64 {
     let node = cluster.about.nodes.iter().find(|node| node.role == PlaygroundRole::Gateway).unwrap();
     let name = "seriatim_gateway_client_certificates_refused_total{reason=\"expired\"}";
-    common::metric(&node.metrics, name).unwrap_or(0.0)
+    crate::common::metric(&node.metrics, name).unwrap_or(0.0)
 }
 
 async fn a_session_ends_with_its_certificate(cluster: &Cluster, ca: &DeviceCa, folder: &Path) {
@@ -238,13 +234,13 @@ fn the_end_of_a_ca_is_said(cluster: &Cluster, folder: &Path) {
             &cluster.about.token_public_key,
         ]);
         let arguments = ["--gateway", gateway.address(), "--ca", &ca, "cert", "status"];
-        let (exit, text, error) = common::run(&common::sibling("raftctl"), &arguments);
+        let (exit, text, error) = crate::common::run(&crate::common::sibling("raftctl"), &arguments);
         assert!(text.contains("CA#1"), "{text} {error}");
         match says {
             Ok(()) => assert_eq!(exit, Some(0), "{text} {error}"),
             Err(word) => assert!(exit == Some(10) && text.contains(word), "{exit:?} {text} {error}"),
         }
-        let metric = |name: &str| common::metric(gateway.metrics(), name);
+        let metric = |name: &str| crate::common::metric(gateway.metrics(), name);
         wait_until("it has looked", || {
             metric("seriatim_gateway_certificate_end_timestamp_seconds") == Some(leaf_end as f64)
         });

@@ -1,12 +1,10 @@
 //! Ten malformed inputs of each class, against a gateway over real sockets. After each of them a session that began
 //! before goes on, and the close code is the one of docs/protocol.md.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-#[allow(dead_code, reason = "each test program uses a part of it")]
-mod support;
 
 use std::time::Duration;
 
+use crate::support::peer::{Kind, Peer, frame, quic, tcp, web_connect, web_request, web_socket};
+use crate::support::{PATIENCE, Site, eventually};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use seriatim_proto::error::ErrorCode::{self, *};
@@ -15,8 +13,6 @@ use seriatim_proto::wire::lane;
 use seriatim_proto::wire::v1;
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
-use support::peer::{Kind, Peer, frame, quic, tcp, web_connect, web_request, web_socket};
-use support::{PATIENCE, Site, eventually};
 use tokio::io::AsyncWriteExt;
 
 /// A device that does nothing wrong, from the beginning to the end.

@@ -1,15 +1,11 @@
 //! Bad input below the SDK: a peer that speaks QUIC but not our protocol, or not all of it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::{Cluster, PATIENCE, wait_until_async};
 use bytes::BytesMut;
-use common::{Cluster, PATIENCE, wait_until_async};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;

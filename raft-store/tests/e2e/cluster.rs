@@ -1,10 +1,8 @@
 //! A cluster of three stores does what a cluster promises, on real sockets and disks.
 
-mod common;
-
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{Client, Cluster, DEADLINE, Holder, TENANT, admin, any_port, direct, start, wait_until};
+use crate::common::{Client, Cluster, DEADLINE, Holder, TENANT, admin, any_port, direct, start, wait_until};
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::command::{Command, HolderOp, Outcome, Reject};
 use seriatim_proto::error::ErrorCode;

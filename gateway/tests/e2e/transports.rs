@@ -1,11 +1,11 @@
 //! The ways in, over real sockets on loopback: the same session suite on each of them, and what is malformed on one.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-#[allow(dead_code, reason = "each test program uses a part of it")]
-mod support;
 
 use std::time::Duration;
 
+use crate::support::peer::{
+    Event, From, Kind, Peer, frame, http, published, quic, tcp, web_connect, web_request, web_socket,
+};
+use crate::support::{PATIENCE, Site, eventually, now_s};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
@@ -19,8 +19,6 @@ use seriatim_proto::wire::lane::{self, Place};
 use seriatim_proto::wire::v1::client_frame::Body as Asked;
 use seriatim_proto::wire::v1::server_frame::Body as Said;
 use seriatim_proto::wire::{self, v1};
-use support::peer::{Event, From, Kind, Peer, frame, http, published, quic, tcp, web_connect, web_request, web_socket};
-use support::{PATIENCE, Site, eventually, now_s};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
@@ -455,7 +453,7 @@ const OTHER_KEYS: &[u8] =
 async fn a_device_that_comes_again_resumes_tls() {
     let site = Site::start().await;
     // Over TCP, as TLS says it.
-    let config = std::sync::Arc::new(support::peer::tls(&site.ca(), &[b"http/1.1"]));
+    let config = std::sync::Arc::new(crate::support::peer::tls(&site.ca(), &[b"http/1.1"]));
     let mut kinds = Vec::new();
     for _ in 0..2 {
         let connector = tokio_rustls::TlsConnector::from(config.clone());
@@ -470,7 +468,7 @@ async fn a_device_that_comes_again_resumes_tls() {
 
     // Over QUIC: a certificate is looked at in the first handshake only.
     let looks = std::sync::Arc::new(Looks::default());
-    let mut config = support::peer::tls(&site.ca(), &[b"seriatim-1"]);
+    let mut config = crate::support::peer::tls(&site.ca(), &[b"seriatim-1"]);
     config.dangerous().set_certificate_verifier(looks.clone());
     let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
     let config = quinn::ClientConfig::new(std::sync::Arc::new(config));
@@ -1028,7 +1026,7 @@ async fn the_hashes_of_the_short_certificate_are_published() {
     // `quic` trusts h3 by these hashes alone; a native device gets the certificate of the CA.
     let (connection, _endpoint) = quic(&site, site.address, b"h3").await.unwrap();
     let identity = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'_>>>().unwrap();
-    assert_eq!(support::peer::sha256(&identity[0]), hashes[0]);
+    assert_eq!(crate::support::peer::sha256(&identity[0]), hashes[0]);
 }
 
 // ---- the SDK on its ways in ----
@@ -1216,7 +1214,7 @@ async fn with_the_chain_browsers_see_the_same_certificate_as_all() {
     let site = Site::start_with(|config| config.webtransport = seriatim_gateway::WebTransportCertificate::Chain).await;
     let (answer, _) = published(&site, site.address).await;
     assert!(answer.contains("\"hashes\":[]"), "{answer}");
-    let tls = support::peer::tls(&site.ca(), &[b"h3"]);
+    let tls = crate::support::peer::tls(&site.ca(), &[b"h3"]);
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = quinn::ClientConfig::new(std::sync::Arc::new(crypto));

@@ -1,14 +1,10 @@
 //! Where a new cluster's replicas live, on any number of stores and by what fails together.
 
-#![allow(clippy::unwrap_used, reason = "test code, which fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::placement::{PATIENCE, Writer, directory, wait_for, wait_settled};
-use common::{Cluster, Node, admin, any_port};
+use crate::common::placement::{PATIENCE, Writer, directory, wait_for, wait_settled};
+use crate::common::{Cluster, Node, admin, any_port};
 use prometheus_client::registry::Registry;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::error::ErrorCode;

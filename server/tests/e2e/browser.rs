@@ -4,16 +4,12 @@
 //! nothing. The page is `browser/page.js`, written from docs/protocol.md alone. For WebTransport the browser gets no
 //! flags, only the published hashes; for `wss://` it is told to take the development CA's certificate.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Cluster, PATIENCE, wait_until_async};
+use crate::common::{Cluster, PATIENCE, wait_until_async};
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
