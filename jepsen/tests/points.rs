@@ -5,6 +5,7 @@
 //! network namespaces, the test is skipped, and says so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufRead;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -199,9 +200,13 @@ fn a_broken_rule_ends_a_store_at_once() {
         .args(["store", "--insecure-plaintext", "--listen", &address, "--data-dir"])
         .arg(data.path())
         .env("SERIATIM_CHAOS", "seed=1;log.write.before=panic@1/1")
+        .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn();
     let mut store = Held(store.unwrap());
+    let mut ready = String::new();
+    std::io::BufReader::new(store.0.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+    assert!(ready.contains("ready"), "{ready}");
     // It makes the store write its first log entry, of which there will be no answer.
     let made = std::process::Command::new(&program).args(["init", "--stores", &address]).spawn();
     let _made = Held(made.unwrap());
