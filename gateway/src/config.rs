@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use seriatim_mtls::Mtls;
 use seriatim_proto::certificate::ClientCa;
 use seriatim_proto::token::Verifier;
 
@@ -60,8 +61,10 @@ pub struct GatewayConfig {
     pub quic_secret: Option<Vec<u8>>,
     /// whose certificates devices may show instead of a token; `None`: none are asked for
     pub client_ca: Option<ClientCa>,
-    /// must be set: the streams to the logic nodes are not encrypted yet, mTLS comes later
+    /// for development: traffic between our own processes without TLS
     pub insecure_plaintext: bool,
+    /// certificate for other nodes; either this or plaintext must be wanted
+    pub mtls: Option<Mtls>,
 }
 
 impl fmt::Debug for GatewayConfig {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seriatim_gateway_core::LinkId;
+use seriatim_mtls::Mtls;
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::chaos::{self, Point};
 use seriatim_proto::codec;
 use seriatim_proto::grpc::Packet;
@@ -53,7 +55,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const WINDOW_BYTES: u32 = 8 << 20;
 
 /// Keeps links to all nodes that the configuration or the tables name; ends only by abort.
-pub(crate) async fn keep_links(hub: Arc<Hub>, seeds: Vec<String>) {
+pub(crate) async fn keep_links(hub: Arc<Hub>, seeds: Vec<String>, mtls: Mtls) {
     let mut nodes = hub.nodes();
     let mut links: JoinSet<String> = JoinSet::new();
     let mut running: HashMap<String, AbortHandle> = HashMap::new();
@@ -62,7 +64,8 @@ pub(crate) async fn keep_links(hub: Arc<Hub>, seeds: Vec<String>) {
         for address in seeds.iter().chain(&listed) {
             if !running.contains_key(address) {
                 let span = info_span!("logic_link", node = %address);
-                let task = keep_link(hub.clone(), address.clone(), seeds.contains(address)).instrument(span);
+                let task =
+                    keep_link(hub.clone(), address.clone(), seeds.contains(address), mtls.clone()).instrument(span);
                 running.insert(address.clone(), links.spawn(task));
             }
         }
@@ -80,18 +83,21 @@ pub(crate) async fn keep_links(hub: Arc<Hub>, seeds: Vec<String>) {
 }
 
 /// Keeps one link, until its node is named no more.
-async fn keep_link(hub: Arc<Hub>, address: String, seed: bool) -> String {
+async fn keep_link(hub: Arc<Hub>, address: String, seed: bool, mtls: Mtls) -> String {
     let mut pause = PAUSE_MIN;
     let mut told = false;
     loop {
         let began = Instant::now();
-        let Err(error) = run_link(&hub, &address).await;
+        let Err(error) = run_link(&hub, &address, &mtls).await;
         if began.elapsed() > PAUSE_MAX {
             (pause, told) = (PAUSE_MIN, false);
         }
         // Once per outage: the node may be away for long.
         if !std::mem::replace(&mut told, true) {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let cause = match &error {
+                LinkError::Connect(cause) => Some(seriatim_mtls::dial::why(cause)),
+                error => std::error::Error::source(error).map(ToString::to_string),
+            };
             warn!(%error, cause, "link lost");
         }
         if !seed && !hub.nodes().borrow().contains(&address) {
@@ -102,8 +108,8 @@ async fn keep_link(hub: Arc<Hub>, address: String, seed: bool) -> String {
     }
 }
 
-async fn run_link(hub: &Hub, address: &str) -> Result<std::convert::Infallible, LinkError> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
+async fn run_link(hub: &Hub, address: &str, mtls: &Mtls) -> Result<std::convert::Infallible, LinkError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(LinkError::Connect)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -111,10 +117,8 @@ async fn run_link(hub: &Hub, address: &str) -> Result<std::convert::Infallible, 
         .initial_connection_window_size(WINDOW_BYTES)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(LinkError::Connect)?;
+        .keep_alive_while_idle(true);
+    let channel = mtls.connect(&endpoint, NodeRole::Logic).await.map_err(LinkError::Connect)?;
     let bytes_max = limits::INTERNAL_FRAME_BYTES_MAX as usize;
     let mut client =
         LogicClient::new(channel).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);

@@ -1,15 +1,15 @@
 //! Operator: the door for operators, on a port of its own that devices never need.
 //!
-//! It is there only if `--operators` names an address, and as safe as the network that the address is in: like the
-//! doors of stores and logic nodes it has no TLS yet. Nothing of it touches the way of a message: it looks at the
+//! It is there only if `--operators` names an address. It asks for a certificate of an admin; with plaintext it is as
+//! safe as the network that the address is in. Nothing of it touches the way of a message: it looks at the
 //! [`Roster`](crate::roster::Roster) and writes letters to the sessions' own tasks.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use seriatim_mtls::{Door, Mtls};
 use seriatim_proto::codec;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::Packet;
@@ -19,6 +19,8 @@ use seriatim_proto::operator::{
     SessionStatus,
 };
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
@@ -32,8 +34,6 @@ use crate::short_certificate::ShortCertificates;
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Longest wait for the tasks of the sessions that are asked how they are.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
-/// Between two attempts to take a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest answer to a request.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -48,25 +48,15 @@ pub(crate) struct Office {
 }
 
 /// Serves operators until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, office: Office) {
-    let incoming = futures_util::stream::unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => return Some((Ok(stream), listener)),
-                // No descriptor is left: there will be one again.
-                Err(error) => {
-                    warn!(%error, "an operator could not be heard");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    });
+pub(crate) async fn serve(listener: TcpListener, office: Office, mtls: Mtls) {
+    // It lives as long as this: the door is closed by dropping it.
+    let (_open, closed) = watch::channel(false);
     let service = OperatorServer::new(Service(office)).max_decoding_message_size(REQUEST_BYTES_MAX);
     let served = tonic::transport::Server::builder()
         .timeout(ANSWER_PATIENCE)
         .concurrency_limit_per_connection(4)
-        .add_service(service)
-        .serve_with_incoming::<_, _, io::Error, _>(incoming)
+        .add_service(InterceptedService::new(service, mtls.guard(Door::Operator)))
+        .serve_with_incoming(seriatim_mtls::incoming(listener, closed, mtls))
         .await;
     if let Err(error) = served {
         warn!(%error, "the door for operators is closed");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
+use seriatim_mtls::{Mtls, Unclear};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -30,9 +31,9 @@ const DRAIN: Duration = Duration::from_millis(1_000);
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayStartError {
-    /// The flag is missing.
-    #[error("start without `insecure_plaintext`: mTLS between our processes comes later")]
-    PlaintextNotAllowed,
+    /// With TLS or without: one must be said.
+    #[error(transparent)]
+    Unclear(#[from] Unclear),
     /// No logic node is named.
     #[error("start without the address of a logic node")]
     NoLogic,
@@ -88,9 +89,7 @@ impl std::fmt::Debug for GatewayServer {
 impl GatewayServer {
     /// Binds and serves. Devices are admitted as soon as one logic node is linked.
     pub async fn start(config: GatewayConfig, registry: &mut Registry) -> Result<GatewayServer, GatewayStartError> {
-        if !config.insecure_plaintext {
-            return Err(GatewayStartError::PlaintextNotAllowed);
-        }
+        let mtls = Mtls::chosen(config.mtls.clone(), config.insecure_plaintext)?;
         if config.logic.is_empty() {
             return Err(GatewayStartError::NoLogic);
         }
@@ -109,7 +108,7 @@ impl GatewayServer {
         let desk = Desk { hub: hub.clone(), verifier: config.verifier.clone(), client_ca: config.client_ca.clone() };
         let doors = Doors::open(&config, desk)?;
         let address = doors.address();
-        let links = tokio::spawn(logic_link::keep_links(hub.clone(), config.logic));
+        let links = tokio::spawn(logic_link::keep_links(hub.clone(), config.logic, mtls.clone()));
         let ticks = tokio::spawn(tick(hub.clone()));
         let (certificates, short) = doors.shown();
         let operators = listener.map(|(at, listener)| {
@@ -117,7 +116,7 @@ impl GatewayServer {
             let (hub, begun) = (hub.clone(), Instant::now());
             let office = Office { hub, name, address: address.to_string(), begun, certificates, short };
             info!(address = %at, "operators are heard");
-            (at, tokio::spawn(operator::serve(listener, office)))
+            (at, tokio::spawn(operator::serve(listener, office, mtls.clone())))
         });
         info!(%address, "gateway listens");
         Ok(Self { address, doors, hub, links, ticks, operators })

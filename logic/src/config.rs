@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use seriatim_mtls::Mtls;
 use seriatim_proto::certificate::ClientCa;
 use seriatim_proto::meta::Limit;
 use seriatim_proto::token::Verifier;
@@ -22,6 +23,8 @@ pub struct LogicConfig {
     pub client_ca: Option<ClientCa>,
     /// what tenants and users may ask of this node, where it differs from `Limit::default_per_s`
     pub limits: BTreeMap<Limit, u32>,
-    /// internal traffic without TLS; refuses to start without it, until mTLS exists
+    /// for development: traffic between our own processes without TLS
     pub insecure_plaintext: bool,
+    /// certificate for other nodes; either this or plaintext must be wanted
+    pub mtls: Option<Mtls>,
 }

@@ -20,7 +20,6 @@ mod clock;
 mod config;
 mod input;
 mod leases;
-mod listener;
 mod metrics;
 mod packets;
 mod peers;

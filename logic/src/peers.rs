@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use seriatim_mtls::Mtls;
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::peer_client::PeerClient;
 use seriatim_proto::ids::{ClusterId, NodeId};
@@ -17,7 +19,7 @@ pub(crate) const PEER_QUEUE: usize = 1_024;
 
 /// Runs one connection to a peer until it fails or its queue closes, then says so.
 pub(crate) async fn run(
-    address: String,
+    (address, mtls): (String, Mtls),
     cluster: ClusterId,
     me: NodeId,
     peer: NodeId,
@@ -25,7 +27,7 @@ pub(crate) async fn run(
     requests: Packets<PeerRequest>,
     brain: mpsc::Sender<Input>,
 ) {
-    if let Err(error) = session(&address, cluster, me, peer, requests, &brain).await {
+    if let Err(error) = session((&address, &mtls), cluster, me, peer, requests, &brain).await {
         tracing::debug!(%address, %error, "peer link failed");
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
@@ -33,24 +35,23 @@ pub(crate) async fn run(
 }
 
 async fn session(
-    address: &str,
+    (address, mtls): (&str, &Mtls),
     cluster: ClusterId,
     me: NodeId,
     peer: NodeId,
     requests: Packets<PeerRequest>,
     brain: &mpsc::Sender<Input>,
 ) -> Result<(), String> {
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| error.to_string())?
         .connect_timeout(Duration::from_secs(1))
         .tcp_nodelay(true)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
         .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(2))
-        .connect()
-        .await
-        .map_err(|error| error.to_string())?;
+        .keep_alive_timeout(Duration::from_secs(2));
+    let connected = mtls.connect(&endpoint, NodeRole::Logic).await;
+    let channel = connected.map_err(|error| seriatim_mtls::dial::why(&error))?;
     let mut client = PeerClient::new(channel)
         .max_decoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize);

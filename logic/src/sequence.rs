@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use seriatim_logic_core::Ask;
+use seriatim_mtls::Mtls;
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::sequence::sequence_service_client::SequenceServiceClient;
 use seriatim_proto::grpc::sequence::sequence_service_server::SequenceService;
@@ -59,6 +61,7 @@ struct Desk {
     state: Mutex<DeskState>,
     next_id: AtomicU64,
     peers: Mutex<HashMap<String, Channel>>,
+    mtls: Mtls,
 }
 
 #[derive(Default)]
@@ -77,6 +80,7 @@ impl SequenceDoor {
             state: Mutex::default(),
             next_id: AtomicU64::new(1),
             peers: Mutex::default(),
+            mtls: doors.stores.mtls.clone(),
         };
         let door = Self { doors, desk: Arc::new(desk) };
         tokio::spawn(door.clone().keep_stream());
@@ -292,8 +296,8 @@ impl Desk {
         if let Some(channel) = peers.get(address) {
             return Some(channel.clone());
         }
-        let channel =
-            Endpoint::from_shared(format!("http://{address}")).ok()?.connect_timeout(CONNECT_TIMEOUT).connect_lazy();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?.connect_timeout(CONNECT_TIMEOUT);
+        let channel = self.mtls.connect_lazy(&endpoint, NodeRole::Logic);
         peers.insert(address.to_owned(), channel.clone());
         Some(channel)
     }

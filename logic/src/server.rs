@@ -8,12 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use seriatim_logic_core::Quotas;
+use seriatim_mtls::{Door, Mtls, Unclear};
 use seriatim_proto::grpc::logic_server::LogicServer as LogicGrpc;
 use seriatim_proto::grpc::peer_server::PeerServer as PeerGrpc;
 use seriatim_proto::grpc::sequence::sequence_service_server::SequenceServiceServer as SequenceGrpc;
 use seriatim_proto::limits;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::brain::{Brain, INPUT_QUEUE};
@@ -26,9 +28,9 @@ use crate::store_client::StoreClient;
 /// Why a logic node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogicStartError {
-    /// Plaintext must be asked for.
-    #[error("internal traffic without TLS needs insecure_plaintext = true")]
-    Plaintext,
+    /// With TLS or without: one must be said.
+    #[error(transparent)]
+    Unclear(#[from] Unclear),
     /// It must know at least one store.
     #[error("no store is named")]
     NoStores,
@@ -67,9 +69,7 @@ pub struct LogicServer {
 impl LogicServer {
     /// Binds, connects to the stores and serves. The node opens itself as soon as a store answers.
     pub async fn start(config: LogicConfig, registry: &mut Registry) -> Result<LogicServer, LogicStartError> {
-        if !config.insecure_plaintext {
-            return Err(LogicStartError::Plaintext);
-        }
+        let mtls = Mtls::chosen(config.mtls.clone(), config.insecure_plaintext)?;
         if config.stores.is_empty() {
             return Err(LogicStartError::NoStores);
         }
@@ -78,7 +78,7 @@ impl LogicServer {
         let address = listener.local_addr().map_err(listen)?;
         let metrics = Metrics::register(registry);
         let (door, inputs) = mpsc::channel(INPUT_QUEUE);
-        let stores = StoreClient::new(door.clone(), metrics.clone());
+        let stores = StoreClient::new(door.clone(), metrics.clone(), mtls.clone());
         let (standing, standing_seen) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
         let (close, closed) = watch::channel(false);
@@ -105,10 +105,10 @@ impl LogicServer {
             .initial_connection_window_size(16 << 20)
             .http2_keepalive_interval(Some(Duration::from_secs(1)))
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
-            .add_service(logic)
-            .add_service(peer)
-            .add_service(sequence)
-            .serve_with_incoming(crate::listener::incoming(listener, closed));
+            .add_service(InterceptedService::new(logic, mtls.guard(Door::Logic)))
+            .add_service(InterceptedService::new(peer, mtls.guard(Door::Peer)))
+            .add_service(InterceptedService::new(sequence, mtls.guard(Door::Sequence)))
+            .serve_with_incoming(seriatim_mtls::incoming(listener, closed, mtls));
         Ok(LogicServer { address, stop, close, brain: tokio::spawn(brain.run(stopped)), serve: tokio::spawn(serve) })
     }
 

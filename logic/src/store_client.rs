@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use seriatim_mtls::Mtls;
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::store_client::StoreClient as Grpc;
 use seriatim_proto::ids::{ClusterId, GroupId, StoreId};
@@ -30,6 +32,7 @@ type ReadAnswer = Result<Vec<ReadOutcome>, StoreRefusal>;
 pub(crate) struct StoreClient {
     pub(crate) topology: Topology,
     pub(crate) metrics: Metrics,
+    pub(crate) mtls: Mtls,
     next_id: AtomicU64,
     next_connection: AtomicU64,
     /// reads that wait, with their connection
@@ -39,10 +42,11 @@ pub(crate) struct StoreClient {
 }
 
 impl StoreClient {
-    pub(crate) fn new(brain: mpsc::Sender<Input>, metrics: Metrics) -> Arc<Self> {
+    pub(crate) fn new(brain: mpsc::Sender<Input>, metrics: Metrics, mtls: Mtls) -> Arc<Self> {
         Arc::new(Self {
             topology: Topology::default(),
             metrics,
+            mtls,
             next_id: AtomicU64::new(1),
             next_connection: AtomicU64::new(1),
             waiting: Mutex::new(HashMap::new()),
@@ -134,17 +138,16 @@ impl StoreClient {
 
     async fn session(&self, address: &str, connection: u64) -> Result<(), Refusal> {
         let unavailable = |error: String| Refusal::new(ErrorCode::Unavailable, error);
-        let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| unavailable(error.to_string()))?
             .connect_timeout(Duration::from_secs(1))
             .tcp_nodelay(true)
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
             .http2_keep_alive_interval(Duration::from_secs(1))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .connect()
-            .await
-            .map_err(|error| unavailable(error.to_string()))?;
+            .keep_alive_timeout(Duration::from_secs(2));
+        let connected = self.mtls.connect(&endpoint, NodeRole::Store).await;
+        let channel = connected.map_err(|error| unavailable(seriatim_mtls::dial::why(&error)))?;
         let mut client = Grpc::new(channel)
             .max_decoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize)
             .max_encoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize);

@@ -31,6 +31,20 @@ pub struct Playground {
     pub token_public_key: String,
     /// tenant of everything that tools do here unless told otherwise
     pub tenant: u32,
+    /// an operator's certificate for the nodes; `None`: they speak without TLS
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<PlaygroundTls>,
+}
+
+/// Files of TLS between processes. Paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaygroundTls {
+    /// the CA of the nodes
+    pub ca: String,
+    /// certificate
+    pub certificate: String,
+    /// its private key
+    pub key: String,
 }
 
 /// One process of a playground.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{Request, Response, Status};
 
+use seriatim_mtls::{Caller, rules};
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome, SlotRange};
@@ -45,10 +46,14 @@ impl AdminService {
 #[tonic::async_trait]
 impl admin_server::Admin for AdminService {
     async fn call(&self, request: Request<Packet>) -> Result<Response<Packet>, Status> {
+        let caller = Caller::of_request(&request);
         let mut frames = Vec::new();
         for frame in request.into_inner().frames {
             let answer = match codec::decode(&frame) {
-                Ok(request) => handle(&self.host, request).await,
+                Ok(request) => match rules::admin_request(&caller, &request) {
+                    Ok(()) => handle(&self.host, request).await,
+                    Err(refusal) => AdminResponse::Refused(refusal),
+                },
                 Err(error) => {
                     AdminResponse::Refused(Refusal::new(ErrorCode::Malformed, format!("no admin request: {error}")))
                 }

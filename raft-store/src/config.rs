@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use seriatim_mtls::Mtls;
 use seriatim_proto::chaos::{self, Limit};
 use seriatim_proto::limits;
 
@@ -16,8 +17,10 @@ pub struct StoreConfig {
     pub listen: SocketAddr,
     /// `host:port` under which others reach this store; `None`: the bound address.
     pub advertise: Option<String>,
-    /// Internal traffic without TLS; the start is refused without it, as mTLS comes later.
+    /// For development: traffic between our own processes without TLS.
     pub insecure_plaintext: bool,
+    /// Certificate for other nodes. Either this or plaintext must be wanted.
+    pub mtls: Option<Mtls>,
     /// Free bytes of the file system below which writes are refused.
     pub disk_reserve_bytes: u64,
     /// Bytes a second that are read in the background to find damage, half by the scrub and half to compare replicas; 0: only what is asked for is read, at the
@@ -52,6 +55,7 @@ impl StoreConfig {
             listen,
             advertise: None,
             insecure_plaintext: false,
+            mtls: None,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES,
             scrub_bytes_per_s: limits::SCRUB_BYTES_PER_S,
             domain: None,

@@ -26,7 +26,6 @@ mod host;
 mod identity;
 mod keys;
 mod leases;
-mod listener;
 mod live;
 mod log_record;
 mod log_writer;

@@ -1,9 +1,12 @@
 //! Remote: a call from this store to another one, for the rare things that only another store's leader can do
 //! (making a cluster, closing a group's record). Never on a message's way.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use seriatim_mtls::Mtls;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -14,6 +17,21 @@ use seriatim_proto::ids::{ClusterId, GroupId};
 use seriatim_proto::limits;
 use seriatim_proto::meta::Directory;
 use seriatim_proto::store::{Freshness, Read, ReadOutcome, StoreRefusal, StoreRequest, StoreResponse};
+
+/// Of this process: it has one certificate, however many stores a test runs in it. Calls to other stores come from all
+/// over this crate, none of which has a say in how they are made.
+static MTLS: OnceLock<Mtls> = OnceLock::new();
+
+/// How this process speaks with other stores, from its first start on.
+pub(crate) fn speak(mtls: Mtls) {
+    // A second store of a test speaks as the first one.
+    let _ = MTLS.set(mtls);
+}
+
+/// As [`speak`] said; plaintext in tests of parts, which start no store.
+pub(crate) fn mtls() -> Mtls {
+    MTLS.get().cloned().unwrap_or_else(Mtls::plaintext)
+}
 
 /// The directory, as the store at `address` has it.
 pub(crate) async fn directory(
@@ -89,12 +107,11 @@ pub(crate) async fn admin(address: &str, request: &AdminRequest) -> Result<Admin
 }
 
 async fn connect(address: &str) -> Result<tonic::transport::Channel, StoreRefusal> {
-    tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
         .map_err(unavailable)?
-        .connect_timeout(Duration::from_secs(2))
-        .connect()
-        .await
-        .map_err(|error| unavailable(format!("reach {address}: {error}")))
+        .connect_timeout(Duration::from_secs(2));
+    let connected = mtls().connect(&endpoint, NodeRole::Store).await;
+    connected.map_err(|error| unavailable(format!("reach {address}: {}", seriatim_mtls::dial::why(&error))))
 }
 
 fn unavailable(what: impl std::fmt::Display) -> StoreRefusal {

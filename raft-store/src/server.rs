@@ -8,7 +8,9 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
 
+use seriatim_mtls::{Door, Mtls, Unclear};
 use seriatim_proto::grpc::admin_server::AdminServer;
 use seriatim_proto::grpc::raft_server::RaftServer;
 use seriatim_proto::grpc::store_server::StoreServer as GrpcStoreServer;
@@ -23,12 +25,12 @@ use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
 use crate::host::{Host, Parts};
 use crate::identity::{DataFolder, IdentityError};
-use crate::listener;
 use crate::meta;
 use crate::metrics::StoreMetrics;
 use crate::moves;
 use crate::raft::group::RaftHost;
 use crate::raft::log_store::LogOpenError;
+use crate::remote;
 use crate::rocks::state_db::{StateDb, StateDbError};
 use crate::rot;
 use crate::scrub;
@@ -38,9 +40,9 @@ use crate::service::StoreService;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreStartError {
-    /// mTLS does not exist yet.
-    #[error("start without TLS: `insecure_plaintext` must say that this is wanted")]
-    Plaintext,
+    /// With TLS or without: one must be said.
+    #[error(transparent)]
+    Unclear(#[from] Unclear),
     /// The port is taken, or the address is not ours.
     #[error("listen on {address}")]
     Listen {
@@ -112,9 +114,8 @@ impl StoreServer {
         tuning: Tuning,
         registry: &mut Registry,
     ) -> Result<Self, StoreStartError> {
-        if !config.insecure_plaintext {
-            return Err(StoreStartError::Plaintext);
-        }
+        let mtls = Mtls::chosen(config.mtls.clone(), config.insecure_plaintext)?;
+        remote::speak(mtls.clone());
         let listen = |source| StoreStartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -186,7 +187,7 @@ impl StoreServer {
         parts.raft.register(registry);
         let host = Host::new(parts);
         let (closed, closing) = watch::channel(false);
-        let serving = tokio::spawn(serve(Arc::clone(&host), listener, closing));
+        let serving = tokio::spawn(serve(Arc::clone(&host), listener, closing, mtls));
         let mut server = Self { address, host, fatal, closed, serving, tasks: Vec::new(), groups: Some(groups) };
         server.open_groups().await?;
         // They touch RocksDB, so they run where the groups run.
@@ -273,6 +274,7 @@ async fn serve(
     host: Arc<Host>,
     listener: TcpListener,
     closing: watch::Receiver<bool>,
+    mtls: Mtls,
 ) -> Result<(), tonic::transport::Error> {
     let frame_bytes = limits::INTERNAL_FRAME_BYTES_MAX as usize;
     let raft = host.raft().service();
@@ -280,16 +282,18 @@ async fn serve(
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(2 * WINDOW_BYTES)
         .http2_keepalive_interval(Some(Duration::from_secs(2)))
-        .add_service(
+        .add_service(InterceptedService::new(
             GrpcStoreServer::new(StoreService::new(Arc::clone(&host)))
                 .max_decoding_message_size(frame_bytes)
                 .max_encoding_message_size(frame_bytes),
-        )
-        .add_service(
+            mtls.guard(Door::Store),
+        ))
+        .add_service(InterceptedService::new(
             RaftServer::new(raft).max_decoding_message_size(frame_bytes).max_encoding_message_size(frame_bytes),
-        )
-        .add_service(AdminServer::new(AdminService::new(host)))
-        .serve_with_incoming(listener::incoming(listener, closing))
+            mtls.guard(Door::Raft),
+        ))
+        .add_service(InterceptedService::new(AdminServer::new(AdminService::new(host)), mtls.guard(Door::Admin)))
+        .serve_with_incoming(seriatim_mtls::incoming(listener, closing, mtls))
         .await
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
+use seriatim_mtls::{Caller, rules};
 use seriatim_proto::codec;
 use seriatim_proto::command::Command;
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -49,7 +50,8 @@ impl store_server::Store for StoreService {
 
     async fn channel(&self, request: Request<Streaming<Packet>>) -> Result<Response<Packets>, Status> {
         let (answers, packets) = Packets::channel(ANSWERS_WAITING);
-        let connection = Connection { host: Arc::clone(&self.host), answers, greeted: false };
+        let caller = Caller::of_request(&request);
+        let connection = Connection { host: Arc::clone(&self.host), answers, greeted: false, caller };
         tokio::spawn(connection.run(request.into_inner()));
         Ok(Response::new(packets))
     }
@@ -59,6 +61,8 @@ struct Connection {
     host: Arc<Host>,
     answers: mpsc::Sender<StoreResponse>,
     greeted: bool,
+    /// as its certificate says
+    caller: Caller,
 }
 
 /// The other side is gone, or does not speak our protocol.
@@ -83,6 +87,9 @@ impl Connection {
     }
 
     async fn handle(&mut self, request: StoreRequest) -> Result<(), Ended> {
+        if let Err(refusal) = rules::store_request(&self.caller, &request) {
+            return self.forbid(&request, refusal).await;
+        }
         match request {
             StoreRequest::Hello { cluster } => self.hello(cluster).await,
             _ if !self.greeted => {
@@ -106,6 +113,23 @@ impl Connection {
             StoreRequest::Watch => {
                 tokio::spawn(watch(Arc::clone(&self.host), self.answers.clone()));
                 Ok(())
+            }
+        }
+    }
+
+    /// Not for a caller of this role.
+    async fn forbid(&mut self, request: &StoreRequest, refusal: Refusal) -> Result<(), Ended> {
+        tracing::warn!(%refusal, "a request is refused");
+        self.host.count_refused(&StoreRefusal::Refused(refusal.clone()));
+        match request {
+            StoreRequest::Propose { id, .. } => {
+                let result = Err(StoreRefusal::Refused(refusal));
+                self.send(StoreResponse::Proposed { id: *id, result }).await
+            }
+            // What has no answer of its own ends the stream.
+            _ => {
+                self.send(StoreResponse::Welcome { result: Err(refusal) }).await?;
+                Err(Ended)
             }
         }
     }

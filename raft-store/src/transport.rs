@@ -27,6 +27,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::raft_client::RaftClient;
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId};
@@ -395,7 +396,7 @@ async fn run_once(link: &Link) -> Result<(), String> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(text)?;
+    let channel = crate::remote::mtls().connect(&endpoint, NodeRole::Store).await.map_err(text)?;
     let mut client = RaftClient::new(channel)
         .max_decoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize);

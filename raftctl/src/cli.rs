@@ -36,6 +36,16 @@ pub(crate) struct Globals {
     /// PEM file of the CA that signed the gateway's certificate
     #[arg(long, global = true, env = "RAFTCTL_CA")]
     pub(crate) ca: Option<PathBuf>,
+    /// PEM file of the CAs of the cluster's nodes: with --cert and --key, stores, logic nodes and gateways' doors for
+    /// operators are asked over TLS
+    #[arg(long, global = true, env = "RAFTCTL_CACERT", value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// PEM file of an operator's certificate, `raftctl cert issue --role admin`
+    #[arg(long, global = true, env = "RAFTCTL_CERT", value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, global = true, env = "RAFTCTL_KEY", value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
     /// file with a token; `-` is stdin
     #[arg(long, global = true, env = "RAFTCTL_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -488,7 +498,7 @@ pub(crate) struct Issue {
     /// what it allows: device, sequence; a device unless given
     #[arg(long, value_delimiter = ',')]
     pub(crate) scopes: Vec<String>,
-    /// for a node: store, logic, gateway or admin
+    /// for a node: store, logic, gateway, application or admin
     #[arg(long, value_parser = clap::value_parser!(NodeRole))]
     pub(crate) role: Option<NodeRole>,
     /// which node, for people

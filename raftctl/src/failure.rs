@@ -70,6 +70,9 @@ impl Failure {
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::own(Exit::NotFound, 902, message)
     }
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::own(Exit::Forbidden, 906, message)
+    }
     pub(crate) fn unreachable(message: impl Into<String>) -> Self {
         Self::own(Exit::Unreachable, 903, message)
     }

@@ -13,6 +13,7 @@ mod conformance;
 mod control;
 mod device;
 mod failure;
+mod link;
 mod operator;
 mod output;
 mod store;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::codec;
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::operator_client::OperatorClient;
@@ -13,6 +14,7 @@ use seriatim_proto::operator::{
 use tonic::transport::Endpoint;
 
 use crate::failure::Failure;
+use crate::link;
 use crate::target::Target;
 
 /// One question.
@@ -23,14 +25,12 @@ pub(crate) async fn ask(door: &str, request: &OperatorRequest, timeout: Duration
         .connect_timeout(timeout.min(Duration::from_secs(3)))
         .timeout(timeout);
     let asked = async {
-        let channel = endpoint.connect().await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            Failure::unreachable(format!("{act}: {}", cause.unwrap_or_else(|| error.to_string())))
-                .hint("its door for operators: `seriatim gateway --operators ADDRESS`")
-        })?;
+        let connected = link::connect(&act, &endpoint, NodeRole::Gateway).await;
+        let channel = connected
+            .map_err(|failure| failure.hint("its door for operators: `seriatim gateway --operators ADDRESS`"))?;
         let mut client = OperatorClient::new(channel).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
         let answer = client.call(Packet { frames: vec![codec::encode_bytes(request)] }).await;
-        answer.map_err(|status| Failure::unreachable(format!("{act}: {}", status.message())))
+        answer.map_err(|status| link::failed(&act, &status))
     };
     let late = |_| Failure::unreachable(format!("{act}: no answer in {timeout:?}"));
     let frames = tokio::time::timeout(timeout, asked).await.map_err(late)??.into_inner().frames;

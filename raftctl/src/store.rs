@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::{ErrorCode, Refusal};
@@ -18,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::{Exit, Failure};
+use crate::link;
 use crate::target::Target;
 
 /// Pause before all stores are asked again for a leader.
@@ -29,8 +31,7 @@ pub(crate) async fn admin(store: &str, request: &AdminRequest, timeout: Duration
     let channel = connect(store, timeout).await?;
     let mut client = AdminClient::new(channel).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let packet = Packet { frames: vec![codec::encode_bytes(request)] };
-    let answer =
-        client.call(packet).await.map_err(|status| Failure::unreachable(format!("{act}: {}", status.message())))?;
+    let answer = client.call(packet).await.map_err(|status| link::failed(&act, &status))?;
     let frames = answer.into_inner().frames;
     let frame = frames.first().ok_or_else(|| Failure::internal(format!("{act}: it answered nothing")))?;
     match codec::decode(frame).map_err(|error| Failure::internal(format!("{act}: {error}")))? {
@@ -167,9 +168,10 @@ async fn exchange_at_leisure(store: &str, request: StoreRequest, timeout: Durati
         .max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let opened = client.channel(ReceiverStream::new(receiver)).await;
-    let mut incoming = opened.map_err(|status| lost(status.message().to_owned()))?.into_inner();
+    let act = format!("failed to ask the store at {store}");
+    let mut incoming = opened.map_err(|status| link::failed(&act, &status))?.into_inner();
     loop {
-        let packet = incoming.message().await.map_err(|status| lost(status.message().to_owned()))?;
+        let packet = incoming.message().await.map_err(|status| link::failed(&act, &status))?;
         let packet = packet.ok_or_else(|| lost("it ended the channel".to_owned()))?;
         for frame in packet.frames {
             match codec::decode(&frame).map_err(|error| lost(error.to_string()))? {
@@ -218,19 +220,11 @@ pub(crate) fn group_of(directory: &Directory, slot: SlotId) -> Result<GroupId, F
 }
 
 async fn connect(store: &str, timeout: Duration) -> Result<Channel, Failure> {
-    Endpoint::from_shared(format!("http://{store}"))
+    let endpoint = Endpoint::from_shared(format!("http://{store}"))
         .map_err(|_| Failure::usage(format!("`{store}` is no host:port")))?
         .connect_timeout(timeout.min(Duration::from_secs(3)))
-        .timeout(timeout)
-        .connect()
-        .await
-        .map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            Failure::unreachable(format!(
-                "failed to reach the store at {store}: {}",
-                cause.unwrap_or_else(|| error.to_string())
-            ))
-        })
+        .timeout(timeout);
+    link::connect(&format!("failed to reach the store at {store}"), &endpoint, NodeRole::Store).await
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use seriatim_proto::token::Minter;
 
 use crate::cli::{Format, Globals};
 use crate::failure::Failure;
+use crate::link;
 
 /// How long a minted token lives.
 const TOKEN_SECONDS: u64 = 24 * 3600;
@@ -47,6 +48,7 @@ impl Target {
             None => playground_folder(globals).ok().and_then(|folder| read_playground(&folder).ok()),
         };
         let found = playground.as_ref();
+        link::choose(globals, found)?;
         let addresses = |role| -> Vec<String> {
             let nodes = found.iter().flat_map(|found| &found.nodes).filter(|node| node.role == role);
             nodes.map(|node| node.address.clone()).collect()

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use seriatim_mtls::Mtls;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::codec;
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::admin_client::AdminClient;
@@ -19,10 +21,10 @@ use tonic::transport::{Channel, Endpoint};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Makes a cluster of these stores, or completes what was begun.
-pub(crate) async fn init_cluster(stores: &[String], groups: u32) -> anyhow::Result<ClusterId> {
+pub(crate) async fn init_cluster(mtls: &Mtls, stores: &[String], groups: u32) -> anyhow::Result<ClusterId> {
     let first = stores.first().context("initialise a cluster: no store named")?;
     let request = AdminRequest::InitCluster { stores: stores.to_vec(), groups, voters: None };
-    match call(first, &request).await? {
+    match call(mtls, first, &request).await? {
         AdminResponse::Initialised { cluster } => Ok(cluster),
         AdminResponse::Refused(refusal) => bail!("initialise the cluster at {first}: {refusal}"),
         other => bail!("initialise the cluster at {first}: an unexpected answer {other:?}"),
@@ -30,8 +32,8 @@ pub(crate) async fn init_cluster(stores: &[String], groups: u32) -> anyhow::Resu
 }
 
 /// A store's own view of itself.
-pub(crate) async fn status(store: &str) -> anyhow::Result<StoreStatus> {
-    match call(store, &AdminRequest::Status).await? {
+pub(crate) async fn status(mtls: &Mtls, store: &str) -> anyhow::Result<StoreStatus> {
+    match call(mtls, store, &AdminRequest::Status).await? {
         AdminResponse::Status(status) => Ok(status),
         AdminResponse::Refused(refusal) => bail!("ask {store} for its status: {refusal}"),
         other => bail!("ask {store} for its status: an unexpected answer {other:?}"),
@@ -39,7 +41,7 @@ pub(crate) async fn status(store: &str) -> anyhow::Result<StoreStatus> {
 }
 
 /// Slots of each group that this store has seen held, as far as its replicas have applied.
-pub(crate) async fn slots_held(store: &str, groups: u32) -> anyhow::Result<BTreeMap<SlotId, bool>> {
+pub(crate) async fn slots_held(mtls: &Mtls, store: &str, groups: u32) -> anyhow::Result<BTreeMap<SlotId, bool>> {
     let requests =
         std::iter::once(StoreRequest::Hello { cluster: None }).chain((1..=groups).map(|group| StoreRequest::Read {
             id: u64::from(group),
@@ -51,7 +53,7 @@ pub(crate) async fn slots_held(store: &str, groups: u32) -> anyhow::Result<BTree
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     sender.send(packet).await.context("ask for the holders")?;
     let outgoing = ReceiverStream::new(receiver);
-    let mut client = StoreClient::new(connect(store).await?)
+    let mut client = StoreClient::new(connect(mtls, store).await?)
         .max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let mut incoming =
@@ -75,21 +77,20 @@ pub(crate) async fn slots_held(store: &str, groups: u32) -> anyhow::Result<BTree
     Ok(held)
 }
 
-async fn call(store: &str, request: &AdminRequest) -> anyhow::Result<AdminResponse> {
+async fn call(mtls: &Mtls, store: &str, request: &AdminRequest) -> anyhow::Result<AdminResponse> {
     let mut client =
-        AdminClient::new(connect(store).await?).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
+        AdminClient::new(connect(mtls, store).await?).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let packet = Packet { frames: vec![codec::encode_bytes(request)] };
     let answer = client.call(packet).await.with_context(|| format!("ask the store at {store}"))?.into_inner();
     let frame = answer.frames.first().with_context(|| format!("{store} answered nothing"))?;
     codec::decode(frame).with_context(|| format!("understand the answer of {store}"))
 }
 
-async fn connect(store: &str) -> anyhow::Result<Channel> {
-    Endpoint::from_shared(format!("http://{store}"))
+async fn connect(mtls: &Mtls, store: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{store}"))
         .with_context(|| format!("`{store}` is no host:port"))?
         .connect_timeout(Duration::from_secs(3))
-        .timeout(PATIENCE)
-        .connect()
-        .await
-        .with_context(|| format!("reach the store at {store}"))
+        .timeout(PATIENCE);
+    let connected = mtls.connect(&endpoint, NodeRole::Store).await;
+    connected.map_err(|error| anyhow::anyhow!("reach the store at {store}: {}", seriatim_mtls::dial::why(&error)))
 }

@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use seriatim_gateway::dev_ca::ensure_dev_ca;
 use seriatim_gateway::{ADDRESS_CONNECTIONS_MAX, CertificateFiles, GatewayConfig, Origins, WebTransportCertificate};
 use seriatim_logic::LogicConfig;
+use seriatim_mtls::{Files, Mtls, Own, Unclear};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::limits;
 use seriatim_proto::meta::Limit;
 use seriatim_store::StoreConfig;
@@ -56,7 +58,16 @@ pub(crate) struct StoreOptions {
     /// host:port by which others reach this store, if not the address it listens on
     #[arg(long)]
     advertise: Option<String>,
-    /// development only: no TLS between our own processes
+    /// PEM file of the CAs whose certificates other nodes may show; read anew when it changes, as the next two
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// PEM file of this node's certificate for other nodes, `raftctl cert issue --role …`
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// development only: no TLS between our own processes, and nobody is asked who he is
     #[arg(long)]
     insecure_plaintext: bool,
     /// free bytes of the file system below which writes are refused
@@ -105,7 +116,16 @@ pub(crate) struct LogicOptions {
     /// what tenants and users may ask of this node, such as user-writes-per-s=100; `raftctl tenant show` names all
     #[arg(long = "limit", value_name = "NAME=PER_SECOND")]
     limit: Vec<String>,
-    /// development only: no TLS between our own processes
+    /// PEM file of the CAs whose certificates other nodes may show; read anew when it changes, as the next two
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// PEM file of this node's certificate for other nodes, `raftctl cert issue --role …`
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// development only: no TLS between our own processes, and nobody is asked who he is
     #[arg(long)]
     insecure_plaintext: bool,
 }
@@ -170,20 +190,39 @@ pub(crate) struct GatewayOptions {
     /// PEM file of the CAs whose certificates devices may show instead of a token; read anew when it changes
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
-    /// development only: no TLS between our own processes
+    /// PEM file of the CAs whose certificates other nodes may show; read anew when it changes, as the next two
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// PEM file of this node's certificate for other nodes, `raftctl cert issue --role …`
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// development only: no TLS between our own processes, and nobody is asked who he is
     #[arg(long)]
     insecure_plaintext: bool,
 }
 
 impl StoreOptions {
     /// Flags over file over defaults.
-    pub(crate) fn checked(self) -> anyhow::Result<StoreConfig> {
+    pub(crate) fn checked(self, registry: &mut Registry) -> anyhow::Result<StoreConfig> {
         let file: StoreOptions = read_file(self.common.config.as_deref())?;
+        let insecure_plaintext = self.insecure_plaintext || file.insecure_plaintext;
+        let tls = Tls {
+            ca: self.tls_ca.or(file.tls_ca),
+            cert: self.tls_cert.or(file.tls_cert),
+            key: self.tls_key.or(file.tls_key),
+        };
+        let listen = wanted("listen", self.listen.or(file.listen))?;
+        let advertise = self.advertise.or(file.advertise);
+        let reached = advertise.clone().unwrap_or_else(|| listen.to_string());
         Ok(StoreConfig {
             data_dir: wanted("data-dir", self.data_dir.or(file.data_dir))?,
-            listen: wanted("listen", self.listen.or(file.listen))?,
-            advertise: self.advertise.or(file.advertise),
-            insecure_plaintext: plaintext(self.insecure_plaintext || file.insecure_plaintext)?,
+            listen,
+            advertise,
+            insecure_plaintext,
+            mtls: tls.start(insecure_plaintext, Own::reached_at(NodeRole::Store, [reached.as_str()]), registry)?,
             disk_reserve_bytes: self
                 .disk_reserve_bytes
                 .or(file.disk_reserve_bytes)
@@ -220,10 +259,21 @@ impl LogicOptions {
             public_key: self.token_public_key.or(file.token_public_key),
             hs256_secret: self.development_hs256_secret.or(file.development_hs256_secret),
         };
-        let insecure_plaintext = plaintext(self.insecure_plaintext || file.insecure_plaintext)?;
+        let insecure_plaintext = self.insecure_plaintext || file.insecure_plaintext;
+        let tls = Tls {
+            ca: self.tls_ca.or(file.tls_ca),
+            cert: self.tls_cert.or(file.tls_cert),
+            key: self.tls_key.or(file.tls_key),
+        };
+        let listen = wanted("listen", self.listen.or(file.listen))?;
+        let advertise = self.advertise.or(file.advertise);
+        let reached = advertise.clone().unwrap_or_else(|| listen.to_string());
+        let own = Own::reached_at(NodeRole::Logic, [reached.as_str()]);
+        let mtls = tls.start(insecure_plaintext, own, registry)?;
         Ok(LogicConfig {
-            listen: wanted("listen", self.listen.or(file.listen))?,
-            advertise: self.advertise.or(file.advertise),
+            listen,
+            advertise,
+            mtls,
             stores: wanted_list("stores", self.stores, file.stores)?,
             limits: rates(file.limit.iter().chain(&self.limit))?,
             insecure_plaintext,
@@ -238,7 +288,16 @@ impl GatewayOptions {
     pub(crate) async fn checked(self, registry: &mut Registry) -> anyhow::Result<GatewayConfig> {
         let file: GatewayOptions = read_file(self.common.config.as_deref())?;
         // Nothing is made for a start that is refused.
-        let insecure_plaintext = plaintext(self.insecure_plaintext || file.insecure_plaintext)?;
+        let insecure_plaintext = self.insecure_plaintext || file.insecure_plaintext;
+        let tls = Tls {
+            ca: self.tls_ca.or(file.tls_ca),
+            cert: self.tls_cert.or(file.tls_cert),
+            key: self.tls_key.or(file.tls_key),
+        };
+        let operators = self.operators.or(file.operators);
+        let reached = operators.map(|address| address.to_string());
+        let own = Own::reached_at(NodeRole::Gateway, reached.as_deref());
+        let mtls = tls.start(insecure_plaintext, own, registry)?;
         let listen = wanted("listen", self.listen.or(file.listen))?;
         let logic = wanted_list("logic", self.logic, file.logic)?;
         let mut chain = self.certificate_chain.or(file.certificate_chain);
@@ -264,7 +323,7 @@ impl GatewayOptions {
         }
         Ok(GatewayConfig {
             name: gateway_name(self.name.or(file.name))?,
-            operators: self.operators.or(file.operators),
+            operators,
             listen,
             logic,
             certificate: CertificateFiles {
@@ -286,6 +345,7 @@ impl GatewayOptions {
             verifier: token_keys::start(&keys, registry).await?,
             client_ca: client_ca::start(self.client_ca.or(file.client_ca), registry).await?,
             insecure_plaintext,
+            mtls,
         })
     }
 }
@@ -331,13 +391,34 @@ fn wanted_list(name: &str, flags: Vec<String>, file: Vec<String>) -> anyhow::Res
     wanted(name, (!list.is_empty()).then_some(list))
 }
 
-fn plaintext(allowed: bool) -> anyhow::Result<bool> {
-    anyhow::ensure!(
-        allowed,
-        "start: traffic between our own processes has no TLS yet (mTLS comes later); \
-         say --insecure-plaintext to run like this, on a machine or network that you trust"
-    );
-    Ok(allowed)
+/// The three flags of TLS between our own processes.
+pub(crate) struct Tls {
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// All three, or none.
+    pub(crate) fn files(self) -> anyhow::Result<Option<Files>> {
+        match (self.ca, self.cert, self.key) {
+            (None, None, None) => Ok(None),
+            (Some(ca), Some(certificate), Some(key)) => Ok(Some(Files { ca, certificate, key })),
+            _ => anyhow::bail!("start: --tls-ca, --tls-cert and --tls-key go together: one of them is missing"),
+        }
+    }
+
+    /// Reads the certificate, and keeps it fresh from then on. What was said is judged before anything is made.
+    fn start(self, insecure_plaintext: bool, own: Own, registry: &mut Registry) -> anyhow::Result<Option<Mtls>> {
+        match (self.files()?, insecure_plaintext) {
+            (Some(files), false) => {
+                Ok(Some(Mtls::start(files, own, registry).context("use the certificate of this node")?))
+            }
+            (None, true) => Ok(None),
+            (Some(_), true) => Err(Unclear::Both.into()),
+            (None, false) => Err(Unclear::Neither.into()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -360,7 +441,7 @@ mod tests {
             data_dir: Some("b".into()),
             ..StoreOptions::default()
         };
-        let config = options.checked().unwrap();
+        let config = options.checked(&mut Registry::default()).unwrap();
         assert_eq!(config.data_dir, PathBuf::from("b"));
         assert_eq!(config.listen.port(), 1);
         assert_eq!(config.disk_reserve_bytes, limits::DISK_RESERVE_BYTES);
@@ -373,6 +454,6 @@ mod tests {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             ..StoreOptions::default()
         };
-        assert!(options.checked().err().unwrap().to_string().contains("--insecure-plaintext"));
+        assert!(options.checked(&mut Registry::default()).err().unwrap().to_string().contains("--insecure-plaintext"));
     }
 }

@@ -19,6 +19,8 @@ mod token_keys;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use seriatim_mtls::{Mtls, Own};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::error::ErrorCode;
 use seriatim_store::StoreStartError;
 
@@ -56,6 +58,23 @@ struct InitOptions {
     /// data groups
     #[arg(long, default_value_t = seriatim_proto::limits::GROUPS_DEFAULT)]
     groups: u32,
+    /// PEM file of the CAs of the nodes
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<std::path::PathBuf>,
+    /// PEM file of an operator's certificate, `raftctl cert issue --role admin`
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<std::path::PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<std::path::PathBuf>,
+}
+
+impl InitOptions {
+    fn mtls(&self) -> anyhow::Result<Mtls> {
+        let tls = config::Tls { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() };
+        let Some(files) = tls.files()? else { return Ok(Mtls::plaintext()) };
+        Ok(Mtls::once(&files, Own { role: NodeRole::Admin, hosts: Vec::new() })?)
+    }
 }
 
 /// Runs the program that the command line names, to its end.
@@ -100,7 +119,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Gateway(options) => role::run_gateway(options).await,
         Command::Playground(options) => playground::run(options).await,
         Command::Init(options) => {
-            let cluster = admin::init_cluster(&options.stores, options.groups).await?;
+            let cluster = admin::init_cluster(&options.mtls()?, &options.stores, options.groups).await?;
             ops::print_line(&serde_json::json!({"initialised": true, "cluster": cluster.to_string()}).to_string())
         }
     }

@@ -15,7 +15,7 @@ use crate::{ops, stop};
 pub(crate) async fn run_store(options: StoreOptions) -> anyhow::Result<()> {
     let common = options.common.clone();
     let mut registry = Registry::with_prefix("seriatim");
-    let server = StoreServer::start(options.checked()?, &mut registry).await.context("start the store")?;
+    let server = StoreServer::start(options.checked(&mut registry)?, &mut registry).await.context("start the store")?;
     ready("store", (server.address(), None), &common, (registry, || true)).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a store")
 }

@@ -583,6 +583,7 @@ async fn a_start_without_the_flag_or_on_a_taken_port_fails() {
         quic_secret: None,
         client_ca: None,
         insecure_plaintext: true,
+        mtls: None,
     };
     let start = |config| async move {
         seriatim_gateway::GatewayServer::start(config, &mut Default::default()).await.unwrap_err()
@@ -590,5 +591,5 @@ async fn a_start_without_the_flag_or_on_a_taken_port_fails() {
     let taken = start(config.clone()).await;
     assert!(matches!(taken, seriatim_gateway::GatewayStartError::Bind { address, .. } if address == site.address));
     let plain = start(seriatim_gateway::GatewayConfig { insecure_plaintext: false, ..config }).await;
-    assert!(matches!(plain, seriatim_gateway::GatewayStartError::PlaintextNotAllowed));
+    assert!(matches!(plain, seriatim_gateway::GatewayStartError::Unclear(_)));
 }

@@ -372,7 +372,7 @@ impl Brain {
             let (queue, requests) = Packets::channel(peers::PEER_QUEUE);
             let connection = self.id();
             tokio::spawn(peers::run(
-                address,
+                (address, self.stores.mtls.clone()),
                 standing.cluster,
                 standing.node,
                 node,

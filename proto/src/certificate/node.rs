@@ -20,6 +20,8 @@ use crate::limits;
 pub enum NodeRole {
     /// an operator's tools
     Admin,
+    /// a program of somebody else's that asks the sequence service
+    Application,
     /// a gateway
     Gateway,
     /// a logic node
@@ -30,15 +32,24 @@ pub enum NodeRole {
 
 impl NodeRole {
     /// All of them.
-    pub const ALL: [NodeRole; 4] = [Self::Admin, Self::Gateway, Self::Logic, Self::Store];
+    pub const ALL: [NodeRole; 5] = [Self::Admin, Self::Application, Self::Gateway, Self::Logic, Self::Store];
 
     /// As the URI has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Admin => "admin",
+            Self::Application => "application",
             Self::Gateway => "gateway",
             Self::Logic => "logic",
             Self::Store => "store",
+        }
+    }
+
+    /// Is it dialled by others, so that its certificate names hosts?
+    pub fn listens(self) -> bool {
+        match self {
+            Self::Admin | Self::Application => false,
+            Self::Gateway | Self::Logic | Self::Store => true,
         }
     }
 }
@@ -48,7 +59,7 @@ impl FromStr for NodeRole {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|role| role.name() == text);
-        found.ok_or_else(|| format!("`{text}` is no role: say store, logic, gateway or admin"))
+        found.ok_or_else(|| format!("`{text}` is no role: say store, logic, gateway, application or admin"))
     }
 }
 

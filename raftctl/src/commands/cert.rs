@@ -99,8 +99,10 @@ fn for_node(wanted: &Issue, role: NodeRole, params: &mut CertificateParams) -> R
     params.distinguished_name.push(DnType::CommonName, name);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     match role {
-        NodeRole::Admin if wanted.hosts.is_empty() => {}
-        NodeRole::Admin => return Err(Failure::usage("an admin listens nowhere: leave out --host")),
+        NodeRole::Admin | NodeRole::Application if wanted.hosts.is_empty() => {}
+        NodeRole::Admin | NodeRole::Application => {
+            return Err(Failure::usage(format!("{} listens nowhere: leave out --host", role.name())));
+        }
         NodeRole::Gateway | NodeRole::Logic | NodeRole::Store => {
             if wanted.hosts.is_empty() {
                 return Err(Failure::usage("by which names is it reached? --host HOST is missing"));

@@ -1,11 +1,13 @@
 //! Layout: where a playground's things are: ports, folders, keys. Picked once, kept in `playground.json`.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use seriatim_mtls::development;
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::ids::ClusterId;
-use seriatim_proto::playground::{FILE, Playground, PlaygroundNode, PlaygroundRole, VERSION};
+use seriatim_proto::playground::{FILE, Playground, PlaygroundNode, PlaygroundRole, PlaygroundTls, VERSION};
 
 use super::PlaygroundOptions;
 
@@ -49,6 +51,7 @@ impl Layout {
                 token_private_key: keys.token_key.display().to_string(),
                 token_public_key: keys.token_public.display().to_string(),
                 tenant: 1,
+                tls: None,
             },
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
@@ -64,6 +67,7 @@ impl Layout {
             file.groups
         );
         file.pid = std::process::id();
+        file.tls = if options.insecure_plaintext { None } else { Some(certificates(&data, &file.nodes)?) };
         let layout = Layout {
             data,
             file,
@@ -110,6 +114,30 @@ impl Layout {
             .with_context(|| format!("write {}", path.display()))
     }
 }
+
+/// Certificates of the nodes for each other, and of an operator; answers where the operator's are.
+fn certificates(data: &Path, nodes: &[PlaygroundNode]) -> anyhow::Result<PlaygroundTls> {
+    let folder = nodes_folder(data);
+    let role = |role| match role {
+        PlaygroundRole::Store => NodeRole::Store,
+        PlaygroundRole::Logic => NodeRole::Logic,
+        PlaygroundRole::Gateway => NodeRole::Gateway,
+    };
+    let mut named: Vec<_> = nodes.iter().map(|node| (role(node.role), node.name.as_str())).collect();
+    named.push((NodeRole::Admin, OPERATOR));
+    development::ensure(&folder, &named).context("make certificates for the nodes")?;
+    let files = development::files(&folder, OPERATOR);
+    let text = |path: PathBuf| path.display().to_string();
+    Ok(PlaygroundTls { ca: text(files.ca), certificate: text(files.certificate), key: text(files.key) })
+}
+
+/// Where the nodes' certificates are.
+pub(crate) fn nodes_folder(data: &Path) -> PathBuf {
+    data.join("keys/nodes")
+}
+
+/// What the operator's certificate is called.
+pub(crate) const OPERATOR: &str = "operator";
 
 /// Where the last playground's folder is noted.
 fn last_pointer() -> Option<PathBuf> {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use seriatim_mtls::Mtls;
 use seriatim_proto::limits;
 use seriatim_proto::playground::PlaygroundRole;
 
@@ -54,6 +55,9 @@ pub(crate) struct PlaygroundOptions {
     /// PEM file of the CAs whose certificates devices may show instead of a token; for this start only
     #[arg(long, value_name = "FILE")]
     pub(crate) client_ca: Option<PathBuf>,
+    /// no TLS between the processes; for this start only
+    #[arg(long)]
+    pub(crate) insecure_plaintext: bool,
     /// end when stdin ends
     #[arg(long)]
     pub(crate) exit_with_parent: bool,
@@ -64,7 +68,7 @@ pub(crate) async fn run(options: PlaygroundOptions) -> anyhow::Result<()> {
     let began = Instant::now();
     let stop = stop::wait(options.exit_with_parent);
     let mut layout = Layout::open(&options)?;
-    let nodes = Arc::new(Nodes::new(&layout));
+    let nodes = Arc::new(Nodes::new(&layout)?);
     let control = Control::bind(&layout.data, Arc::clone(&nodes))?;
     tokio::pin!(stop);
     let started = tokio::select! {
@@ -94,22 +98,22 @@ pub(crate) async fn run(options: PlaygroundOptions) -> anyhow::Result<()> {
 async fn start(layout: &mut Layout, nodes: &Nodes) -> anyhow::Result<()> {
     nodes.start_all(PlaygroundRole::Store).await?;
     let stores = layout.addresses(PlaygroundRole::Store);
-    let cluster = admin::init_cluster(&stores, layout.file.groups).await?;
+    let cluster = admin::init_cluster(nodes.mtls(), &stores, layout.file.groups).await?;
     layout.save_cluster(cluster)?;
     nodes.start_all(PlaygroundRole::Logic).await?;
     nodes.start_all(PlaygroundRole::Gateway).await?;
-    wait_until_held(&stores, layout.file.groups).await
+    wait_until_held(nodes.mtls(), &stores, layout.file.groups).await
 }
 
 /// Waits until every slot has a holder, as the stores have applied it.
-async fn wait_until_held(stores: &[String], groups: u32) -> anyhow::Result<()> {
+async fn wait_until_held(mtls: &Mtls, stores: &[String], groups: u32) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         // Together: replicas move, so that no store may have all groups.
         let mut slots = BTreeSet::new();
         let mut last_error = None;
         for store in stores {
-            match admin::slots_held(store, groups).await {
+            match admin::slots_held(mtls, store, groups).await {
                 Ok(seen) => slots.extend(seen.into_iter().filter(|(_, held)| *held).map(|(slot, _)| slot)),
                 Err(error) => last_error = Some(error),
             }

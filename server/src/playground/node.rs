@@ -11,13 +11,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use seriatim_mtls::{Mtls, Own, development};
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::playground::{NodeState, PlaygroundNode, PlaygroundRole};
 use seriatim_proto::store::GroupStatus;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
-use super::layout::Layout;
+use super::layout::{Layout, OPERATOR, nodes_folder};
 use crate::admin;
 
 /// Longest wait for a ready line.
@@ -32,30 +34,46 @@ const LOG_LINES: usize = 8;
 /// All processes.
 pub(crate) struct Nodes {
     nodes: Vec<Node>,
+    mtls: Mtls,
 }
 
 struct Node {
     about: PlaygroundNode,
     arguments: Vec<String>,
+    mtls: Mtls,
     log: PathBuf,
     child: Mutex<Option<Child>>,
 }
 
 impl Nodes {
     /// Knows how to start each; starts none.
-    pub(crate) fn new(layout: &Layout) -> Nodes {
+    pub(crate) fn new(layout: &Layout) -> anyhow::Result<Nodes> {
+        let own = Own { role: NodeRole::Admin, hosts: Vec::new() };
+        let mtls = match &layout.file.tls {
+            Some(_) => {
+                let files = development::files(&nodes_folder(&layout.data), OPERATOR);
+                Mtls::once(&files, own).context("use the operator's certificate")?
+            }
+            None => Mtls::plaintext(),
+        };
         let nodes = layout
             .file
             .nodes
             .iter()
             .map(|about| Node {
                 arguments: arguments(layout, about),
+                mtls: mtls.clone(),
                 log: layout.data.join("logs").join(format!("{}.log", about.name)),
                 about: about.clone(),
                 child: Mutex::new(None),
             })
             .collect();
-        Nodes { nodes }
+        Ok(Nodes { nodes, mtls })
+    }
+
+    /// How an operator speaks with them.
+    pub(crate) fn mtls(&self) -> &Mtls {
+        &self.mtls
     }
 
     /// Starts all of a role, side by side.
@@ -181,7 +199,8 @@ impl Node {
         let pid = slot.ok().and_then(|slot| slot.as_ref().and_then(Child::id));
         let leads = match (self.about.role, pid) {
             (PlaygroundRole::Store, Some(_)) => {
-                let asked = tokio::time::timeout(Duration::from_secs(2), admin::status(&self.about.address)).await;
+                let asked =
+                    tokio::time::timeout(Duration::from_secs(2), admin::status(&self.mtls, &self.about.address)).await;
                 asked.ok().and_then(Result::ok).map(|status| status.groups.iter().filter_map(led).collect())
             }
             _ => None,
@@ -236,7 +255,15 @@ fn arguments(layout: &Layout, node: &PlaygroundNode) -> Vec<String> {
             "gateway"
         }
     };
+    if layout.file.tls.is_some() {
+        let files = development::files(&nodes_folder(&layout.data), &node.name);
+        flag("tls-ca", files.ca.display().to_string());
+        flag("tls-cert", files.certificate.display().to_string());
+        flag("tls-key", files.key.display().to_string());
+    } else {
+        arguments.push("--insecure-plaintext".to_owned());
+    }
     arguments.insert(0, role.to_owned());
-    arguments.extend(["--insecure-plaintext".to_owned(), "--exit-with-parent".to_owned()]);
+    arguments.push("--exit-with-parent".to_owned());
     arguments
 }

@@ -56,7 +56,7 @@ fn jwks(signers: &[&Signer]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_takes_new_keys_of_its_file_and_logic_has_its_own() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     // The playground's logic nodes know one key, whatever it is called.
@@ -139,7 +139,7 @@ async fn a_gateway_with_its_secret_tells_devices_that_it_has_forgotten_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let (known, new) = (Signer::new("known"), Signer::new("new"));
     let keys = |signers: &[&Signer]| KeySet::parse(jwks(signers).as_bytes()).unwrap();
     let verifier = Verifier::new(keys(&[&known]));
@@ -157,6 +157,7 @@ async fn a_session_waits_at_logic_for_its_key_and_the_others_go_on() {
         limits: BTreeMap::new(),
         client_ca: None,
         insecure_plaintext: true,
+        mtls: None,
     };
     let logic = LogicServer::start(config, &mut prometheus_client::registry::Registry::default()).await.unwrap();
     let address = logic.address();

@@ -23,7 +23,7 @@ async fn entries(client: &Client) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_request_has_its_code_and_leaves_no_trace() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let (alice, bob, eve) = (
         cluster.device("alice", "phone").await,
         cluster.device("bob", "phone").await,
@@ -72,12 +72,12 @@ async fn a_refused_request_has_its_code_and_leaves_no_trace() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_or_expired_token_does_not_enter() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let to_bob = || Conversation::peer("bob").unwrap();
     let alice = cluster.device("alice", "laptop").await;
     let first = alice.send(to_bob(), "before").await.unwrap();
     let good = cluster.token("alice", 3600);
-    let forged = Cluster::start().token("alice", 3600);
+    let forged = Cluster::start_plaintext().token("alice", 3600);
     let mut cut = good.clone();
     cut.truncate(good.len() - 4);
     let cases = [
@@ -119,7 +119,7 @@ async fn a_port_in_use_is_named() {
 
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let alice = cluster.device("alice", "phone").await;
     alice.send(Conversation::peer("bob").unwrap(), "before").await.unwrap();
     let keys = cluster.data().join("keys");
@@ -157,7 +157,7 @@ async fn a_port_in_use_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_of_its_own_makes_a_development_ca_on_first_start() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca").display().to_string();
     let logic = cluster.nodes(PlaygroundRole::Logic).join(",");
@@ -210,7 +210,7 @@ fn plaintext_must_be_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_data_folder_of_another_store_or_cluster_is_refused() {
-    let (mut ours, theirs) = (Cluster::start(), Cluster::start());
+    let (mut ours, theirs) = (Cluster::start_plaintext(), Cluster::start_plaintext());
     let alice = ours.device("alice", "phone").await;
     alice.send(Conversation::peer("bob").unwrap(), "kept").await.unwrap();
     drop(alice);

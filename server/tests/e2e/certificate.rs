@@ -26,7 +26,7 @@ const HOUR: i64 = 3_600;
 const WAYS: [Transport; 2] = [Transport::Quic, Transport::WebSocket];
 
 /// One store and one logic node do.
-const SMALL: [&str; 4] = ["--stores", "1", "--logic", "1"];
+const SMALL: [&str; 5] = ["--stores", "1", "--logic", "1", "--insecure-plaintext"];
 
 fn refused(connected: Result<Client, ConnectError>) -> ErrorCode {
     match connected.expect_err("refused") {
@@ -288,6 +288,7 @@ impl Logic {
             client_ca,
             limits: BTreeMap::new(),
             insecure_plaintext: true,
+            mtls: None,
         };
         let server = LogicServer::start(config, &mut prometheus_client::registry::Registry::default()).await.unwrap();
         let address = server.address().to_string();

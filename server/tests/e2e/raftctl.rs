@@ -32,7 +32,7 @@ fn is_healthy(cluster: &Cluster) -> bool {
 
 #[test]
 fn a_message_sent_again_under_its_id_is_the_same_message() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let id = "0190000000007000800000000000beef";
     let send = |more: &[&str]| raftctl(&cluster, &[&["send", "--as", "alice", "--to", "bob"], more].concat());
     let first = send(&["--message-id", id, "hello"]);
@@ -216,7 +216,7 @@ fn a_token_is_inspected_and_says_why_it_is_refused() {
 
 #[test]
 fn a_user_to_whom_nothing_came_is_not_found_by_any_verb() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let show = raftctl(&cluster, &["user", "show", "nobody"]);
     assert_eq!(show.exit, Some(3), "{}", show.error);
     for verb in ["tail", "verify"] {
@@ -227,7 +227,7 @@ fn a_user_to_whom_nothing_came_is_not_found_by_any_verb() {
 
 #[test]
 fn without_a_quorum_every_verb_says_so() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "hello"]);
     assert_eq!(sent.exit, Some(0), "{}", sent.error);
     crate::common::wait_until("the cluster is healthy", || is_healthy(&cluster));
@@ -290,7 +290,7 @@ fn without_a_quorum_every_verb_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_joins_takes_its_share_is_drained_and_removed() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let alice = cluster.device("alice", "phone").await;
     let send = async |text: &str| {
         alice.send(seriatim_client::Conversation::peer("bob").unwrap(), text.to_owned()).await.unwrap();
@@ -357,7 +357,7 @@ async fn a_store_joins_takes_its_share_is_drained_and_removed() {
 
 #[test]
 fn a_rotten_store_raises_an_alarm_and_is_rebuilt_by_itself() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let sent = raftctl(&cluster, &["send", "--as", "alice", "--to", "bob", "before"]);
     assert_eq!(sent.exit, Some(0), "{}", sent.error);
     crate::common::wait_until("the cluster is healthy", || is_healthy(&cluster));

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 /// One store, and one logic node, which holds every slot.
-const SMALL: [&str; 4] = ["--stores", "1", "--logic", "1"];
+const SMALL: [&str; 5] = ["--stores", "1", "--logic", "1", "--insecure-plaintext"];
 
 /// Lives of tokens in seconds: of one whose end is waited for, and of one that outlives the test.
 const SHORT: i64 = 10;

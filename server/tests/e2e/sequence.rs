@@ -114,7 +114,7 @@ impl Record {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_come_over_quic_and_over_grpc_from_any_node() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let client = counting(&cluster, 1).await;
     let token = cluster.sequence_token(1);
     let mut doors: Vec<_> =
@@ -180,7 +180,7 @@ async fn numbers_come_over_quic_and_over_grpc_from_any_node() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
     const COUNTERS: usize = 12;
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let record = Record::default();
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
@@ -284,7 +284,7 @@ async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_asked_is_refused_with_its_code() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_plaintext();
     let rejected = |error: RequestError| match error {
         RequestError::Rejected(refusal) => refusal.code,
         other => panic!("{other}"),
@@ -330,6 +330,7 @@ async fn what_may_not_be_asked_is_refused_with_its_code() {
         limits: [(Limit::SequenceRequests, 3)].into(),
         client_ca: None,
         insecure_plaintext: true,
+        mtls: None,
     };
     let small = LogicServer::start(config, &mut prometheus_client::registry::Registry::default()).await.unwrap();
     let address = small.address().to_string();

@@ -549,6 +549,7 @@ impl Site {
             quic_secret: None,
             client_ca: None,
             insecure_plaintext: true,
+            mtls: None,
         };
         change(&mut config);
         let minter = Minter::from_private_pem(&std::fs::read(&files.token_key).unwrap()).unwrap();

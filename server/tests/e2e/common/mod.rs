@@ -50,6 +50,14 @@ impl Cluster {
         cluster
     }
 
+    /// One whose processes speak without TLS, so that a test may speak with them as it likes.
+    pub fn start_plaintext() -> Cluster {
+        let own = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start_with(own.path().to_owned(), &["--insecure-plaintext"]);
+        cluster._own = Some(own);
+        cluster
+    }
+
     /// In this folder.
     pub fn start_in(folder: PathBuf) -> Cluster {
         Cluster::start_with(folder, &[])
