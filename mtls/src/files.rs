@@ -93,7 +93,7 @@ pub enum FilesError {
         key: PathBuf,
     },
     /// For something else.
-    #[error("use {}: it is {found}, and this is a {} node{}", path.display(), role.name(), Advice(*role))]
+    #[error("use {}: it is {found}, and not of role {}{}", path.display(), role.name(), Advice(*role))]
     Role {
         /// which
         path: PathBuf,
