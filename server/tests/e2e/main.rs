@@ -15,6 +15,7 @@ mod conformance;
 mod full_disk;
 mod gateway_killed;
 mod message;
+mod mtls;
 mod operator;
 mod raftctl;
 mod raw_frames;

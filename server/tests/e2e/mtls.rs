@@ -1,14 +1,10 @@
 //! Mtls: a cluster whose processes show each other certificates, and whom it turns away. Certificates are those of
 //! `raftctl cert`, processes are real.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Cluster, Process, metrics, run, sibling, wait_until};
+use crate::common::{Cluster, Process, metrics, run, sibling, wait_until};
 use seriatim_client::{Conversation, EntryBody};
 use seriatim_mtls::{Door, Files, Mtls, Own};
 use seriatim_proto::certificate::NodeRole;
@@ -67,7 +63,7 @@ async fn messages_flow_and_strangers_are_turned_away() {
     let (alice, bob) = (cluster.device("alice", "phone").await, cluster.device("bob", "phone").await);
     let mut inbox = bob.subscribe(Seq::FIRST, None);
     alice.send(Conversation::peer("bob").unwrap(), "hello").await.unwrap();
-    let entry = tokio::time::timeout(common::PATIENCE, inbox.next()).await.unwrap().unwrap().unwrap();
+    let entry = tokio::time::timeout(crate::common::PATIENCE, inbox.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(&entry.body, EntryBody::Here { body, .. } if &body[..] == b"hello"), "{entry:?}");
 
     let playground = cluster.data().to_str().unwrap().to_owned();
@@ -174,7 +170,7 @@ fn a_start_says_what_is_wrong_with_the_certificate() {
     let start = |ca: &str, (cert, key): &(String, String), more: &[&str]| {
         let tls = ["--tls-ca", ca, "--tls-cert", cert, "--tls-key", key];
         let store = ["store", "--data-dir", &data, "--listen", "127.0.0.1:0"];
-        let (exit, _, error) = run(Path::new(common::SERIATIM), &[&store[..], &tls, more].concat());
+        let (exit, _, error) = run(Path::new(crate::common::SERIATIM), &[&store[..], &tls, more].concat());
         assert_eq!(exit, Some(1), "{error}");
         error
     };
@@ -195,7 +191,7 @@ fn a_start_says_what_is_wrong_with_the_certificate() {
         let error = start(&ca, &pair, more);
         assert!(error.contains(why), "{why}: {error}");
     }
-    let neither = run(Path::new(common::SERIATIM), &["store", "--data-dir", &data, "--listen", "127.0.0.1:0"]);
+    let neither = run(Path::new(crate::common::SERIATIM), &["store", "--data-dir", &data, "--listen", "127.0.0.1:0"]);
     assert!(neither.2.contains("--tls-ca") && neither.2.contains("--insecure-plaintext"), "{}", neither.2);
 }
 
@@ -222,7 +218,7 @@ async fn certificates_and_their_ca_are_changed_without_a_restart() {
         let name = format!("seriatim_tls_reads_total{{outcome=\"{outcome}\"}}");
         wait_until(&name, || {
             let all = cluster.about.nodes.iter();
-            all.map(|node| common::metric(&node.metrics, &name)).all(|count| count.is_some_and(|it| it >= at_least))
+            all.map(|node| crate::common::metric(&node.metrics, &name)).all(|count| count.is_some_and(|it| it >= at_least))
         });
     };
     let old = std::fs::read_to_string(nodes.join("ca.pem")).unwrap();
