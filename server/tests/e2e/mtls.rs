@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::{Cluster, Process, metrics, run, sibling, wait_until};
+use futures_util::StreamExt;
 use seriatim_client::{Conversation, EntryBody};
 use seriatim_mtls::{Door, Files, Mtls, Own};
 use seriatim_proto::certificate::NodeRole;
@@ -218,7 +219,8 @@ async fn certificates_and_their_ca_are_changed_without_a_restart() {
         let name = format!("seriatim_tls_reads_total{{outcome=\"{outcome}\"}}");
         wait_until(&name, || {
             let all = cluster.about.nodes.iter();
-            all.map(|node| crate::common::metric(&node.metrics, &name)).all(|count| count.is_some_and(|it| it >= at_least))
+            all.map(|node| crate::common::metric(&node.metrics, &name))
+                .all(|count| count.is_some_and(|it| it >= at_least))
         });
     };
     let old = std::fs::read_to_string(nodes.join("ca.pem")).unwrap();
