@@ -56,7 +56,7 @@ pub(crate) async fn serve(listener: TcpListener, office: Office, mtls: Mtls) {
         .timeout(ANSWER_PATIENCE)
         .concurrency_limit_per_connection(4)
         .add_service(InterceptedService::new(service, mtls.guard(Door::Operator)))
-        .serve_with_incoming(seriatim_mtls::incoming(listener, closed, mtls))
+        .serve_with_incoming(seriatim_mtls::incoming(listener, &[Door::Operator], closed, mtls))
         .await;
     if let Err(error) = served {
         warn!(%error, "the door for operators is closed");
@@ -68,8 +68,12 @@ struct Service(Office);
 #[tonic::async_trait]
 impl Operator for Service {
     async fn call(&self, request: Request<Packet>) -> Result<Response<Packet>, Status> {
+        let asked = request.into_inner().frames;
+        if asked.len() > 1 {
+            return Err(Status::invalid_argument("a call has one request"));
+        }
         let mut frames = Vec::new();
-        for frame in request.into_inner().frames {
+        for frame in asked {
             let answer = match codec::decode(&frame) {
                 Ok(request) => self.0.answer(request).await.unwrap_or_else(OperatorResponse::Refused),
                 Err(error) => {

@@ -66,6 +66,9 @@ pub struct LogicServer {
     serve: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
+/// Services behind a logic node's port.
+const DOORS: [Door; 3] = [Door::Logic, Door::Peer, Door::Sequence];
+
 impl LogicServer {
     /// Binds, connects to the stores and serves. The node opens itself as soon as a store answers.
     pub async fn start(config: LogicConfig, registry: &mut Registry) -> Result<LogicServer, LogicStartError> {
@@ -108,7 +111,7 @@ impl LogicServer {
             .add_service(InterceptedService::new(logic, mtls.guard(Door::Logic)))
             .add_service(InterceptedService::new(peer, mtls.guard(Door::Peer)))
             .add_service(InterceptedService::new(sequence, mtls.guard(Door::Sequence)))
-            .serve_with_incoming(seriatim_mtls::incoming(listener, closed, mtls));
+            .serve_with_incoming(seriatim_mtls::incoming(listener, &DOORS, closed, mtls));
         Ok(LogicServer { address, stop, close, brain: tokio::spawn(brain.run(stopped)), serve: tokio::spawn(serve) })
     }
 

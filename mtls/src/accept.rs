@@ -3,16 +3,19 @@
 //! A gRPC stream between our processes lives for ever, so a server that waits for its streams never stops. Each
 //! connection therefore reads "end of file" once the server closes, and once the caller's certificate ends.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use seriatim_proto::certificate::{NodeName, first_end_s};
+use seriatim_proto::limits::{NODE_HANDSHAKE_MS_MAX, NODE_HANDSHAKES_ADDRESS_MAX, NODE_HANDSHAKES_MAX};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -21,20 +24,23 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::rules::Door;
 use crate::{Inner, Mtls};
 
-/// Handshakes at the same time; more wait in the kernel.
-const HANDSHAKES_MAX: usize = 1_024;
-/// Longest handshake.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts to take a connection, when there is no descriptor for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Longest life of a connection: timers do not count further. Whoever is dialled anew after it does not notice.
-const LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// Between two looks at the wall clock while a connection lives: it may be set, and timers do not count a suspend.
+const LIFE_LOOK: Duration = Duration::from_secs(60);
+/// Connections whose certificates end together end apart: up to this share of what is left, and up to so long, before.
+const EARLIER: (u32, Duration) = (10, Duration::from_secs(3_600));
+/// Whoever is turned away has this long to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Accepts until `closed` becomes true, or its sender is gone.
+/// Accepts until `closed` becomes true, or its sender is gone. With TLS, whoever may use none of the `doors` behind the
+/// port is turned away at once.
 pub fn incoming(
     listener: TcpListener,
+    doors: &'static [Door],
     closed: watch::Receiver<bool>,
     mtls: Mtls,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
@@ -54,18 +60,55 @@ pub fn incoming(
             }
         }
     });
+    let sources = Sources::default();
     let greeted = accepted.map(move |(stream, from, closed)| {
-        let mtls = mtls.clone();
-        async move { greet(stream, from, closed, &mtls).await }
+        let (mtls, source) = (mtls.clone(), sources.enter(from.ip()));
+        async move { greet(stream, from, source, (doors, &mtls), closed).await }
     });
-    greeted.buffer_unordered(HANDSHAKES_MAX).filter_map(|greeted| std::future::ready(greeted.map(Ok)))
+    greeted.buffer_unordered(NODE_HANDSHAKES_MAX as usize).filter_map(|greeted| std::future::ready(greeted.map(Ok)))
+}
+
+/// Handshakes under way, by address: nobody takes all places.
+#[derive(Clone, Debug, Default)]
+struct Sources(Arc<Mutex<HashMap<IpAddr, u32>>>);
+
+/// A place of an address, given back when it is dropped.
+#[derive(Debug)]
+struct Source {
+    all: Sources,
+    address: IpAddr,
+}
+
+impl Sources {
+    /// `None`: the address has all that are its.
+    fn enter(&self, address: IpAddr) -> Option<Source> {
+        let mut all = self.0.lock();
+        let count = all.entry(address).or_insert(0);
+        (*count < NODE_HANDSHAKES_ADDRESS_MAX).then(|| {
+            *count += 1;
+            Source { all: self.clone(), address }
+        })
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock();
+        if let Some(count) = all.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.address);
+            }
+        }
+    }
 }
 
 async fn greet(
     stream: TcpStream,
     from: SocketAddr,
+    source: Option<Source>,
+    (doors, mtls): (&[Door], &Mtls),
     mut closed: watch::Receiver<bool>,
-    mtls: &Mtls,
 ) -> Option<Connection> {
     // It is gone already.
     stream.set_nodelay(true).ok()?;
@@ -74,20 +117,28 @@ async fn greet(
             // A dropped sender closes too.
             let _ = closed.wait_for(|closed| *closed).await;
         });
-        return Some(Connection { stream: Stage::Plain(stream), ended, over: false, caller: Caller::plaintext() });
+        return Some(Connection { stream: Stage::Plain(stream), ended, over: false, caller: Caller::Plaintext });
     };
-    let shaken = tokio::select! {
-        biased;
-        _ = closed.wait_for(|closed| *closed) => return None,
-        shaken = tokio::time::timeout(HANDSHAKE_PATIENCE, shake(stream, inner)) => shaken,
+    let shaken = if source.is_none() {
+        Ok(Err(Refused { reason: "Crowded", why: "too many handshakes from this address".to_owned() }))
+    } else {
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => return None,
+            shaken = tokio::time::timeout(
+                Duration::from_millis(NODE_HANDSHAKE_MS_MAX),
+                shake(stream, doors, inner),
+            ) => shaken,
+        }
     };
+    drop(source);
     let (reason, why) = match shaken {
-        Ok(Ok((stream, node, life))) => {
+        Ok(Ok((stream, node, end_s))) => {
             tracing::debug!(caller = %node, %from, "connection");
             let ended = Box::pin(async move {
                 tokio::select! {
                     _ = closed.wait_for(|closed| *closed) => {}
-                    () = tokio::time::sleep(life) => {}
+                    () = over(end_s) => {}
                 }
             });
             let stream = Stage::Tls(Box::new(stream));
@@ -98,10 +149,28 @@ async fn greet(
         Err(_) => ("Late", "the handshake takes too long".to_owned()),
     };
     inner.metrics.refuse_connection(reason);
-    if may_say() {
+    if inner.accept_word.may_say() {
         tracing::warn!(%from, reason, why, "a connection is refused");
     }
     None
+}
+
+/// Waits for the end of a certificate by the wall clock, or for a moment before it.
+async fn over(end_s: u64) {
+    let left = |end_s: u64| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::from_secs(end_s).saturating_sub(now)
+    };
+    let earlier = (left(end_s) / EARLIER.0).min(EARLIER.1).as_millis().max(1);
+    let drawn = u128::from(RandomState::new().hash_one(end_s)) % earlier;
+    let earlier = Duration::from_millis(u64::try_from(drawn).unwrap_or(0));
+    loop {
+        let left = left(end_s).saturating_sub(earlier);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LIFE_LOOK)).await;
+    }
 }
 
 struct Refused {
@@ -109,13 +178,17 @@ struct Refused {
     why: String,
 }
 
-async fn shake(stream: TcpStream, inner: &Inner) -> Result<(TlsStream<TcpStream>, NodeName, Duration), Refused> {
+async fn shake(
+    stream: TcpStream,
+    doors: &[Door],
+    inner: &Inner,
+) -> Result<(TlsStream<TcpStream>, NodeName, u64), Refused> {
     let gone = || Refused { reason: "Gone", why: String::new() };
     let mut first = [0];
     match stream.peek(&mut first).await {
         Ok(0) | Err(_) => return Err(gone()),
         Ok(_) if first[0] != TLS_HANDSHAKE => {
-            say_tls(stream).await;
+            turn_away(stream, SPEAK_TLS).await;
             return Err(Refused {
                 reason: "Plaintext",
                 why: "it speaks no TLS: its process has --insecure-plaintext".to_owned(),
@@ -124,74 +197,92 @@ async fn shake(stream: TcpStream, inner: &Inner) -> Result<(TlsStream<TcpStream>
         Ok(_) => {}
     }
     let server = Arc::clone(&inner.current.load().server);
-    let stream = TlsAcceptor::from(server).accept(stream).await;
-    let stream = stream.map_err(|error| Refused { reason: "Handshake", why: error.to_string() })?;
+    let mut stream = match TlsAcceptor::from(server).accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            drain(stream).await;
+            return Err(Refused { reason: "Handshake", why: error.to_string() });
+        }
+    };
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let unnamed = || Refused { reason: "Unnamed", why: "its certificate is of no node".to_owned() };
-    let leaf = shown.first().ok_or_else(unnamed)?;
-    let node = X509Certificate::from_der(leaf).ok().and_then(|(_, leaf)| NodeName::of(&leaf).ok());
-    let node = node.ok_or_else(unnamed)?;
-    let end = first_end_s(shown).and_then(|end| u64::try_from(end).ok()).unwrap_or(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let life = Duration::from_secs(end).saturating_sub(now).min(LIFE_MAX);
-    Ok((stream, node, life))
+    let end_s = first_end_s(shown).and_then(|end| u64::try_from(end).ok()).unwrap_or(0);
+    let leaf = shown.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+    let Some(node) = leaf.and_then(|(_, leaf)| NodeName::of(&leaf).ok()) else {
+        let why = "this certificate is of no node";
+        // What the other side does with it is its own matter.
+        let _ = tokio::time::timeout(FAREWELL, say(&mut stream, why)).await;
+        return Err(Refused { reason: "Unnamed", why: why.to_owned() });
+    };
+    if !doors.iter().any(|door| door.callers().contains(&node.role)) {
+        let why = format!("nothing here is for the role of {node}");
+        let _ = tokio::time::timeout(FAREWELL, say(&mut stream, &why)).await;
+        return Err(Refused { reason: "Role", why });
+    }
+    Ok((stream, node, end_s))
 }
 
 /// First byte of a handshake.
 const TLS_HANDSHAKE: u8 = 22;
+/// What a client hears that speaks none.
+const SPEAK_TLS: &str =
+    "this port speaks TLS only: name --tls-ca, --tls-cert and --tls-key (raftctl: --cacert, --cert, --key)";
+
+async fn turn_away(mut stream: TcpStream, why: &str) {
+    // What the other side does with it is its own matter.
+    let _ = tokio::time::timeout(FAREWELL, say(&mut stream, why)).await;
+}
 
 /// Tells a client of HTTP/2 why, in its own words: it prints them.
-async fn say_tls(mut stream: TcpStream) {
-    const TEXT: &[u8] =
-        b"this port speaks TLS only: name --tls-ca, --tls-cert and --tls-key (raftctl: --cacert, --cert, --key)";
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, why: &str) -> io::Result<()> {
     const INADEQUATE_SECURITY: u32 = 0xc;
+    /// of a frame is one byte here
+    const LONGEST: usize = 255 - 8;
+    let text = &why.as_bytes()[..why.len().min(LONGEST)];
     let mut said = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let length = u8::try_from(8 + TEXT.len()).expect("the text is short");
+    let length = u8::try_from(8 + text.len()).expect("the text was cut");
     said.extend([0, 0, length, 7, 0, 0, 0, 0, 0]);
     said.extend(0_u32.to_be_bytes());
     said.extend(INADEQUATE_SECURITY.to_be_bytes());
-    said.extend(TEXT);
-    if stream.write_all(&said).await.is_err() || stream.shutdown().await.is_err() {
-        return;
-    }
-    // A socket that is closed with bytes unread takes back what it said.
-    let read = async {
-        let mut scratch = [0; 1_024];
-        while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(1), read).await;
+    said.extend(text);
+    stream.write_all(&said).await?;
+    stream.shutdown().await?;
+    read_all(stream).await;
+    Ok(())
 }
 
-/// One line a second at most: who is refused comes again.
-pub(crate) fn may_say() -> bool {
-    static SAID_S: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    SAID_S.swap(now, Ordering::Relaxed) != now
+/// A socket that is closed with bytes unread takes back what it said.
+async fn drain(mut stream: TcpStream) {
+    if stream.shutdown().await.is_ok() {
+        // Enough, if it does not end by itself.
+        let _ = tokio::time::timeout(FAREWELL, read_all(&mut stream)).await;
+    }
+}
+
+async fn read_all<S: AsyncRead + Unpin>(stream: &mut S) {
+    let mut scratch = [0; 1_024];
+    while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
 }
 
 /// Whose connection it is.
-#[derive(Clone, Debug)]
-pub struct Caller(Option<Arc<NodeName>>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// nobody was asked: there is no TLS
+    Plaintext,
+    /// as its certificate says
+    Node(Arc<NodeName>),
+    /// it did not come through [`incoming`]: a mistake of ours, which opens no door
+    Unknown,
+}
 
 impl Caller {
-    /// Nobody was asked.
-    pub fn plaintext() -> Self {
-        Self(None)
-    }
-
     /// As its certificate says.
     pub fn of(node: NodeName) -> Self {
-        Self(Some(Arc::new(node)))
+        Self::Node(Arc::new(node))
     }
 
     /// Of a request that came through [`incoming`].
     pub fn of_request<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get::<Caller>().cloned().unwrap_or(Self(None))
-    }
-
-    /// `None` without TLS.
-    pub fn node(&self) -> Option<&NodeName> {
-        self.0.as_deref()
+        request.extensions().get::<Caller>().cloned().unwrap_or(Self::Unknown)
     }
 }
 

@@ -38,14 +38,27 @@ pub struct Own {
 }
 
 impl Own {
-    /// Reached at these addresses, `host:port`; one that is none in particular (`0.0.0.0`) says nothing.
+    /// Reached at these addresses, `host:port`; one that is none in particular (`0.0.0.0`) says nothing: whoever tells
+    /// others to dial it is refused by [`Own::is_told`].
     pub fn reached_at<'a>(role: NodeRole, addresses: impl IntoIterator<Item = &'a str>) -> Self {
-        let hosts = addresses.into_iter().filter_map(host_of).filter(|host| {
-            let address = host.parse::<IpAddr>();
-            !address.is_ok_and(|address| address.is_unspecified())
-        });
+        let hosts = addresses.into_iter().filter_map(host_of).filter(|host| !is_anywhere(host));
         Self { role, hosts: hosts.map(str::to_owned).collect() }
     }
+
+    /// Can others be told to dial this address, `host:port`? No certificate names a host that is none in particular.
+    pub fn is_told(address: &str) -> bool {
+        host_of(address).is_none_or(|host| !is_anywhere(host))
+    }
+}
+
+/// Since 1970.
+fn now_s() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+fn is_anywhere(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
 
 /// Without the port, and without the brackets of IPv6.
@@ -165,6 +178,7 @@ pub(crate) struct Current {
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
     pub(crate) end_s: i64,
+    pub(crate) cas: usize,
     pub(crate) ca_end_s: i64,
 }
 
@@ -187,9 +201,14 @@ impl Files {
             .map_err(|error| FilesError::Unusable { path: self.key.clone(), why: error.to_string() })?;
         self.check_leaf(leaf, own)?;
         let end_s = first_end_s(&certificates).unwrap_or(0);
+        // Whoever is dialled ends a connection with the first of what it was shown, needed or not.
+        if end_s <= now_s() {
+            return Err(unusable(&"one of the issuers in it has ended: leave it out"));
+        }
         let anchors = Arc::new(RootCertStore { roots: roots.anchors().to_vec() });
         let (server, client) = self.configs(&anchors, &certificates, key, own)?;
-        Ok(Current { server: Arc::new(server), client: Arc::new(client), end_s, ca_end_s: roots.first_end_s() })
+        let (cas, ca_end_s) = (anchors.roots.len(), roots.first_end_s());
+        Ok(Current { server: Arc::new(server), client: Arc::new(client), end_s, cas, ca_end_s })
     }
 
     /// What the certificate says of itself.
@@ -206,8 +225,7 @@ impl Files {
         if let Some(found) = found {
             return Err(FilesError::Role { path, found, role });
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = now_s();
         let (begin, end) = (parsed.validity().not_before, parsed.validity().not_after);
         if now >= end.timestamp() {
             return Err(FilesError::Time { path, when: format!("it has ended ({end})"), role });

@@ -69,3 +69,40 @@ fn look(
     info!(file = %files.certificate.display(), "new certificate for other nodes");
     Ok("New")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::development::{self, Node};
+    use crate::{Metrics, Mtls, Own};
+    use seriatim_proto::certificate::NodeRole;
+
+    /// Half of a pair, another CA, and files that are gone change nothing; the next good ones are taken.
+    #[test]
+    fn what_cannot_be_used_leaves_what_was() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let node = || [Node::local(NodeRole::Store, "s")];
+        development::ensure(first.path(), &node()).unwrap();
+        development::ensure(second.path(), &node()).unwrap();
+        let (files, next) = (development::files(first.path(), "s"), development::files(second.path(), "s"));
+        let own = Own { role: NodeRole::Store, hosts: vec!["127.0.0.1".to_owned()] };
+        let (inner, mut seen) = Mtls::load(&files, own, Metrics::default()).unwrap();
+        let before = inner.current.load_full();
+        let mut look = || look(&files, &mut seen, &inner, files.read()).map_err(|error| chain(&error));
+        assert_eq!(look(), Ok("Same"));
+        let key = std::fs::read(&files.key).unwrap();
+        std::fs::copy(&next.key, &files.key).unwrap();
+        assert!(look().unwrap_err().contains("is not the key of"));
+        std::fs::copy(&next.certificate, &files.certificate).unwrap();
+        assert!(look().unwrap_err().contains("is not signed by"));
+        std::fs::remove_file(&files.ca).unwrap();
+        assert!(look().unwrap_err().contains("read "));
+        assert!(Arc::ptr_eq(&before, &inner.current.load_full()), "the old one stays");
+        std::fs::copy(&next.ca, &files.ca).unwrap();
+        assert_eq!(look(), Ok("New"));
+        assert!(!Arc::ptr_eq(&before, &inner.current.load_full()));
+        assert_eq!(look(), Ok("Same"));
+        std::fs::write(&files.key, key).unwrap();
+        assert!(look().is_err());
+    }
+}

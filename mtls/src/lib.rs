@@ -8,11 +8,12 @@
 //! files ── every 5 s ──▶ [Files::load] ──▶ Current ──▶ new connections (those that are up go on)
 //!                          └─ not usable: the old one stays, and the log and `tls_reads_total` say so
 //! dial:   TCP ─▶ TLS ─▶ signed by the CA? named as it was dialled? of the role that was dialled? ─▶ gRPC
-//! accept: TCP ─▶ TLS ─▶ signed by the CA? a node's name? ─▶ gRPC ─▶ each stream: may this role use this door?
+//! accept: TCP ─▶ TLS ─▶ signed by the CA? of a role for a door of this port? ─▶ gRPC ─▶ each stream: for this door?
 //! ```
 //!
 //! # Failure
-//! A connection ends when the certificate that the caller showed ends: whoever was rotated in time dials again at once.
+//! A connection ends when the certificate that the caller showed ends, or up to an hour before, so that those of one
+//! day do not end together: whoever was rotated in time dials again at once.
 //!
 //! # Reading order
 //! [`rules`] → [`files`] → [`accept`] → [`dial`].
@@ -27,7 +28,8 @@ mod metrics;
 pub mod rules;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
@@ -36,11 +38,13 @@ pub use accept::{Caller, Connection, incoming};
 pub use files::{Files, FilesError, Own};
 pub use rules::{Door, Guard};
 
+use seriatim_proto::limits::NODE_CERTIFICATE_LOOK_MS;
+
 use files::Current;
 use metrics::Metrics;
 
 /// From one look at the files to the next.
-const PERIOD: Duration = Duration::from_secs(5);
+const PERIOD: Duration = Duration::from_millis(NODE_CERTIFICATE_LOOK_MS);
 
 /// How a process speaks with the others. Cheap to clone; all clones have the same certificate, and a new one is used at
 /// once.
@@ -51,6 +55,22 @@ struct Inner {
     own: Own,
     current: ArcSwap<Current>,
     metrics: Metrics,
+    accept_word: Word,
+    dial_word: Word,
+    call_word: Word,
+}
+
+/// What comes again and again is said once a second; counters have all of it.
+#[derive(Debug, Default)]
+struct Word {
+    said_s: AtomicU64,
+}
+
+impl Word {
+    fn may_say(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.said_s.swap(now, Ordering::Relaxed) != now
+    }
 }
 
 impl std::fmt::Debug for Mtls {
@@ -97,16 +117,32 @@ impl Mtls {
         Ok(Self(Some(mtls)))
     }
 
+    /// As [`Mtls::start`], without metrics: for a program that is no node.
+    pub fn follow(files: Files, own: Own) -> Result<Self, FilesError> {
+        Self::start(files, own, &mut Registry::default())
+    }
+
     /// Reads the files once: for a tool that ends soon.
     pub fn once(files: &Files, own: Own) -> Result<Self, FilesError> {
         Ok(Self(Some(Self::load(files, own, Metrics::default())?.0)))
     }
 
     fn load(files: &Files, own: Own, metrics: Metrics) -> Result<(Arc<Inner>, files::Pem), FilesError> {
-        let pem = files.read()?;
-        let current = files.load(&pem, &own)?;
+        let mut pem = files.read()?;
+        let current = loop {
+            match files.load(&pem, &own) {
+                Ok(current) => break current,
+                Err(error) => match files.read()? {
+                    // They were changed while they were read, one after the other.
+                    changed if changed != pem => pem = changed,
+                    _ => return Err(error),
+                },
+            }
+        };
         metrics.took(&current);
-        Ok((Arc::new(Inner { own, current: ArcSwap::from_pointee(current), metrics }), pem))
+        let current = ArcSwap::from_pointee(current);
+        let [accept_word, dial_word, call_word] = <[Word; 3]>::default();
+        Ok((Arc::new(Inner { own, current, metrics, accept_word, dial_word, call_word }), pem))
     }
 
     /// Is this TLS?

@@ -16,7 +16,7 @@ struct Outcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
-    /// `Plaintext`, `Handshake`, `Late`, `Unnamed`
+    /// `Plaintext`, `Handshake`, `Late`, `Unnamed`, `Role`, `Crowded`
     reason: &'static str,
 }
 
@@ -34,6 +34,7 @@ struct Call {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     end_s: Gauge,
+    cas: Gauge,
     ca_end_s: Gauge,
     reads: Family<Outcome, Counter>,
     connections_refused: Family<Reason, Counter>,
@@ -46,6 +47,7 @@ impl Metrics {
         let metrics = Self::default();
         let help = "When this process's certificate for the others ends, in seconds since 1970";
         registry.register("tls_certificate_end_timestamp_seconds", help, metrics.end_s.clone());
+        registry.register("tls_cas", "CAs whose certificates are taken now", metrics.cas.clone());
         let help = "When the first of the CAs of the others ends, in seconds since 1970";
         registry.register("tls_ca_end_timestamp_seconds", help, metrics.ca_end_s.clone());
         registry.register("tls_reads", "Looks at the certificate's files, by outcome", metrics.reads.clone());
@@ -60,6 +62,7 @@ impl Metrics {
 
     pub(crate) fn took(&self, current: &Current) {
         self.end_s.set(current.end_s);
+        self.cas.set(i64::try_from(current.cas).unwrap_or(i64::MAX));
         self.ca_end_s.set(current.ca_end_s);
     }
 

@@ -40,6 +40,14 @@ pub const CERTIFICATES_MAX: u32 = 4;
 pub const CERTIFICATE_BYTES_MAX: u32 = 16 << 10;
 /// Seconds before its end from which on a certificate of ours is to be renewed.
 pub const CERTIFICATE_ENDING_S: u32 = 14 * 24 * 3_600;
+/// Most handshakes of other nodes under way at one port, and of these from one address: the port is not for the world.
+pub const NODE_HANDSHAKES_MAX: u32 = 1_024;
+/// See [`NODE_HANDSHAKES_MAX`].
+pub const NODE_HANDSHAKES_ADDRESS_MAX: u32 = 128;
+/// Longest of them.
+pub const NODE_HANDSHAKE_MS_MAX: u64 = 5_000;
+/// From one look at a node's certificate files to the next.
+pub const NODE_CERTIFICATE_LOOK_MS: u64 = 5_000;
 /// Most CAs whose client certificates are taken.
 pub const CLIENT_CAS_MAX: u32 = 16;
 /// Longest file with their certificates.

@@ -16,20 +16,20 @@ use tonic::{Request, Response, Status};
 use seriatim_mtls::{Caller, rules};
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::codec;
-use seriatim_proto::command::{Command, Outcome, SlotRange};
+use seriatim_proto::command::SlotRange;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::grpc::{Packet, admin_server};
 use seriatim_proto::ids::{ClusterId, Generation, GroupId, ReplicaId, SlotId, StoreId};
 use seriatim_proto::limits;
 use seriatim_proto::meta::{MetaCommand, MetaOutcome, ReplicaRecord, StoreRecord, StoreToken};
-use seriatim_proto::store::{Freshness, StoreRefusal, StoreStatus};
+use seriatim_proto::store::{Freshness, StoreStatus};
 use seriatim_store_core::Key;
 use seriatim_store_core::plan::{self, Domains};
 
 use crate::check;
 use crate::host::Host;
 use crate::identity::{Identity, IdentityError};
-use crate::remote;
+use crate::remote::Remote;
 
 /// The `Admin` service.
 pub(crate) struct AdminService {
@@ -47,8 +47,12 @@ impl AdminService {
 impl admin_server::Admin for AdminService {
     async fn call(&self, request: Request<Packet>) -> Result<Response<Packet>, Status> {
         let caller = Caller::of_request(&request);
+        let asked = request.into_inner().frames;
+        if asked.len() > 1 {
+            return Err(Status::invalid_argument("a call has one request"));
+        }
         let mut frames = Vec::new();
-        for frame in request.into_inner().frames {
+        for frame in asked {
             let answer = match codec::decode(&frame) {
                 Ok(request) => match rules::admin_request(&caller, &request) {
                     Ok(()) => handle(&self.host, request).await,
@@ -166,7 +170,7 @@ async fn init_cluster(
     let statuses = statuses(host, addresses).await?;
     let cluster = match known_cluster(&statuses)? {
         Some(cluster) => {
-            refuse_wiped(cluster, addresses, &statuses).await?;
+            refuse_wiped(host.remote(), cluster, addresses, &statuses).await?;
             cluster
         }
         None => ClusterId(rand::random()),
@@ -202,7 +206,7 @@ async fn init_cluster(
             stores: known,
             replicas: replicas.clone(),
         };
-        match remote::admin(&store.address, &request).await? {
+        match host.remote().admin(&store.address, &request).await? {
             AdminResponse::Adopted => (),
             AdminResponse::Refused(refusal) => return Err(refusal),
             other => return Err(unexpected(&other)),
@@ -210,7 +214,7 @@ async fn init_cluster(
     }
     let deadline = Instant::now() + INIT_TIMEOUT;
     let init = MetaCommand::Init { cluster, generation: Generation(0), stores: stores.clone(), replicas };
-    match propose_meta(&meta_stores, cluster, init, deadline).await? {
+    match host.remote().propose_meta(&meta_stores, cluster, init, deadline).await? {
         MetaOutcome::Initialised => (),
         other => return Err(refused(&other)),
     }
@@ -218,14 +222,14 @@ async fn init_cluster(
     // Without a number it stays what it is: the default, or what was set since.
     let wanted = voters.map(|voters| MetaCommand::SetVoters { voters });
     for command in labels.chain(wanted) {
-        match propose_meta(&meta_stores, cluster, command, deadline).await? {
+        match host.remote().propose_meta(&meta_stores, cluster, command, deadline).await? {
             MetaOutcome::PlacementSet => (),
             other => return Err(refused(&other)),
         }
     }
     for (id, place) in (0..=groups).zip(places).skip(1) {
         let command = MetaCommand::CreateGroup { id: GroupId(id), slots: vec![share(id - 1, groups)], stores: place };
-        match propose_meta(&meta_stores, cluster, command, deadline).await? {
+        match host.remote().propose_meta(&meta_stores, cluster, command, deadline).await? {
             MetaOutcome::Created(_) => (),
             other => return Err(refused(&other)),
         }
@@ -267,7 +271,7 @@ async fn statuses(host: &Arc<Host>, addresses: &[String]) -> Result<Vec<StoreSta
     for address in addresses {
         statuses.push(match address == host.address() {
             true => host.status(),
-            false => match remote::admin(address, &AdminRequest::Status).await? {
+            false => match host.remote().admin(address, &AdminRequest::Status).await? {
                 AdminResponse::Status(status) => status,
                 AdminResponse::Refused(refusal) => return Err(refusal),
                 other => return Err(unexpected(&other)),
@@ -309,11 +313,16 @@ fn known_replicas(statuses: &[StoreStatus]) -> Result<Option<Vec<ReplicaRecord>>
 
 /// Group 0 is initialised only once all stores have an identity: one that has none afterwards has lost its vote, and
 /// must not come back under its old replica id (I15).
-async fn refuse_wiped(cluster: ClusterId, addresses: &[String], statuses: &[StoreStatus]) -> Result<(), Refusal> {
+async fn refuse_wiped(
+    remote: &Remote,
+    cluster: ClusterId,
+    addresses: &[String],
+    statuses: &[StoreStatus],
+) -> Result<(), Refusal> {
     let stores = || addresses.iter().zip(statuses);
     let Some((wiped, _)) = stores().find(|(_, status)| status.cluster.is_none()) else { return Ok(()) };
     for (address, _) in stores().filter(|(_, status)| status.cluster.is_some()) {
-        if remote::directory(address, cluster, Freshness::Stale).await.is_ok() {
+        if remote.directory(address, cluster, Freshness::Stale).await.is_ok() {
             let what = format!(
                 "cluster {cluster} is complete, but the store at {wiped} has an empty data folder: it was wiped, and \
                  cannot take its old place again"
@@ -322,32 +331,6 @@ async fn refuse_wiped(cluster: ClusterId, addresses: &[String], statuses: &[Stor
         }
     }
     Ok(())
-}
-
-/// Proposes to group 0 through whichever store leads it.
-pub(crate) async fn propose_meta(
-    stores: &[StoreRecord],
-    cluster: ClusterId,
-    command: MetaCommand,
-    deadline: Instant,
-) -> Result<MetaOutcome, Refusal> {
-    let commands = [Command::Meta(command)];
-    let mut last = Refusal::new(ErrorCode::Unavailable, "group 0 has no leader");
-    while Instant::now() < deadline {
-        for store in stores {
-            match remote::propose(&store.address, cluster, GroupId::META, &commands).await {
-                Ok(outcomes) => match outcomes.into_iter().next() {
-                    Some(Outcome::Meta(outcome)) => return Ok(outcome),
-                    _ => return Err(Refusal::new(ErrorCode::Internal, "group 0 gave no verdict")),
-                },
-                Err(StoreRefusal::NotLeader { .. }) => (),
-                Err(StoreRefusal::Refused(refusal)) => last = refusal,
-            }
-        }
-        // All commands of group 0 are idempotent, so asking again is safe whatever became of this one.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Err(last)
 }
 
 /// The share of group `nth` of `groups`: contiguous ranges that differ by one slot at most.

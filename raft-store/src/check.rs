@@ -22,7 +22,7 @@ use seriatim_proto::meta::{Directory, MetaCommand};
 use seriatim_proto::store::{GroupStatus, RowsDigest, StoreRefusal};
 
 use crate::host::Host;
-use crate::moves;
+use crate::remote::Remote;
 use crate::replica::Replica;
 
 /// What a leader remembers of a group's comparisons.
@@ -146,7 +146,7 @@ pub(crate) async fn run(host: Arc<Host>) {
                 Some((index, since)) if index == newest.index => since,
                 _ => watched.seen.insert((newest.index, Instant::now())).1,
             };
-            let digests = digests(&statuses(&directory, &replica).await, newest.index);
+            let digests = digests(&statuses(host.remote(), &directory, &replica).await, newest.index);
             let verdict = judge(
                 &replica.membership().voters.iter().copied().collect::<Vec<_>>(),
                 &digests,
@@ -171,7 +171,7 @@ pub(crate) async fn run(host: Arc<Host>) {
                     // Of those that are known already, nothing new was found.
                     for id in differ.into_iter().filter(|id| !directory.is_rotten(replica.group, *id)) {
                         host.metrics().compare_differences.inc();
-                        report(&directory, &replica, id, newest.index).await;
+                        report(host.remote(), &directory, &replica, id, newest.index).await;
                     }
                 }
             }
@@ -307,7 +307,7 @@ pub(crate) async fn rest_agrees(host: &Host, directory: &Directory, replica: &Re
     begun.done_at = done_at;
     *replica.rest.lock() = Some(begun.clone());
     let statuses = match own {
-        Some(_) => statuses(directory, replica).await,
+        Some(_) => statuses(host.remote(), directory, replica).await,
         None => Vec::new(),
     };
     let index = own.map_or(u64::MAX, |own| own.index);
@@ -365,9 +365,9 @@ fn judge_rest(digests: &[&RowsDigest], voters: usize) -> RestVerdict {
 }
 
 /// What the stores of a group say of its replicas, as far as they answer.
-async fn statuses(directory: &Directory, replica: &Replica) -> Vec<GroupStatus> {
+async fn statuses(remote: &Remote, directory: &Directory, replica: &Replica) -> Vec<GroupStatus> {
     let stores = directory.stores.iter().filter(|store| replica.stores().contains(&store.id));
-    let asked = stores.map(|store| moves::status(&store.address, directory.cluster, store.id));
+    let asked = stores.map(|store| remote.status(&store.address, directory.cluster, store.id));
     let answers = futures_util::future::join_all(asked).await;
     let groups = answers.into_iter().flatten().flat_map(|status| status.groups);
     groups.filter(|group| group.group == replica.group).collect()
@@ -403,7 +403,7 @@ fn judge(voters: &[ReplicaId], digests: &BTreeMap<ReplicaId, RowsDigest>, is_lat
     }
 }
 
-async fn report(directory: &Directory, replica: &Replica, differs: ReplicaId, index: u64) {
+async fn report(remote: &Remote, directory: &Directory, replica: &Replica, differs: ReplicaId, index: u64) {
     let group = replica.group;
     tracing::error!(
         group = group.0,
@@ -412,7 +412,7 @@ async fn report(directory: &Directory, replica: &Replica, differs: ReplicaId, in
         "ALARM: a replica's rows differ from those of a majority"
     );
     let what = format!("at entry {index} its rows are others than those of a majority");
-    let told = moves::tell_meta(directory, MetaCommand::ReportRot { group, replica: differs, what }).await;
+    let told = remote.tell_meta(directory, MetaCommand::ReportRot { group, replica: differs, what }).await;
     if let Err(why) = told {
         tracing::warn!(group = group.0, why, "group 0 does not know of the difference: it is found again");
     }
@@ -436,8 +436,8 @@ mod tests {
 
     use super::*;
     use crate::config::StoreConfig;
-    use crate::remote;
     use crate::server::StoreServer;
+    use seriatim_mtls::Mtls;
 
     #[test]
     fn who_differs_from_a_majority_is_named_and_nobody_else() {
@@ -569,7 +569,8 @@ mod tests {
         }
         let stores: Vec<String> = servers.iter().map(|server| server.address().to_string()).collect();
         let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1, voters: None };
-        assert!(matches!(remote::admin(&stores[0], &init).await.unwrap(), AdminResponse::Initialised { .. }));
+        let remote = Remote::new(Mtls::plaintext());
+        assert!(matches!(remote.admin(&stores[0], &init).await.unwrap(), AdminResponse::Initialised { .. }));
         let group = GroupId(1);
         let deadline = Instant::now() + Duration::from_secs(60);
         let follower = loop {
@@ -589,7 +590,7 @@ mod tests {
         };
         let compare = async || {
             for store in &stores {
-                remote::admin(store, &AdminRequest::Compare { groups: vec![group] }).await.unwrap();
+                remote.admin(store, &AdminRequest::Compare { groups: vec![group] }).await.unwrap();
             }
         };
         // All are the same at first.

@@ -37,6 +37,7 @@ use crate::moves;
 use crate::raft::group::RaftHost;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::Member;
+use crate::remote::Remote;
 use crate::replica::{Replica, Shared};
 use crate::rocks::state_db::StateDb;
 use crate::scrub::{DigestPace, Pace};
@@ -58,6 +59,7 @@ pub(crate) struct Host {
     tuning: Tuning,
     /// Runs all group tasks.
     groups: tokio::runtime::Handle,
+    remote: Remote,
     node_budget: Budget,
     replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     starting: Mutex<BTreeSet<GroupId>>,
@@ -89,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) fatal: FatalSignal,
     pub(crate) tuning: Tuning,
     pub(crate) groups: tokio::runtime::Handle,
+    pub(crate) remote: Remote,
     /// what this store fails together with
     pub(crate) domain: Option<String>,
     /// 0: nothing is read that is not asked for
@@ -144,6 +147,7 @@ impl Host {
             fatal: parts.fatal,
             tuning: parts.tuning,
             groups: parts.groups,
+            remote: parts.remote,
             node_budget: Budget::new(limits::PROPOSAL_BYTES_NODE_MAX),
             replicas: RwLock::default(),
             starting: Mutex::default(),
@@ -156,6 +160,11 @@ impl Host {
             scrubs: parts.scrub_bytes_per_s > 0,
             domain: parts.domain,
         })
+    }
+
+    /// Calls to other stores.
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
     }
 
     /// Takes an identity and starts the replica of group 0. Repeating it changes nothing.
@@ -376,7 +385,7 @@ impl Host {
             loop {
                 let known = self.events.directory().borrow().clone();
                 if let Some(known) = known
-                    && let Ok(directory) = moves::read_directory(&known).await
+                    && let Ok(directory) = self.remote.read_directory(&known).await
                 {
                     self.events.learn(directory.clone());
                     let record = directory.groups.iter().find(|record| record.id == group);
@@ -419,7 +428,7 @@ impl Host {
         }
         let others = identity.born.iter().filter(|born| born.group == group && born.replica != replica);
         let goes = |born: &BornReplica| born.stage == Stage::Removed || directory.is_removed(group, born.replica);
-        others.into_iter().all(goes) || moves::is_member(directory, group, replica).await
+        others.into_iter().all(goes) || moves::is_member(&self.remote, directory, group, replica).await
     }
 
     /// Removes a replica that the directory does not know any more, with everything of it, if it ever lived here.

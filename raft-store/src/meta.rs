@@ -70,7 +70,7 @@ async fn remove_unnamed(host: &Arc<Host>, directory: &Directory) -> bool {
     if unnamed.is_empty() {
         return true;
     }
-    let Ok(directory) = moves::read_directory(directory).await else { return false };
+    let Ok(directory) = host.remote().read_directory(directory).await else { return false };
     for born in unnamed.into_iter().filter(|born| directory.is_removed(born.group, born.replica)) {
         host.remove(born.group, born.replica).await;
     }
@@ -256,7 +256,7 @@ async fn own_and_close(
         }
     }
     let directory = host.events().directory().borrow().clone().ok_or("no directory")?;
-    moves::tell_meta(&directory, MetaCommand::CloseGroup { id: replica.group }).await.map(drop)
+    host.remote().tell_meta(&directory, MetaCommand::CloseGroup { id: replica.group }).await.map(drop)
 }
 
 /// Free disk, in reserves, above which a group's log is kept whole for a replica that joins.

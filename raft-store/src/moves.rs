@@ -28,7 +28,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
-use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
 use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, MoveRecord, ReplicaRecord, StoreRecord};
@@ -36,12 +35,11 @@ use seriatim_proto::store::{Freshness, StoreStatus};
 use seriatim_store_core::plan::{self, Why};
 use seriatim_store_core::voters_wanted;
 
-use crate::admin;
 use crate::check;
 use crate::host::Host;
 use crate::meta::address;
 use crate::raft::types::Member;
-use crate::remote;
+use crate::remote::Remote;
 use crate::replica::Replica;
 
 /// For each group that is led here and moves: does what is due.
@@ -72,7 +70,7 @@ pub(crate) fn carry_out(host: &Arc<Host>, busy: &Arc<Mutex<BTreeSet<GroupId>>>) 
 
 async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Directory) -> Result<(), String> {
     // The directory that started this may be old: members change by what group 0 says now.
-    let directory = read_directory(known).await?;
+    let directory = host.remote().read_directory(known).await?;
     host.events().learn(directory.clone());
     let of_group = |moved: &&MoveRecord| moved.group == replica.group;
     let Some(moved) = directory.moves.iter().find(of_group) else { return Ok(()) };
@@ -90,7 +88,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
                     MetaCommand::BeginMove { group: moved.group, from: store(moved.leaving), to: store(moved.joining) }
                 }
             };
-            return tell_meta(&directory, again).await.map(drop);
+            return host.remote().tell_meta(&directory, again).await.map(drop);
         }
         First::HandOver => {
             if replica.hand_over(&directory).await {
@@ -110,7 +108,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
             // What makes it a member must be committed without the rotten one: then a majority of the others has
             // everything, and what is left of the rotten one can go (host.rs).
             if let Some(rotten) = moved.leaving.filter(|_| moved.is_rebuild() && !moved.back)
-                && !is_stopped(&to, directory.cluster, replica.group, rotten).await
+                && !is_stopped(host.remote(), &to, directory.cluster, replica.group, rotten).await
             {
                 return Err("the rotten replica may not have stopped yet".to_owned());
             }
@@ -123,7 +121,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
         if !replica.is_close(comes.id) {
             return Err("the joining replica does not have everything yet".to_owned());
         }
-        if !is_settled(&to, directory.cluster, *comes).await {
+        if !is_settled(host.remote(), &to, directory.cluster, *comes).await {
             return Err("the joining replica has not noted that it began".to_owned());
         }
     }
@@ -162,7 +160,7 @@ async fn step(host: &Arc<Host>, replica: &Arc<Replica>, term: u64, known: &Direc
     if members.voters != ids || members.all != ids || members.is_joint || members.committed_in != Some(term) {
         return Err("the new members are not committed yet".to_owned());
     }
-    match tell_meta(&directory, MetaCommand::EndMove { moved: moved.clone() }).await? {
+    match host.remote().tell_meta(&directory, MetaCommand::EndMove { moved: moved.clone() }).await? {
         MetaOutcome::NothingMoves => {
             tracing::info!(group = replica.group.0, voters = ?ids, "a replica's move has ended");
             Ok(())
@@ -208,45 +206,33 @@ fn must_go_forward(directory: &Directory, moved: &MoveRecord, voters: &BTreeSet<
 }
 
 /// Has the replica noted that it began? Then it can be trusted with a vote.
-async fn is_settled(address: &str, cluster: ClusterId, replica: ReplicaRecord) -> bool {
-    let Some(status) = status(address, cluster, replica.store).await else { return false };
+async fn is_settled(remote: &Remote, address: &str, cluster: ClusterId, replica: ReplicaRecord) -> bool {
+    let Some(status) = remote.status(address, cluster, replica.store).await else { return false };
     status.groups.iter().any(|group| group.replica == replica.id && group.settled)
 }
 
 /// Does the store say that the replica is rotten, and does not run there any more?
-async fn is_stopped(address: &str, cluster: ClusterId, group: GroupId, replica: ReplicaRecord) -> bool {
-    let Some(status) = status(address, cluster, replica.store).await else { return false };
+async fn is_stopped(
+    remote: &Remote,
+    address: &str,
+    cluster: ClusterId,
+    group: GroupId,
+    replica: ReplicaRecord,
+) -> bool {
+    let Some(status) = remote.status(address, cluster, replica.store).await else { return false };
     let is_rotten = status.rotten.iter().any(|rot| (rot.group, rot.replica) == (group, replica.id));
     is_rotten && !status.groups.iter().any(|runs| (runs.group, runs.replica) == (group, replica.id))
 }
 
 /// Does a leader of the group say that a committed entry has made the replica a member?
-pub(crate) async fn is_member(directory: &Directory, group: GroupId, replica: ReplicaId) -> bool {
+pub(crate) async fn is_member(remote: &Remote, directory: &Directory, group: GroupId, replica: ReplicaId) -> bool {
     let record = directory.groups.iter().find(|record| record.id == group);
     let stores: BTreeSet<StoreId> = record.iter().flat_map(|record| &record.replicas).map(|it| it.store).collect();
     let asked = directory.stores.iter().filter(|store| stores.contains(&store.id));
-    let asked = asked.map(|store| status(&store.address, directory.cluster, store.id));
+    let asked = asked.map(|store| remote.status(&store.address, directory.cluster, store.id));
     let statuses = futures_util::future::join_all(asked).await;
     let mut groups = statuses.iter().flatten().flat_map(|status| &status.groups);
     groups.any(|runs| runs.group == group && runs.members.contains(&replica))
-}
-
-/// The store's own view, if it is the one that we mean and answers soon.
-pub(crate) async fn status(address: &str, cluster: ClusterId, store: StoreId) -> Option<StoreStatus> {
-    let asked = tokio::time::timeout(ANSWER, remote::admin(address, &AdminRequest::Status)).await;
-    match asked {
-        Ok(Ok(AdminResponse::Status(status))) if (status.cluster, status.store) == (Some(cluster), Some(store)) => {
-            Some(status)
-        }
-        _ => None,
-    }
-}
-
-/// What the stores say that are asked and answer soon.
-pub(crate) async fn statuses(directory: &Directory, asks: impl Fn(StoreId) -> bool) -> Vec<StoreStatus> {
-    let asked = directory.stores.iter().filter(|store| asks(store.id));
-    let asked = asked.map(|store| status(&store.address, directory.cluster, store.id));
-    futures_util::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// The stores of group 0.
@@ -254,40 +240,6 @@ pub(crate) fn meta_stores(directory: &Directory) -> Vec<StoreRecord> {
     let meta = directory.groups.iter().filter(|record| record.id == GroupId::META);
     let stores: BTreeSet<StoreId> = meta.flat_map(|record| &record.replicas).map(|replica| replica.store).collect();
     directory.stores.iter().filter(|store| stores.contains(&store.id)).cloned().collect()
-}
-
-/// Has group 0 apply a command that may be repeated.
-pub(crate) async fn tell_meta(directory: &Directory, command: MetaCommand) -> Result<MetaOutcome, String> {
-    let deadline = Instant::now() + META_PATIENCE;
-    let told = admin::propose_meta(&meta_stores(directory), directory.cluster, command, deadline).await;
-    told.map_err(|refusal| refusal.to_string())
-}
-
-/// As [`tell_meta`], by the `stores` of group 0.
-pub(crate) async fn tell_meta_of(
-    cluster: ClusterId,
-    stores: &[StoreRecord],
-    command: MetaCommand,
-) -> Result<MetaOutcome, String> {
-    let told = admin::propose_meta(stores, cluster, command, Instant::now() + META_PATIENCE).await;
-    told.map_err(|refusal| refusal.to_string())
-}
-
-/// The directory as group 0's leader has it now.
-pub(crate) async fn read_directory(known: &Directory) -> Result<Directory, String> {
-    read_directory_of(known.cluster, &meta_stores(known)).await
-}
-
-/// As [`read_directory`], by the `stores` of group 0.
-pub(crate) async fn read_directory_of(cluster: ClusterId, stores: &[StoreRecord]) -> Result<Directory, String> {
-    let mut last = "group 0 has no stores".to_owned();
-    for store in stores {
-        match remote::directory(&store.address, cluster, Freshness::Linearizable).await {
-            Ok(directory) => return Ok(directory),
-            Err(refusal) => last = refusal.to_string(),
-        }
-    }
-    Err(last)
 }
 
 /// A store learns the directory from those that have a replica of group 0, above all if it has none. Runs until it is
@@ -311,7 +263,7 @@ pub(crate) async fn learn_directory(host: Arc<Host>) {
             let store = &stores[turn % stores.len()];
             // Another one each time: one that is cut off would answer the same for ever.
             turn += 1;
-            let asked = remote::directory(&store.address, identity.cluster, Freshness::Stale);
+            let asked = host.remote().directory(&store.address, identity.cluster, Freshness::Stale);
             if let Ok(Ok(directory)) = tokio::time::timeout(ANSWER, asked).await {
                 host.events().learn(directory);
                 break;
@@ -334,7 +286,7 @@ pub(crate) async fn tell_domain(host: Arc<Host>) {
             continue;
         }
         let command = MetaCommand::SetDomain { store: identity.store, domain: host.domain().map(str::to_owned) };
-        match tell_meta(&directory, command).await {
+        match host.remote().tell_meta(&directory, command).await {
             Ok(MetaOutcome::PlacementSet) => (),
             Ok(other) => tracing::warn!(?other, "group 0 does not take this store's domain"),
             Err(why) => tracing::info!(why, "group 0 does not know this store's domain yet"),
@@ -411,10 +363,10 @@ impl Planner {
         let Ok(meta) = host.serving(GroupId::META) else { return };
         let Some(term) = meta.leadership() else { return };
         let Some(directory) = host.events().directory().borrow().clone() else { return };
-        self.watch(&directory).await;
+        self.watch(host.remote(), &directory).await;
         let command = match self.turn_back(&directory) {
             Some(command) => Some(command),
-            None => self.begin(&directory).await,
+            None => self.begin(host.remote(), &directory).await,
         };
         let Some(command) = command else { return };
         tracing::info!(?command, "placement");
@@ -436,14 +388,14 @@ impl Planner {
     }
 
     /// Looks at the replicas that come.
-    async fn watch(&mut self, directory: &Directory) {
+    async fn watch(&mut self, remote: &Remote, directory: &Directory) {
         let before = std::mem::take(&mut self.watched);
         for moved in &directory.moves {
             let known = before.iter().find_map(|watched| watched.goes_on(moved));
             let mut watched = known.unwrap_or_else(|| Watched::new(moved));
             if let Some(comes) = moved.comes() {
                 let status = match address(directory, comes.store) {
-                    Some(address) => status(&address, directory.cluster, comes.store).await,
+                    Some(address) => remote.status(&address, directory.cluster, comes.store).await,
                     None => None,
                 };
                 watched.note(directory, status.as_ref());
@@ -463,15 +415,15 @@ impl Planner {
         Some(MetaCommand::CancelMove { moved: silent.moved.clone() })
     }
 
-    async fn begin(&mut self, directory: &Directory) -> Option<MetaCommand> {
+    async fn begin(&mut self, remote: &Remote, directory: &Directory) -> Option<MetaCommand> {
         self.avoided.retain(|(_, since)| since.elapsed() < AVOID);
         let gets_on =
             |moved: &MoveRecord| self.watched.iter().any(|one| one.moved == *moved && one.got_on.elapsed() < STUCK);
         let may_get = |store: StoreId| !self.avoided.iter().any(|(avoided, _)| *avoided == store);
         // Nothing to do is by far the most common, and then nobody is asked.
         plan::next_move(directory, may_get, |_, _| true, gets_on)?;
-        let before = statuses(directory, |_| true).await;
-        let answers = statuses(directory, |_| true).await;
+        let before = remote.statuses(directory, |_| true).await;
+        let answers = remote.statuses(directory, |_| true).await;
         let takers = plan::takers(&answers);
         let may_get = |store: StoreId| may_get(store) && takers.contains(&store);
         // Compared before it stops: that takes as long as the group is large.
@@ -501,8 +453,6 @@ const RETRY: Duration = Duration::from_millis(200);
 const LEARN_TOO: u64 = 25;
 /// How often a store without a replica of group 0 asks for the directory.
 const LEARN: Duration = Duration::from_millis(200);
-/// Time for group 0 to apply a command.
-const META_PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
+use seriatim_mtls::Mtls;
 use seriatim_proto::admin::{AdminRequest, AdminResponse};
 use seriatim_proto::command::{Act, Append, Command, Content, HolderOp, Outcome, Place, Reject};
 use seriatim_proto::hash;
@@ -15,12 +16,11 @@ use seriatim_proto::ids::{
 use seriatim_proto::meta::{Directory, MetaCommand, MetaOutcome, ReplicaRecord, RotRecord, StoreRecord};
 use seriatim_store_core::{Item, Key, Reader};
 
-use crate::admin::propose_meta;
 use crate::check::{self, Rest};
 use crate::config::StoreConfig;
 use crate::host::Host;
 use crate::identity::Stage;
-use crate::remote;
+use crate::remote::Remote;
 use crate::server::StoreServer;
 
 const GROUP: GroupId = GroupId(1);
@@ -57,7 +57,10 @@ impl Three {
         let addresses: Vec<_> = servers.iter().flatten().map(StoreServer::address).collect();
         let stores: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let init = AdminRequest::InitCluster { stores: stores.clone(), groups: 1, voters: None };
-        assert!(matches!(remote::admin(&stores[0], &init).await.unwrap(), AdminResponse::Initialised { .. }));
+        assert!(matches!(
+            Remote::new(Mtls::plaintext()).admin(&stores[0], &init).await.unwrap(),
+            AdminResponse::Initialised { .. }
+        ));
         Self { folders, addresses, servers }
     }
 
@@ -77,7 +80,7 @@ impl Three {
         let cluster = self.servers.iter().flatten().next().unwrap().host().identity().unwrap().cluster;
         let stores = (1..).map(StoreId).zip(&self.addresses);
         let stores: Vec<_> = stores.map(|(id, address)| StoreRecord { id, address: address.to_string() }).collect();
-        propose_meta(&stores, cluster, command, Instant::now() + PATIENCE).await.unwrap()
+        Remote::new(Mtls::plaintext()).propose_meta(&stores, cluster, command, Instant::now() + PATIENCE).await.unwrap()
     }
 
     /// Until one of the stores that run says so of the newest directory that it knows.

@@ -38,6 +38,7 @@ use seriatim_store_core::plan::can_spare;
 use crate::host::Host;
 use crate::identity::{self, DataFolder, Identity, IdentityError, write_durable};
 use crate::moves;
+use crate::remote::Remote;
 
 /// Notes that a database of the folder is damaged. The next start sets it aside.
 pub(crate) fn note(folder: &Path, what: &str) -> io::Result<()> {
@@ -168,7 +169,7 @@ pub(crate) async fn report(host: Arc<Host>) {
             // A directory that another store has shown is no reason to delete anything.
             if host.identity().is_some()
                 && folder.join(ASIDE).exists()
-                && let Ok(directory) = moves::read_directory(&directory).await
+                && let Ok(directory) = host.remote().read_directory(&directory).await
             {
                 // The runtime is going down, or it is done.
                 let _ = tokio::task::spawn_blocking(move || remove_aside(&folder, &directory)).await;
@@ -181,12 +182,13 @@ pub(crate) async fn report(host: Arc<Host>) {
                 continue;
             }
             let what = shortened(rot.what);
-            if let Err(why) = moves::tell_meta(&directory, MetaCommand::ReportRot { group, replica, what }).await {
+            if let Err(why) = host.remote().tell_meta(&directory, MetaCommand::ReportRot { group, replica, what }).await
+            {
                 tracing::info!(group = group.0, replica = replica.0, why, "group 0 does not know of the rot yet");
             }
         }
         if let (Some(what), Some(identity)) = (host.fatal().damage(), host.identity())
-            && all_can_spare(&identity, &moves::meta_stores(&directory), &what).await
+            && all_can_spare(host.remote(), &identity, &moves::meta_stores(&directory), &what).await
         {
             host.fatal().raise(format!("the next start sets damaged data aside: {what}"));
         }
@@ -195,7 +197,7 @@ pub(crate) async fn report(host: Arc<Host>) {
 
 /// Can the groups of all replicas that live here do without them? `stores` are those of group 0 that are asked. Group 0
 /// is told of the rot first: of two stores that ask at once, neither counts on the other.
-pub(crate) async fn all_can_spare(identity: &Identity, stores: &[StoreRecord], what: &str) -> bool {
+pub(crate) async fn all_can_spare(remote: &Remote, identity: &Identity, stores: &[StoreRecord], what: &str) -> bool {
     let lives = |directory: &Directory| -> Vec<(GroupId, ReplicaId)> {
         // One that joins may vote already.
         let named = |group: GroupId, replica: ReplicaId| {
@@ -209,29 +211,29 @@ pub(crate) async fn all_can_spare(identity: &Identity, stores: &[StoreRecord], w
     if identity.born.iter().all(|born| born.is_dead()) {
         return true;
     }
-    let Ok(directory) = moves::read_directory_of(identity.cluster, stores).await else { return false };
+    let Ok(directory) = remote.read_directory_of(identity.cluster, stores).await else { return false };
     let new = lives(&directory).into_iter().filter(|(group, replica)| !directory.is_rotten(*group, *replica));
     for (group, replica) in new {
         let report = MetaCommand::ReportRot { group, replica, what: shortened(what.to_owned()) };
-        if moves::tell_meta_of(identity.cluster, stores, report).await != Ok(MetaOutcome::RotNoted) {
+        if remote.tell_meta_of(identity.cluster, stores, report).await != Ok(MetaOutcome::RotNoted) {
             return false;
         }
     }
-    let Ok(directory) = moves::read_directory_of(identity.cluster, stores).await else { return false };
+    let Ok(directory) = remote.read_directory_of(identity.cluster, stores).await else { return false };
     let others = |store| store != identity.store;
-    let before = moves::statuses(&directory, others).await;
-    let now = moves::statuses(&directory, others).await;
+    let before = remote.statuses(&directory, others).await;
+    let now = remote.statuses(&directory, others).await;
     lives(&directory).into_iter().all(|(group, replica)| can_spare(&directory, group, replica, &before, &now))
 }
 
 /// As [`all_can_spare`], before this store serves anybody.
-pub(crate) async fn all_can_spare_at_start(folder: &DataFolder, what: &str) -> bool {
+pub(crate) async fn all_can_spare_at_start(remote: &Remote, folder: &DataFolder, what: &str) -> bool {
     let Some(identity) = folder.identity() else { return true };
     let others = identity.meta_stores.iter().filter(|store| store.id != identity.store);
     let others: Vec<_> = others.cloned().collect();
     let asked = async {
         // What this store led when it stopped is led by others in a moment.
-        while !all_can_spare(identity, &others, what).await {
+        while !all_can_spare(remote, identity, &others, what).await {
             tokio::time::sleep(REPORT).await;
         }
     };

@@ -30,7 +30,7 @@ use crate::metrics::StoreMetrics;
 use crate::moves;
 use crate::raft::group::RaftHost;
 use crate::raft::log_store::LogOpenError;
-use crate::remote;
+use crate::remote::Remote;
 use crate::rocks::state_db::{StateDb, StateDbError};
 use crate::rot;
 use crate::scrub;
@@ -115,7 +115,6 @@ impl StoreServer {
         registry: &mut Registry,
     ) -> Result<Self, StoreStartError> {
         let mtls = Mtls::chosen(config.mtls.clone(), config.insecure_plaintext)?;
-        remote::speak(mtls.clone());
         let listen = |source| StoreStartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -127,23 +126,31 @@ impl StoreServer {
             .build()
             .map_err(open)?;
         let metrics = StoreMetrics::new(registry);
+        let remote = Remote::new(mtls.clone());
         let fatal = FatalSignal::of(config.data_dir.clone());
         let sockets = tokio::runtime::Handle::current();
         let opened = {
             let (fatal, groups, advertised) = (fatal.clone(), groups.handle().clone(), advertised.clone());
+            let mtls = mtls.clone();
             tokio::task::spawn_blocking(move || {
                 let mut folder = DataFolder::open(&config.data_dir)?;
                 folder.check_address(&advertised)?;
                 let disk = DiskGuard::new(config.data_dir.clone(), config.disk_reserve_bytes).map_err(open)?;
                 let databases = |folder: &DataFolder| {
                     let state = StateDb::open(folder.path(), &tuning).map_err(Unopened::of_state)?;
-                    let raft =
-                        RaftHost::open(folder.path(), &folder.dead(), &tuning, &fatal, sockets.clone(), groups.clone());
+                    let raft = RaftHost::open(
+                        folder.path(),
+                        &folder.dead(),
+                        &tuning,
+                        &fatal,
+                        (sockets.clone(), mtls.clone()),
+                        groups.clone(),
+                    );
                     Ok((Arc::new(state), raft.map_err(Unopened::of_log)?))
                 };
                 let noted = rot::noted(folder.path()).map_err(open)?;
                 let opened = match &noted {
-                    Some(what) if sockets.block_on(rot::all_can_spare_at_start(&folder, what)) => {
+                    Some(what) if sockets.block_on(rot::all_can_spare_at_start(&remote, &folder, what)) => {
                         Err(Unopened::Rot(what.clone()))
                     }
                     _ => databases(&folder),
@@ -173,6 +180,7 @@ impl StoreServer {
                     fatal,
                     tuning,
                     groups,
+                    remote,
                 })
             })
         };
@@ -270,6 +278,9 @@ impl Drop for StoreServer {
     }
 }
 
+/// Services behind a store's port.
+const DOORS: [Door; 3] = [Door::Store, Door::Raft, Door::Admin];
+
 async fn serve(
     host: Arc<Host>,
     listener: TcpListener,
@@ -293,7 +304,7 @@ async fn serve(
             mtls.guard(Door::Raft),
         ))
         .add_service(InterceptedService::new(AdminServer::new(AdminService::new(host)), mtls.guard(Door::Admin)))
-        .serve_with_incoming(seriatim_mtls::incoming(listener, closing, mtls))
+        .serve_with_incoming(seriatim_mtls::incoming(listener, &DOORS, closing, mtls))
         .await
 }
 

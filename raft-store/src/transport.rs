@@ -27,6 +27,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use seriatim_mtls::Mtls;
 use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::grpc::Packet;
 use seriatim_proto::grpc::raft_client::RaftClient;
@@ -198,13 +199,14 @@ pub(crate) enum Response {
 pub(crate) struct Links {
     /// runs the links
     runtime: Handle,
+    mtls: Mtls,
     links: Mutex<HashMap<(String, Class), Arc<Link>>>,
 }
 
 impl Links {
     /// No links yet. `runtime` serves sockets.
-    pub(crate) fn new(runtime: Handle) -> Arc<Self> {
-        Arc::new(Self { runtime, links: Mutex::default() })
+    pub(crate) fn new(runtime: Handle, mtls: Mtls) -> Arc<Self> {
+        Arc::new(Self { runtime, mtls, links: Mutex::default() })
     }
 
     /// The link to a store; made and kept up from now on.
@@ -214,6 +216,7 @@ impl Links {
             let link = Arc::new(Link {
                 address: address.to_owned(),
                 class,
+                mtls: self.mtls.clone(),
                 sessions: AtomicU64::new(1),
                 attempts: AtomicU64::new(0),
                 state: Mutex::default(),
@@ -251,6 +254,7 @@ impl Links {
 pub(crate) struct Link {
     address: String,
     class: Class,
+    mtls: Mtls,
     sessions: AtomicU64,
     /// connections tried, and sessions refused while there was none
     attempts: AtomicU64,
@@ -396,7 +400,7 @@ async fn run_once(link: &Link) -> Result<(), String> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
-    let channel = crate::remote::mtls().connect(&endpoint, NodeRole::Store).await.map_err(text)?;
+    let channel = link.mtls.connect(&endpoint, NodeRole::Store).await.map_err(text)?;
     let mut client = RaftClient::new(channel)
         .max_decoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(limits::INTERNAL_FRAME_BYTES_MAX as usize);

@@ -46,6 +46,9 @@ pub(crate) struct Globals {
     /// PEM file of its private key
     #[arg(long, global = true, env = "RAFTCTL_KEY", value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+    /// development only: stores and gateways' doors for operators are asked without TLS
+    #[arg(long, global = true, env = "RAFTCTL_INSECURE_PLAINTEXT")]
+    pub(crate) insecure_plaintext: bool,
     /// file with a token; `-` is stdin
     #[arg(long, global = true, env = "RAFTCTL_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -480,6 +483,12 @@ pub(crate) enum Cert {
     },
     /// what a running gateway serves; exits 10 if it ends soon or is not trusted
     Status {
+        /// how soon is soon
+        #[arg(long, value_name = "TIME", default_value = "14d", value_parser = life)]
+        within: Duration,
+    },
+    /// what stores, logic nodes and gateways show each other; exits 10 if one ends soon, or is not taken
+    Nodes {
         /// how soon is soon
         #[arg(long, value_name = "TIME", default_value = "14d", value_parser = life)]
         within: Duration,

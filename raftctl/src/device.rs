@@ -52,8 +52,8 @@ impl Device {
         let client = with_token(Client::builder(resolve(gateway)?, host), target, user, scopes)?
             .ca_pem(&target.ca_pem()?)
             .device("raftctl")
-            .connect_timeout(target.timeout)
-            .request_timeout(target.timeout)
+            .connect_timeout(target.link.timeout)
+            .request_timeout(target.link.timeout)
             .connect()
             .await
             .map_err(|error| connect_failure(gateway, &error))?;

@@ -14,26 +14,26 @@ use seriatim_proto::operator::{
 use tonic::transport::Endpoint;
 
 use crate::failure::Failure;
-use crate::link;
+use crate::link::{self, Link};
 use crate::target::Target;
 
 /// One question.
-pub(crate) async fn ask(door: &str, request: &OperatorRequest, timeout: Duration) -> Result<OperatorResponse, Failure> {
+pub(crate) async fn ask(door: &str, request: &OperatorRequest, link: &Link) -> Result<OperatorResponse, Failure> {
     let act = format!("failed to ask the gateway at {door}");
     let endpoint = Endpoint::from_shared(format!("http://{door}"))
         .map_err(|_| Failure::usage(format!("`{door}` is no host:port")))?
-        .connect_timeout(timeout.min(Duration::from_secs(3)))
-        .timeout(timeout);
+        .connect_timeout(link.timeout.min(Duration::from_secs(3)))
+        .timeout(link.timeout);
     let asked = async {
-        let connected = link::connect(&act, &endpoint, NodeRole::Gateway).await;
+        let connected = link.connect(&act, &endpoint, NodeRole::Gateway).await;
         let channel = connected
             .map_err(|failure| failure.hint("its door for operators: `seriatim gateway --operators ADDRESS`"))?;
         let mut client = OperatorClient::new(channel).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
         let answer = client.call(Packet { frames: vec![codec::encode_bytes(request)] }).await;
         answer.map_err(|status| link::failed(&act, &status))
     };
-    let late = |_| Failure::unreachable(format!("{act}: no answer in {timeout:?}"));
-    let frames = tokio::time::timeout(timeout, asked).await.map_err(late)??.into_inner().frames;
+    let late = |_| Failure::unreachable(format!("{act}: no answer in {:?}", link.timeout));
+    let frames = tokio::time::timeout(link.timeout, asked).await.map_err(late)??.into_inner().frames;
     let frame = frames.first().ok_or_else(|| Failure::internal(format!("{act}: it answered nothing")))?;
     match codec::decode(frame).map_err(|error| Failure::internal(format!("{act}: {error}")))? {
         OperatorResponse::Refused(refusal) => Err(Failure::refused(&act, &refusal)),
@@ -42,8 +42,8 @@ pub(crate) async fn ask(door: &str, request: &OperatorRequest, timeout: Duration
 }
 
 /// A request that is answered by how the gateway is.
-pub(crate) async fn status(door: &str, request: &OperatorRequest, timeout: Duration) -> Result<GatewayStatus, Failure> {
-    match ask(door, request, timeout).await? {
+pub(crate) async fn status(door: &str, request: &OperatorRequest, link: &Link) -> Result<GatewayStatus, Failure> {
+    match ask(door, request, link).await? {
         OperatorResponse::Status(status) => Ok(*status),
         other => Err(unexpected(door, &other)),
     }
@@ -77,7 +77,7 @@ pub(crate) struct Gateways {
 impl Gateways {
     /// Asks all at the same time.
     pub(crate) async fn survey(target: &Target) -> Result<Self, Failure> {
-        let ask = async |door: &String| (door.clone(), status(door, &OperatorRequest::Status, target.timeout).await);
+        let ask = async |door: &String| (door.clone(), status(door, &OperatorRequest::Status, &target.link).await);
         let (mut here, mut silent) = (Vec::new(), Vec::new());
         for (door, answer) in join_all(target.operators()?.iter().map(ask)).await {
             match answer {
@@ -104,7 +104,10 @@ impl Gateways {
         }
         let known: Vec<_> = self.here.iter().map(|gateway| gateway.status.name.as_str()).collect();
         if let Some((door, failure)) = self.silent.first() {
-            let text = format!("`{name}` is none of the gateways that answer ({})", known.join(", "));
+            let text = match known.as_slice() {
+                [] => format!("no gateway answers, so none is called `{name}`"),
+                known => format!("`{name}` is none of the gateways that answer ({})", known.join(", ")),
+            };
             return Err(Failure::unreachable(format!("{text}; {door} does not: {}", failure.message)));
         }
         Err(Failure::not_found(format!("there is no gateway `{name}`, but {}", known.join(", ")))
@@ -124,13 +127,13 @@ pub(crate) async fn sessions(
     gateway: &Gateway,
     filter: &SessionFilter,
     limit: usize,
-    timeout: Duration,
+    link: &Link,
 ) -> Result<(Vec<SessionStatus>, bool), Failure> {
     let (mut found, mut after) = (Vec::new(), 0);
     loop {
         let left = u32::try_from(limit - found.len()).unwrap_or(u32::MAX);
         let request = OperatorRequest::Sessions { after, count: left.min(SESSIONS_MAX), filter: filter.clone() };
-        let (sessions, next) = match ask(&gateway.door, &request, timeout).await? {
+        let (sessions, next) = match ask(&gateway.door, &request, link).await? {
             OperatorResponse::Sessions { incarnation, sessions, next } if incarnation == gateway.status.incarnation => {
                 (sessions, next)
             }

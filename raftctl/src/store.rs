@@ -19,16 +19,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::{Exit, Failure};
-use crate::link;
+use crate::link::{self, Link};
 use crate::target::Target;
 
 /// Pause before all stores are asked again for a leader.
 const LEADER_PAUSE: Duration = Duration::from_millis(200);
 
 /// One admin call.
-pub(crate) async fn admin(store: &str, request: &AdminRequest, timeout: Duration) -> Result<AdminResponse, Failure> {
+pub(crate) async fn admin(store: &str, request: &AdminRequest, link: &Link) -> Result<AdminResponse, Failure> {
     let act = format!("failed to ask the store at {store}");
-    let channel = connect(store, timeout).await?;
+    let channel = connect(store, link).await?;
     let mut client = AdminClient::new(channel).max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let packet = Packet { frames: vec![codec::encode_bytes(request)] };
     let answer = client.call(packet).await.map_err(|status| link::failed(&act, &status))?;
@@ -41,8 +41,8 @@ pub(crate) async fn admin(store: &str, request: &AdminRequest, timeout: Duration
 }
 
 /// A store's own view of itself.
-pub(crate) async fn status(store: &str, timeout: Duration) -> Result<StoreStatus, Failure> {
-    match admin(store, &AdminRequest::Status, timeout).await? {
+pub(crate) async fn status(store: &str, link: &Link) -> Result<StoreStatus, Failure> {
+    match admin(store, &AdminRequest::Status, link).await? {
         AdminResponse::Status(status) => Ok(status),
         other => Err(Failure::internal(format!("{store} answered something else than its status: {other:?}"))),
     }
@@ -53,11 +53,11 @@ pub(crate) async fn read_at_leader(
     stores: &[String],
     group: GroupId,
     reads: &[Read],
-    timeout: Duration,
+    link: &Link,
 ) -> Result<Vec<ReadOutcome>, Failure> {
     let act = format!("failed to read from group {group}");
-    let ask = async |store: &str| read(store, group, Freshness::Linearizable, reads.to_vec(), timeout).await;
-    at_leader(stores, group, timeout, &act, ask).await
+    let ask = async |store: &str| read(store, group, Freshness::Linearizable, reads.to_vec(), link).await;
+    at_leader(stores, group, link.timeout, &act, ask).await
 }
 
 /// Has commands applied by whichever of the stores leads the group. They may be proposed more than once: only for
@@ -66,19 +66,19 @@ pub(crate) async fn propose_at_leader(
     stores: &[String],
     group: GroupId,
     commands: &[Command],
-    timeout: Duration,
+    link: &Link,
 ) -> Result<Vec<Outcome>, Failure> {
     let act = format!("failed to write to group {group}");
     let count = u32::try_from(commands.len()).map_err(|_| Failure::internal("too many commands".to_owned()))?;
     let batch = codec::encode_bytes(&commands);
     let ask = async |store: &str| {
         let request = StoreRequest::Propose { id: 1, group, count, batch: batch.clone() };
-        match exchange(store, request, timeout).await? {
+        match exchange(store, request, link).await? {
             StoreResponse::Proposed { id: 1, result } => Ok(result),
             other => Err(Failure::internal(format!("{store} answered something else than was asked: {other:?}"))),
         }
     };
-    at_leader(stores, group, timeout, &act, ask).await
+    at_leader(stores, group, link.timeout, &act, ask).await
 }
 
 async fn at_leader<T>(
@@ -99,7 +99,9 @@ async fn at_leader<T>(
             }
         }
         if Instant::now() >= deadline {
-            return Err(round.end(group).hint("raftctl raft groups"));
+            let failure = round.end(group);
+            // One that is turned away knows better what to do.
+            return Err(if failure.hint.is_some() { failure } else { failure.hint("raftctl raft groups") });
         }
         tokio::time::sleep(LEADER_PAUSE).await;
     }
@@ -143,28 +145,28 @@ pub(crate) async fn read(
     group: GroupId,
     freshness: Freshness,
     reads: Vec<Read>,
-    timeout: Duration,
+    link: &Link,
 ) -> Result<Result<Vec<ReadOutcome>, StoreRefusal>, Failure> {
-    match exchange(store, StoreRequest::Read { id: 1, group, freshness, reads }, timeout).await? {
+    match exchange(store, StoreRequest::Read { id: 1, group, freshness, reads }, link).await? {
         StoreResponse::Reads { id: 1, result } => Ok(result),
         other => Err(Failure::internal(format!("{store} answered something else than was asked: {other:?}"))),
     }
 }
 
 /// One request on a channel of its own, and its answer.
-async fn exchange(store: &str, request: StoreRequest, timeout: Duration) -> Result<StoreResponse, Failure> {
-    let asked = tokio::time::timeout(timeout, exchange_at_leisure(store, request, timeout)).await;
-    asked.map_err(|_| Failure::unreachable(format!("no answer from the store at {store} in {timeout:?}")))?
+async fn exchange(store: &str, request: StoreRequest, link: &Link) -> Result<StoreResponse, Failure> {
+    let asked = tokio::time::timeout(link.timeout, exchange_at_leisure(store, request, link)).await;
+    asked.map_err(|_| Failure::unreachable(format!("no answer from the store at {store} in {:?}", link.timeout)))?
 }
 
-async fn exchange_at_leisure(store: &str, request: StoreRequest, timeout: Duration) -> Result<StoreResponse, Failure> {
+async fn exchange_at_leisure(store: &str, request: StoreRequest, link: &Link) -> Result<StoreResponse, Failure> {
     let lost = |why: String| Failure::unreachable(format!("failed to ask the store at {store}: {why}"));
     let requests = [StoreRequest::Hello { cluster: None }, request];
     let packet = Packet { frames: requests.iter().map(codec::encode_bytes).collect() };
     // The sender is held until the answer is there: its end would end the channel.
     let (sender, receiver) = mpsc::channel(1);
     sender.send(packet).await.map_err(|_| lost("the channel is closed".to_owned()))?;
-    let mut client = StoreClient::new(connect(store, timeout).await?)
+    let mut client = StoreClient::new(connect(store, link).await?)
         .max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);
     let opened = client.channel(ReceiverStream::new(receiver)).await;
@@ -186,8 +188,8 @@ async fn exchange_at_leisure(store: &str, request: StoreRequest, timeout: Durati
 }
 
 /// Everything that group 0 knows.
-pub(crate) async fn directory(stores: &[String], timeout: Duration) -> Result<Directory, Failure> {
-    let outcomes = read_at_leader(stores, GroupId::META, &[Read::Directory], timeout).await?;
+pub(crate) async fn directory(stores: &[String], link: &Link) -> Result<Directory, Failure> {
+    let outcomes = read_at_leader(stores, GroupId::META, &[Read::Directory], link).await?;
     match outcomes.into_iter().next() {
         Some(ReadOutcome::Directory(Some(directory))) => Ok(directory),
         _ => Err(Failure::refused(
@@ -200,8 +202,7 @@ pub(crate) async fn directory(stores: &[String], timeout: Duration) -> Result<Di
 
 /// Has group 0 apply a command that may be repeated. Its no is a failure of the class that it says.
 pub(crate) async fn tell_meta(target: &Target, act: &str, command: MetaCommand) -> Result<MetaOutcome, Failure> {
-    let outcomes =
-        propose_at_leader(target.stores()?, GroupId::META, &[Command::Meta(command)], target.timeout).await?;
+    let outcomes = propose_at_leader(target.stores()?, GroupId::META, &[Command::Meta(command)], &target.link).await?;
     match outcomes.into_iter().next() {
         Some(Outcome::Meta(MetaOutcome::Refused(MetaRefusal::Unknown))) => {
             Err(Failure::not_found(format!("{act}: {}", MetaRefusal::Unknown))
@@ -219,12 +220,12 @@ pub(crate) fn group_of(directory: &Directory, slot: SlotId) -> Result<GroupId, F
     owner.map(|group| group.id).ok_or_else(|| Failure::internal(format!("no group owns slot {slot}")))
 }
 
-async fn connect(store: &str, timeout: Duration) -> Result<Channel, Failure> {
+async fn connect(store: &str, link: &Link) -> Result<Channel, Failure> {
     let endpoint = Endpoint::from_shared(format!("http://{store}"))
         .map_err(|_| Failure::usage(format!("`{store}` is no host:port")))?
-        .connect_timeout(timeout.min(Duration::from_secs(3)))
-        .timeout(timeout);
-    link::connect(&format!("failed to reach the store at {store}"), &endpoint, NodeRole::Store).await
+        .connect_timeout(link.timeout.min(Duration::from_secs(3)))
+        .timeout(link.timeout);
+    link.connect(&format!("failed to reach the store at {store}"), &endpoint, NodeRole::Store).await
 }
 
 #[cfg(test)]

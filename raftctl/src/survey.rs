@@ -4,13 +4,13 @@
 //! led only if a majority of its voters answered too, none of them in a later term.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use seriatim_proto::ids::{ClusterId, GroupId, StoreId};
 use seriatim_proto::store::{GroupStatus, StoreStatus};
 
 use crate::failure::Failure;
+use crate::link::Link;
 use crate::store;
 
 /// What each store answered.
@@ -28,8 +28,8 @@ pub(crate) struct GroupView {
 
 impl Survey {
     /// Asks all stores at the same time.
-    pub(crate) async fn take(stores: &[String], timeout: Duration) -> Survey {
-        let ask = async |store: &String| (store.clone(), store::status(store, timeout).await);
+    pub(crate) async fn take(stores: &[String], link: &Link) -> Survey {
+        let ask = async |store: &String| (store.clone(), store::status(store, link).await);
         Survey { answers: join_all(stores.iter().map(ask)).await }
     }
 

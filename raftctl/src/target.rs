@@ -10,7 +10,7 @@ use seriatim_proto::token::Minter;
 
 use crate::cli::{Format, Globals};
 use crate::failure::Failure;
-use crate::link;
+use crate::link::Link;
 
 /// How long a minted token lives.
 const TOKEN_SECONDS: u64 = 24 * 3600;
@@ -22,8 +22,8 @@ pub(crate) struct Target {
     pub(crate) endpoints: Vec<String>,
     /// whose
     pub(crate) tenant: TenantId,
-    /// longest wait for one answer
-    pub(crate) timeout: Duration,
+    /// how nodes are asked
+    pub(crate) link: Link,
     /// how to print
     pub(crate) output: Format,
     gateway: Option<String>,
@@ -48,7 +48,6 @@ impl Target {
             None => playground_folder(globals).ok().and_then(|folder| read_playground(&folder).ok()),
         };
         let found = playground.as_ref();
-        link::choose(globals, found)?;
         let addresses = |role| -> Vec<String> {
             let nodes = found.iter().flat_map(|found| &found.nodes).filter(|node| node.role == role);
             nodes.map(|node| node.address.clone()).collect()
@@ -60,7 +59,7 @@ impl Target {
                 globals.endpoints.clone()
             },
             tenant: TenantId(globals.tenant.unwrap_or_else(|| found.map_or(1, |found| found.tenant))),
-            timeout: globals.timeout,
+            link: Link::new(globals, found)?,
             output: globals.output,
             gateway: globals.gateway.clone().or_else(|| addresses(PlaygroundRole::Gateway).into_iter().next()),
             operators: if globals.gateway_operators.is_empty() {
@@ -80,6 +79,7 @@ impl Target {
         if self.endpoints.is_empty() {
             return Err(nowhere("no store is named: --endpoints is missing"));
         }
+        self.link.ready()?;
         Ok(&self.endpoints)
     }
 
@@ -96,6 +96,7 @@ impl Target {
                     "--gateway-operators HOST:PORT,… of `seriatim gateway --operators ADDRESS`, or --playground DIR",
                 ));
         }
+        self.link.ready()?;
         Ok(&self.operators)
     }
 

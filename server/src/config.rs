@@ -216,7 +216,7 @@ impl StoreOptions {
         };
         let listen = wanted("listen", self.listen.or(file.listen))?;
         let advertise = self.advertise.or(file.advertise);
-        let reached = advertise.clone().unwrap_or_else(|| listen.to_string());
+        let reached = told(advertise.as_deref(), listen, insecure_plaintext)?;
         Ok(StoreConfig {
             data_dir: wanted("data-dir", self.data_dir.or(file.data_dir))?,
             listen,
@@ -234,6 +234,16 @@ impl StoreOptions {
             domain: domain(self.domain.or(file.domain))?,
         })
     }
+}
+
+/// What others are told to dial: with TLS a host that a certificate can name.
+fn told(advertise: Option<&str>, listen: SocketAddr, insecure_plaintext: bool) -> anyhow::Result<String> {
+    let reached = advertise.map_or_else(|| listen.to_string(), str::to_owned);
+    anyhow::ensure!(
+        insecure_plaintext || Own::is_told(&reached),
+        "start: others would be told to dial {reached}, which no certificate names: say --advertise HOST:PORT"
+    );
+    Ok(reached)
 }
 
 /// A label that group 0 takes.
@@ -267,7 +277,7 @@ impl LogicOptions {
         };
         let listen = wanted("listen", self.listen.or(file.listen))?;
         let advertise = self.advertise.or(file.advertise);
-        let reached = advertise.clone().unwrap_or_else(|| listen.to_string());
+        let reached = told(advertise.as_deref(), listen, insecure_plaintext)?;
         let own = Own::reached_at(NodeRole::Logic, [reached.as_str()]);
         let mtls = tls.start(insecure_plaintext, own, registry)?;
         Ok(LogicConfig {

@@ -67,13 +67,17 @@ struct InitOptions {
     /// PEM file of its private key
     #[arg(long, value_name = "FILE")]
     tls_key: Option<std::path::PathBuf>,
+    /// development only: the stores speak no TLS
+    #[arg(long)]
+    insecure_plaintext: bool,
 }
 
 impl InitOptions {
     fn mtls(&self) -> anyhow::Result<Mtls> {
         let tls = config::Tls { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() };
-        let Some(files) = tls.files()? else { return Ok(Mtls::plaintext()) };
-        Ok(Mtls::once(&files, Own { role: NodeRole::Admin, hosts: Vec::new() })?)
+        let own = Own { role: NodeRole::Admin, hosts: Vec::new() };
+        let mtls = tls.files()?.map(|files| Mtls::once(&files, own)).transpose()?;
+        Ok(Mtls::chosen(mtls, self.insecure_plaintext)?)
     }
 }
 

@@ -133,6 +133,9 @@ struct Shape {
     /// auto, namespaces, switch, loopback
     #[arg(long, default_value = "auto")]
     network: String,
+    /// what nodes speak with each other: mtls, plaintext
+    #[arg(long, default_value = "mtls")]
+    links: String,
     /// what the stores' data lies on: plain, fuse, tmpfs:MIB
     #[arg(long, default_value = "plain")]
     disk: String,
@@ -209,6 +212,7 @@ impl Shape {
             gateways: self.gateways,
             groups: self.groups,
             network: self.network.clone(),
+            links: self.links.clone(),
             disk: self.disk.clone(),
             build: self.build.clone(),
         }

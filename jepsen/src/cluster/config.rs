@@ -25,6 +25,8 @@ pub struct ClusterConfig {
     pub env: Vec<(String, String)>,
     /// how nodes reach each other
     pub network: NetworkMode,
+    /// what they speak there
+    pub links: Links,
     /// of everything that is drawn by lot
     pub seed: u64,
     /// every node with another CLOCK_MONOTONIC and CLOCK_BOOTTIME
@@ -48,12 +50,28 @@ impl Default for ClusterConfig {
             program: "seriatim".to_owned(),
             env: Vec::new(),
             network: NetworkMode::Auto,
+            links: Links::Mtls,
             seed: 1,
             monotonic_offsets: true,
             disk: DiskKind::Plain,
             bendable_clocks: false,
         }
     }
+}
+
+/// What nodes speak with each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Links {
+    /// TLS, and both sides show a certificate
+    #[default]
+    Mtls,
+    /// no TLS
+    Plaintext,
+}
+
+impl Links {
+    /// All, with their names for people.
+    pub const NAMED: [(&str, Links); 2] = [("mtls", Self::Mtls), ("plaintext", Self::Plaintext)];
 }
 
 /// How nodes should reach each other.

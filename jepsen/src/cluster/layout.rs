@@ -112,7 +112,16 @@ pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes
             flag("token-public-key", keys.token_public.display().to_string());
         }
     }
-    command.extend(["--insecure-plaintext".to_owned(), "--exit-with-parent".to_owned()]);
+    match keys.links_of(&node.name) {
+        Some(files) => {
+            let mut flag = |name: &str, path: &Path| command.extend([format!("--{name}"), path.display().to_string()]);
+            flag("tls-ca", &files.ca);
+            flag("tls-cert", &files.certificate);
+            flag("tls-key", &files.key);
+        }
+        None => command.push("--insecure-plaintext".to_owned()),
+    }
+    command.push("--exit-with-parent".to_owned());
     let log = super::log_path(&config.folder, &node.name);
     Spec { name: node.name.clone(), command, env: config.env.clone(), log }
 }

@@ -46,7 +46,7 @@ use futures_util::future::{join_all, try_join_all};
 
 pub use bad_disk::Mood;
 pub use build::{Build, CHAOS_PROGRAM, CHAOS_VARIABLE, low_limits};
-pub use config::{ClusterConfig, DiskKind, NetworkKind, NetworkMode};
+pub use config::{ClusterConfig, DiskKind, Links, NetworkKind, NetworkMode};
 pub use firewall::{Cut, Flow};
 pub use keys::TokenClaims;
 pub use layout::clocks_can_be_bent;
@@ -127,8 +127,11 @@ impl Cluster {
             *path = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
         }
         let network = Network::make(config.network, config.seed, layout::short_names(&config))?;
-        let keys = Keys::make(&config.folder.join("keys"))?;
+        let mut keys = Keys::make(&config.folder.join("keys"))?;
         let nodes = layout::nodes(&config, &network);
+        if config.links == Links::Mtls {
+            keys.make_links(&config.folder.join("keys/nodes"), &nodes)?;
+        }
         let disks = disk::mount_all(&config, &network, &nodes)?;
         let specs = (0..nodes.len()).map(|index| layout::spec(&config, &network, &keys, &nodes, index));
         let processes = specs.map(Process::new).collect();
@@ -252,6 +255,21 @@ impl Cluster {
     /// Certificate of the CA that signed the gateways'.
     pub fn ca_pem(&self) -> Vec<u8> {
         self.inner.keys.ca_pem.clone()
+    }
+
+    /// The words by which `raftctl` speaks with nodes.
+    pub(crate) fn operator_words(&self) -> Vec<String> {
+        self.inner.keys.operator_words()
+    }
+
+    /// The certificates of the nodes for each other; `None`: they speak plaintext.
+    pub(crate) fn rotated(&self) -> Option<&keys::Rotated> {
+        self.inner.keys.rotated()
+    }
+
+    /// How somebody speaks with stores who says that it is a logic node.
+    pub(crate) fn pretender(&self) -> anyhow::Result<seriatim_mtls::Mtls> {
+        self.inner.keys.pretender()
     }
 
     /// Name that the gateways' certificate is for.

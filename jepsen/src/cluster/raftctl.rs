@@ -63,6 +63,7 @@ impl Cluster {
         flag("gateway", first_gateway.unwrap_or_default());
         flag("ca", keys.ca.display().to_string());
         flag("dev-key", keys.token_key.display().to_string());
+        words.extend(keys.operator_words());
         let program = self.config().bin.join("raftctl");
         let ran = tool::run(&program, &words, PATIENCE).await?;
         let json = serde_json::from_str(&ran.stdout).unwrap_or(Value::Null);

@@ -2,6 +2,7 @@
 
 use super::acts::{Act, Acting};
 use super::boot::{Boot, BootBend};
+use super::certificate::Certificate;
 use super::clock::{Bend, Clock};
 use super::crash::Crash;
 use super::damage::{Damage, Harm};
@@ -16,7 +17,7 @@ use super::pause::Pause;
 use super::shape::Shape;
 use super::targets::Target;
 use super::{Hold, Nemesis};
-use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, NetworkKind, Role, clocks_can_be_bent};
+use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, Links, NetworkKind, Role, clocks_can_be_bent};
 
 /// The kind that may break I2 of counters, and nothing else.
 pub(crate) const BOOT_BEYOND: &str = "boot-beyond";
@@ -47,6 +48,8 @@ pub enum Needs {
     BentClocks,
     /// nodes of the test build
     ChaosBuild,
+    /// nodes that show each other certificates
+    Mtls,
 }
 
 /// A kind of fault.
@@ -223,6 +226,10 @@ static SURVIVABLE: &[Kind] = kinds! { true
         "transfer-leader" Needs::Nothing, Hold::ms(0, 0), "another store of a group is made its leader"
             => Membership::boxed(Change::Transfer);
     }
+    "certificate" {
+        "change-ca" Needs::Mtls, WHILE, "all nodes get certificates of a new CA, and the old one is taken away"
+            => Box::new(Certificate::default());
+    }
     "restart" {
         "restart-store" Needs::Nothing, Hold::ms(0, 0), "a store stops in order and starts"
             => Acting::boxed(Act::Restart(Role::Store));
@@ -315,6 +322,7 @@ fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
         }
         Needs::ChaosBuild => (config.program != CHAOS_PROGRAM)
             .then(|| "the nodes are no test build: they have no named points (--build chaos)".to_owned()),
+        Needs::Mtls => (config.links != Links::Mtls).then(|| "the nodes speak plaintext (--links mtls)".to_owned()),
         Needs::BentClocks if config.bendable_clocks => None,
         Needs::BentClocks if clocks_can_be_bent() => Some("the cluster was started with true clocks".to_owned()),
         Needs::BentClocks => Some("libfaketime is not installed (package faketime)".to_owned()),

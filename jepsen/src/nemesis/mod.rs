@@ -13,6 +13,7 @@
 mod acts;
 mod boot;
 mod catalogue;
+mod certificate;
 mod clock;
 mod crash;
 mod damage;

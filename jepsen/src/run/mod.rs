@@ -144,6 +144,7 @@ fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder
         program: plan.build.program().to_owned(),
         env: plan.build.env(options.seed),
         network: plan.network,
+        links: plan.links,
         seed: options.seed,
         disk: plan.disk,
         // Costs a library under every process: only where a fault wants it.

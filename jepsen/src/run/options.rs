@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Build, DiskKind, NetworkMode};
+use crate::cluster::{Build, DiskKind, Links, NetworkMode};
 use crate::nemesis::{Catalogue, Kind};
 use crate::workload::{WorkloadKind, WorkloadOptions};
 
@@ -47,6 +47,9 @@ pub struct RunOptions {
     pub groups: u32,
     /// `auto`, `namespaces`, `switch`, `loopback`
     pub network: String,
+    /// what nodes speak with each other: `mtls`, `plaintext`
+    #[serde(default = "plaintext")]
+    pub links: String,
     /// what the stores' data lies on: `plain`, `fuse`, or `tmpfs:<MiB>`
     pub disk: String,
     /// which build of the product: `product`, `chaos`, `chaos-low`
@@ -71,6 +74,7 @@ impl Default for RunOptions {
             gateways: 2,
             groups: seriatim_proto::limits::GROUPS_DEFAULT,
             network: "auto".to_owned(),
+            links: "mtls".to_owned(),
             disk: "plain".to_owned(),
             build: product(),
         }
@@ -80,6 +84,11 @@ impl Default for RunOptions {
 /// What runs were made with before there was a choice.
 fn all() -> u32 {
     NODES_MAX
+}
+
+/// The same.
+fn plaintext() -> String {
+    "plaintext".to_owned()
 }
 
 /// The same.
@@ -98,6 +107,8 @@ pub struct Plan {
     pub left_out: Vec<&'static Kind>,
     /// how nodes reach each other
     pub network: NetworkMode,
+    /// what they speak there
+    pub links: Links,
     /// what the stores' data lies on
     pub disk: DiskKind,
     /// which build of the product
@@ -141,7 +152,15 @@ impl RunOptions {
                 ));
             }
         }
-        Ok(Plan { workload, kinds, left_out, network: network(&self.network)?, disk: disk(&self.disk)?, build })
+        Ok(Plan {
+            workload,
+            kinds,
+            left_out,
+            network: network(&self.network)?,
+            links: links(&self.links)?,
+            disk: disk(&self.disk)?,
+            build,
+        })
     }
 
     /// How long clients work.
@@ -170,6 +189,11 @@ fn network(text: &str) -> Result<NetworkMode, String> {
         "loopback" => Ok(NetworkMode::Loopback),
         other => Err(format!("--network {other}: must be auto, namespaces, switch or loopback")),
     }
+}
+
+fn links(text: &str) -> Result<Links, String> {
+    let found = Links::NAMED.into_iter().find(|(name, _)| *name == text);
+    found.map(|(_, links)| links).ok_or_else(|| format!("--links {text}: must be mtls or plaintext"))
 }
 
 fn disk(text: &str) -> Result<DiskKind, String> {
@@ -218,6 +242,7 @@ mod tests {
             (RunOptions { groups: 0, ..good.clone() }, "--groups"),
             (RunOptions { rate: 0, ..good.clone() }, "--rate"),
             (RunOptions { network: "carrier-pigeon".to_owned(), ..good.clone() }, "--network"),
+            (RunOptions { links: "string".to_owned(), ..good.clone() }, "--links"),
             (RunOptions { disk: "tmpfs:0".to_owned(), ..good.clone() }, "--disk"),
             (RunOptions { build: "debug".to_owned(), ..good.clone() }, "--build"),
             (RunOptions { build: "chaos".to_owned(), ..good.clone() }, "seriatim-chaos"),
@@ -254,5 +279,8 @@ mod tests {
         let old = text.replace(r#","build":"product""#, "");
         assert_ne!(old, text);
         assert_eq!(serde_json::from_str::<RunOptions>(&old).unwrap(), options, "of a run before there was a choice");
+        let old = text.replace(r#""links":"mtls","#, "");
+        assert_ne!(old, text);
+        assert_eq!(serde_json::from_str::<RunOptions>(&old).unwrap().links, "plaintext");
     }
 }

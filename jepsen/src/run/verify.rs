@@ -144,7 +144,8 @@ async fn raftctl(cluster: &Cluster, user: &str) -> anyhow::Result<(i32, String)>
         .arg("--ca")
         .arg(folder.join("keys/ca.pem"))
         .arg("--dev-key")
-        .arg(folder.join("keys/token-key.pem"));
+        .arg(folder.join("keys/token-key.pem"))
+        .args(cluster.operator_words());
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(PATIENCE, output).await.context("raftctl does not come to an end")?;
     let output = output.context("run raftctl")?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use seriatim_client::Endpoint;
+use seriatim_mtls::Mtls;
 
 use crate::cluster::{Cluster, Role, TokenClaims};
 
@@ -20,6 +21,8 @@ pub struct Site {
     pub gateways: Vec<(String, SocketAddr)>,
     /// addresses of all stores
     pub stores: Vec<SocketAddr>,
+    /// how they are spoken with, as a logic node
+    pub links: Mtls,
     /// name in the gateways' certificate
     pub server_name: String,
     /// one socket for all clients
@@ -45,6 +48,7 @@ impl Site {
         Ok(Site {
             gateways,
             stores: stores.map(|node| node.address).collect(),
+            links: cluster.pretender()?,
             server_name: cluster.server_name().to_owned(),
             endpoint,
             mint: Arc::new(move |claims| minting.token_for(claims)),

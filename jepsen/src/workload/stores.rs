@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
+use seriatim_mtls::Mtls;
+use seriatim_proto::certificate::NodeRole;
 use seriatim_proto::codec;
 use seriatim_proto::command::{Command, Outcome};
 use seriatim_proto::error::Certainty;
@@ -50,6 +52,7 @@ pub(crate) struct Stores {
 #[derive(Debug)]
 struct Line {
     address: SocketAddr,
+    links: Mtls,
     stream: tokio::sync::Mutex<Option<Arc<Stream>>>,
 }
 
@@ -60,8 +63,12 @@ struct Stream {
 }
 
 impl Stores {
-    pub(crate) fn new(addresses: &[SocketAddr]) -> Stores {
-        let line = |address: &SocketAddr| Line { address: *address, stream: tokio::sync::Mutex::default() };
+    pub(crate) fn new(addresses: &[SocketAddr], links: &Mtls) -> Stores {
+        let line = |address: &SocketAddr| Line {
+            address: *address,
+            links: links.clone(),
+            stream: tokio::sync::Mutex::default(),
+        };
         Stores { lines: addresses.iter().map(line).collect(), ids: AtomicU64::new(1), leaders: Mutex::default() }
     }
 
@@ -155,7 +162,9 @@ impl Line {
         if let Some(open) = stream.as_ref().filter(|open| !open.queue.is_closed()) {
             return Ok(Arc::clone(open));
         }
-        let opened = tokio::time::timeout(CONNECT_PATIENCE, open(self.address)).await.context("connect in time")??;
+        let opened = tokio::time::timeout(CONNECT_PATIENCE, open(self.address, &self.links))
+            .await
+            .context("connect in time")??;
         *stream = Some(Arc::clone(&opened));
         Ok(opened)
     }
@@ -198,9 +207,9 @@ impl Stream {
 }
 
 /// Opens a stream; it ends when the store goes, or when nobody holds it any more.
-async fn open(address: SocketAddr) -> anyhow::Result<Arc<Stream>> {
+async fn open(address: SocketAddr, links: &Mtls) -> anyhow::Result<Arc<Stream>> {
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).context("make an address")?;
-    let channel = endpoint.tcp_nodelay(true).connect().await.context("connect")?;
+    let channel = links.connect(&endpoint.tcp_nodelay(true), NodeRole::Store).await.context("connect")?;
     let mut client = StoreClient::new(channel)
         .max_decoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize)
         .max_encoding_message_size(INTERNAL_FRAME_BYTES_MAX as usize);

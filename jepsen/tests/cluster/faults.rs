@@ -108,7 +108,7 @@ fn probe(cluster: &Cluster) -> tokio::task::JoinHandle<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_act_of_an_operator_completes() {
     let Some((_folder, cluster)) = small(NetworkMode::Auto).await else { return };
-    inject_each(&cluster, &["restart"]).await;
+    inject_each(&cluster, &["restart", "certificate"]).await;
     cluster.shutdown().await.unwrap();
 }
 

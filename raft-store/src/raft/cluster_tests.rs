@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use seriatim_mtls::Mtls;
 use seriatim_proto::command::Outcome;
 use seriatim_proto::grpc::raft_server::RaftServer;
 use seriatim_proto::ids::{ClusterId, GroupId, ReplicaId, StoreId};
@@ -71,7 +72,9 @@ fn start(replica: u64, listener: std::net::TcpListener, tuning: Tuning) -> Node 
     let (path, copy) = (folder.path().to_owned(), machine.clone());
     let (host, handle) = runtime.block_on(async {
         let (sockets, groups) = (Handle::current(), Handle::current());
-        let host = RaftHost::open(&path, &BTreeSet::new(), &tuning, &FatalSignal::new(), sockets, groups).unwrap();
+        let host =
+            RaftHost::open(&path, &BTreeSet::new(), &tuning, &FatalSignal::new(), (sockets, Mtls::plaintext()), groups)
+                .unwrap();
         host.join(&identity());
         let incoming = tonic::transport::server::TcpIncoming::from(TcpListener::from_std(listener).unwrap())
             .with_nodelay(Some(true));
@@ -327,7 +330,7 @@ fn requests_for_others_are_refused() {
     let (listener, address) = listen();
     let node = start(1, listener, Tuning::default());
     node.runtime.block_on(async {
-        let links = Links::new(Handle::current());
+        let links = Links::new(Handle::current(), Mtls::plaintext());
         let link = links.link(&address.to_string(), Class::Control);
         let asked = |cluster, from, to| {
             let link = Arc::clone(&link);

@@ -15,6 +15,7 @@ use openraft::storage::RaftStateMachine;
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
+use seriatim_mtls::Mtls;
 use seriatim_proto::command::Outcome;
 use seriatim_proto::error::{ErrorCode, Refusal};
 use seriatim_proto::ids::{GroupId, ReplicaId, StoreId};
@@ -90,13 +91,13 @@ impl<M> RaftHost<M>
 where
     M: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
 {
-    /// Opens the logs in `folder`; of replicas that are being `removed` some may be missing. Streams to peers run on `sockets`, everything else on `groups`.
+    /// Opens the logs in `folder`; of replicas that are being `removed` some may be missing. Streams to peers run on `sockets` over `mtls`, everything else on `groups`.
     pub(crate) fn open(
         folder: &Path,
         removed: &BTreeSet<ReplicaKey>,
         tuning: &Tuning,
         fatal: &FatalSignal,
-        sockets: Handle,
+        (sockets, mtls): (Handle, Mtls),
         groups: Handle,
     ) -> Result<Self, LogOpenError> {
         let replicas = Replicas {
@@ -108,7 +109,7 @@ where
         };
         Ok(Self {
             logs: LogStores::open(folder, removed, fatal)?,
-            links: Links::new(sockets),
+            links: Links::new(sockets, mtls),
             replicas: Arc::new(replicas),
             config: Arc::new(config(tuning)),
             fatal: fatal.clone(),

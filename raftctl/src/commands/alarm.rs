@@ -13,8 +13,8 @@ use crate::target::Target;
 
 /// `alarm ls`
 pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
-    let directory = store::directory(target.stores()?, target.timeout).await?;
-    let survey = Survey::take(&addresses(&directory), target.timeout).await;
+    let directory = store::directory(target.stores()?, &target.link).await?;
+    let survey = Survey::take(&addresses(&directory), &target.link).await;
     let mut list = List::new("AlarmList", &["alarm", "store", "group", "replica", "what", "state"]);
     let rot = |group: GroupId, replica: ReplicaId, store: u64, what: &str, state: &str| {
         (
@@ -86,7 +86,7 @@ pub(super) async fn withdraw(
     replica: ReplicaId,
     (dry_run, confirm): (bool, Option<u64>),
 ) -> Result<Exit, Failure> {
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     let found = reported(&directory, group, replica)?;
     eprintln!(
         "replica {replica} of group {group}, on store {}, would count as sound again, and others may copy it; it was said \

@@ -99,13 +99,13 @@ pub(super) async fn show(target: &Target, of: &Of) -> Result<Exit, Failure> {
     let (conversation, message) = (conversation_of(&of.route)?, place(of)?);
     let tenant = target.tenant;
     let stores = target.stores()?;
-    let directory = store::directory(stores, target.timeout).await?;
+    let directory = store::directory(stores, &target.link).await?;
     let group = store::group_of(&directory, hash::conversation_slot(tenant, &conversation))?;
     let reads = [
         Read::MessagesAt { tenant, conversation: conversation.clone(), seqs: vec![message] },
         Read::Amendments { tenant, conversation: conversation.clone(), target: message },
     ];
-    let outcomes = store::read_at_leader(stores, group, &reads, target.timeout).await?;
+    let outcomes = store::read_at_leader(stores, group, &reads, &target.link).await?;
     let [ReadOutcome::Messages(messages), ReadOutcome::Amendments(amendments)] = &outcomes[..] else {
         return Err(Failure::internal(format!("group {group} answered something else than was asked")));
     };
@@ -172,7 +172,7 @@ pub(super) async fn conversation(target: &Target, asked: &Route) -> Result<Exit,
     let conversation = conversation_of(asked)?;
     let tenant = target.tenant;
     let stores = target.stores()?;
-    let directory = store::directory(stores, target.timeout).await?;
+    let directory = store::directory(stores, &target.link).await?;
     let slot = hash::conversation_slot(tenant, &conversation);
     let group = store::group_of(&directory, slot)?;
     let reads = [
@@ -180,7 +180,7 @@ pub(super) async fn conversation(target: &Target, asked: &Route) -> Result<Exit,
         Read::Pins { tenant, conversation: conversation.clone() },
         Read::Holder(slot),
     ];
-    let outcomes = store::read_at_leader(stores, group, &reads, target.timeout).await?;
+    let outcomes = store::read_at_leader(stores, group, &reads, &target.link).await?;
     let [ReadOutcome::Conversation(state), ReadOutcome::Pins(pins), ReadOutcome::Holder(holder)] = &outcomes[..] else {
         return Err(Failure::internal(format!("group {group} answered something else than was asked")));
     };

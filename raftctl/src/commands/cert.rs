@@ -1,6 +1,6 @@
 //! `raftctl cert`: a CA of one's own, the certificates that it signs for devices and nodes, and what a certificate says.
 //!
-//! Nothing here asks a cluster but `status`. A file that is there is never written over, and a private key is readable
+//! Nothing here asks a cluster but `status` and `nodes`. A file that is there is never written over, and a private key is readable
 //! by its owner alone from its first byte on.
 
 use std::fs::{self, File};
@@ -108,12 +108,21 @@ fn for_node(wanted: &Issue, role: NodeRole, params: &mut CertificateParams) -> R
                 return Err(Failure::usage("by which names is it reached? --host HOST is missing"));
             }
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-            let hosts = CertificateParams::new(wanted.hosts.clone())
-                .map_err(|error| Failure::usage(format!("--host: {error}")))?;
+            let hosts = wanted.hosts.iter().map(|host| only_host(host)).collect::<Result<Vec<_>, _>>()?;
+            let hosts = CertificateParams::new(hosts).map_err(|error| Failure::usage(format!("--host: {error}")))?;
             params.subject_alt_names = hosts.subject_alt_names;
         }
     }
     Ok(node.to_string())
+}
+
+/// A name or an address, without a port: a certificate has none.
+fn only_host(host: &str) -> Result<String, Failure> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if bare.parse::<std::net::IpAddr>().is_err() && bare.contains([':', '/', '[', ']']) {
+        return Err(Failure::usage(format!("--host {host}: say the name or address alone, without a port")));
+    }
+    Ok(bare.to_owned())
 }
 
 /// `cert show`

@@ -28,19 +28,19 @@ type Replicas = BTreeMap<(GroupId, ReplicaId), Seen>;
 /// `check replicas`
 pub(super) async fn replicas(target: &Target, groups: Vec<u32>, wait: Duration) -> Result<Exit, Failure> {
     let groups: Vec<GroupId> = groups.into_iter().map(GroupId).collect();
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     if let Some(unknown) = groups.iter().find(|group| !directory.groups.iter().any(|record| record.id == **group)) {
         return Err(Failure::not_found(format!("there is no group {unknown}")).hint("raftctl raft groups"));
     }
     let stores = addresses(&directory);
-    let before = look(&Survey::take(&stores, target.timeout).await, Replicas::new());
+    let before = look(&Survey::take(&stores, &target.link).await, Replicas::new());
     let old = |group: GroupId| {
         let of_group = before.iter().filter(move |((of, _), _)| *of == group);
         of_group.filter_map(|(_, seen)| seen.digest).map(|digest| digest.index).max().unwrap_or(0)
     };
     let mut begun = BTreeSet::new();
     for address in &stores {
-        match store::admin(address, &AdminRequest::Compare { groups: groups.clone() }, target.timeout).await {
+        match store::admin(address, &AdminRequest::Compare { groups: groups.clone() }, &target.link).await {
             Ok(AdminResponse::Comparing(led)) => begun.extend(led),
             Ok(other) => return Err(Failure::internal(format!("{address}: an unexpected answer: {other:?}"))),
             Err(failure) => eprintln!("warning: {}", failure.message),
@@ -56,7 +56,7 @@ pub(super) async fn replicas(target: &Target, groups: Vec<u32>, wait: Duration) 
     let mut seen = Replicas::new();
     loop {
         // What was seen of a replica stays: one that differs is stopped soon afterwards.
-        seen = look(&Survey::take(&stores, target.timeout).await, seen);
+        seen = look(&Survey::take(&stores, &target.link).await, seen);
         let done = |group: &GroupId| {
             let mut of_group = seen.iter().filter(|((of, _), _)| of == group).map(|(_, seen)| seen).peekable();
             let is_new = |seen: &Seen| seen.digest.is_some_and(|digest| digest.index > old(*group));

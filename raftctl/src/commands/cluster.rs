@@ -15,7 +15,8 @@ use crate::target::Target;
 pub(super) async fn init(target: &Target, groups: u32, replicas: Option<u32>) -> Result<Exit, Failure> {
     let stores = target.stores()?;
     let request = AdminRequest::InitCluster { stores: stores.to_vec(), groups, voters: replicas };
-    let answer = store::admin(&stores[0], &request, target.timeout.max(std::time::Duration::from_secs(30))).await?;
+    let link = target.link.within(target.link.timeout.max(std::time::Duration::from_secs(30)));
+    let answer = store::admin(&stores[0], &request, &link).await?;
     let AdminResponse::Initialised { cluster } = answer else {
         return Err(Failure::internal(format!("an unexpected answer to init: {answer:?}")));
     };
@@ -31,7 +32,7 @@ pub(super) async fn init(target: &Target, groups: u32, replicas: Option<u32>) ->
 /// `cluster status`
 pub(super) async fn status(target: &Target) -> Result<Exit, Failure> {
     let stores = target.stores()?;
-    let survey = Survey::take(stores, target.timeout).await;
+    let survey = Survey::take(stores, &target.link).await;
     let groups = survey.groups();
     let mut list = List::new(
         "StoreStatusList",

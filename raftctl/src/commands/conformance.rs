@@ -33,7 +33,7 @@ pub(super) async fn conformance(target: &Target, asked: &cli::Conformance) -> Re
         let site = Site {
             target: raw.clone(),
             transport: transport.raw(),
-            patience: target.timeout,
+            patience: target.link.timeout,
             tokens: tokens(target, asked)?,
             run: format!("conf-{:08x}", rand::random::<u32>()),
         };

@@ -15,7 +15,8 @@ pub(super) async fn settle(target: &Target, failure: Failure) -> Failure {
     if target.endpoints.is_empty() {
         return failure;
     }
-    classed(failure, &Survey::take(&target.endpoints, target.timeout.min(PATIENCE)).await)
+    let link = target.link.within(target.link.timeout.min(PATIENCE));
+    classed(failure, &Survey::take(&target.endpoints, &link).await)
 }
 
 fn classed(mut failure: Failure, survey: &Survey) -> Failure {

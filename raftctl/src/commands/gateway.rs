@@ -78,7 +78,7 @@ pub(super) async fn drain(target: &Target, name: &str, how: &Drain) -> Result<Ex
         if how.dry_run {
             return print(target, gateway).map(|()| Exit::Ok);
         }
-        let status = operator::status(&gateway.door, &OperatorRequest::Undrain, target.timeout).await?;
+        let status = operator::status(&gateway.door, &OperatorRequest::Undrain, &target.link).await?;
         return print(target, &Gateway { door: gateway.door.clone(), status }).map(|()| Exit::Ok);
     }
     let before = total(status);
@@ -86,7 +86,8 @@ pub(super) async fn drain(target: &Target, name: &str, how: &Drain) -> Result<Ex
     if deadline_ms > seriatim_proto::operator::DRAIN_MS_MAX {
         return Err(Failure::usage("a drain takes at most an hour: say a shorter --deadline"));
     }
-    eprintln!("plan: {called} takes nobody new and sends {before} connections elsewhere within {:?}", how.deadline);
+    let how_many = counted(before);
+    eprintln!("plan: {called} takes nobody new and sends {how_many} elsewhere within {:?}", how.deadline);
     let others = gateways.here.iter().filter(|other| other.door != gateway.door && !other.status.draining).count();
     if others == 0 {
         eprintln!("warning: no other gateway that takes devices has answered: they may have nowhere to go");
@@ -96,7 +97,7 @@ pub(super) async fn drain(target: &Target, name: &str, how: &Drain) -> Result<Ex
     }
     agree(how.yes, &format!("drain {called}"))?;
     let request = OperatorRequest::Drain { deadline_ms };
-    let mut status = operator::status(&gateway.door, &request, target.timeout).await?;
+    let mut status = operator::status(&gateway.door, &request, &target.link).await?;
     let until = Instant::now() + how.deadline;
     let mut at_deadline = total(&status);
     while total(&status) > 0 && Instant::now() < until + GRACE {
@@ -104,13 +105,13 @@ pub(super) async fn drain(target: &Target, name: &str, how: &Drain) -> Result<Ex
             at_deadline = total(&status);
         }
         tokio::time::sleep(LOOK).await;
-        status = operator::status(&gateway.door, &OperatorRequest::Status, target.timeout).await?;
+        status = operator::status(&gateway.door, &OperatorRequest::Status, &target.link).await?;
     }
     let left = total(&status);
     if Instant::now() >= until {
-        eprintln!("{at_deadline} of {before} connections were there at the deadline and were closed; {left} are left");
+        eprintln!("at the deadline {} of {before} were there and were closed; left: {left}", counted(at_deadline));
     } else {
-        eprintln!("all {before} connections went by themselves");
+        eprintln!("{how_many} went by themselves");
     }
     eprintln!("{called} stays drained until it is started again, or: raftctl gateway drain {called} --undo");
     print(target, &Gateway { door: gateway.door.clone(), status })?;
@@ -122,7 +123,7 @@ pub(super) async fn reload_cert(target: &Target, name: &str) -> Result<Exit, Fai
     let gateways = Gateways::survey(target).await?;
     let gateway = gateways.find(name)?;
     let before = Served::of(&gateway.status)?;
-    match operator::ask(&gateway.door, &OperatorRequest::ReloadCertificate, target.timeout).await? {
+    match operator::ask(&gateway.door, &OperatorRequest::ReloadCertificate, &target.link).await? {
         OperatorResponse::Status(status) => {
             let served = Served::of(&status)?;
             let changed = gateway.status.certificate != status.certificate;
@@ -143,6 +144,10 @@ pub(super) async fn reload_cert(target: &Target, name: &str) -> Result<Exit, Fai
     }
 }
 
+fn counted(connections: u64) -> String {
+    format!("{connections} connection{}", if connections == 1 { "" } else { "s" })
+}
+
 fn print(target: &Target, gateway: &Gateway) -> Result<(), Failure> {
     let mut list = List::new("Gateway", &["what", "value"]);
     let (status, served) = (&gateway.status, Served::of(&gateway.status)?);
@@ -157,7 +162,7 @@ fn print(target: &Target, gateway: &Gateway) -> Result<(), Failure> {
         row("devices may stay", time(left));
     }
     for (way, connections) in &status.connections {
-        row(way_name(*way), format!("{connections} connections"));
+        row(way_name(*way), counted(*connections));
     }
     row("sessions", status.sessions.to_string());
     row("calls under way", status.calls.to_string());

@@ -18,6 +18,7 @@ mod send;
 mod seq;
 mod served;
 mod session;
+mod shown;
 mod tail;
 mod tenant;
 mod transfer;
@@ -100,6 +101,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Cert(Cert::Issue(issue)) => cert::issue(&target()?, &issue),
         Group::Cert(Cert::Show { files }) => cert::show(&target()?, &files),
         Group::Cert(Cert::Status { within }) => served::status(&target()?, within).await,
+        Group::Cert(Cert::Nodes { within }) => shown::nodes(&target()?, within).await,
         Group::Msg(Msg::Status(of)) => msg::status(&target()?, &of).await,
         Group::Msg(Msg::Cancel(of)) => msg::cancel(&target()?, &of).await,
         Group::Msg(Msg::Show(of)) => amend::show(&target()?, &of).await,

@@ -13,8 +13,8 @@ use crate::target::Target;
 /// `raft moves`
 pub(super) async fn moves(target: &Target) -> Result<Exit, Failure> {
     let stores = target.stores()?;
-    let directory = store::directory(stores, target.timeout).await?;
-    let survey = Survey::take(&addresses(&directory), target.timeout).await;
+    let directory = store::directory(stores, &target.link).await?;
+    let survey = Survey::take(&addresses(&directory), &target.link).await;
     let mut list = List::new("MoveList", &["group", "joining", "leaving", "turned back", "applied", "leader has"]);
     let groups = survey.groups();
     for moved in &directory.moves {
@@ -48,7 +48,7 @@ pub(super) async fn begin(
     if group == GroupId::META {
         return Err(Failure::usage("group 0 stays on the stores that `cluster init` named"));
     }
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     let record = directory.groups.iter().find(|record| record.id == group);
     let record =
         record.ok_or_else(|| Failure::not_found(format!("there is no group {group}")).hint("raftctl raft groups"))?;
@@ -83,7 +83,7 @@ pub(super) async fn begin(
 /// `raft cancel-move`
 pub(super) async fn cancel(target: &Target, group: GroupId) -> Result<Exit, Failure> {
     let act = format!("failed to turn a move of group {group} back");
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     let Some(moved) = directory.moves.into_iter().find(|moved| moved.group == group) else {
         eprintln!("nothing of group {group} moves");
         return Ok(Exit::Ok);

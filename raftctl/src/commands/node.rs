@@ -14,7 +14,7 @@ use crate::target::Target;
 
 /// `node ls`
 pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     let mut list = List::new("NodeList", &["role", "id", "address", "domain", "state", "groups"]);
     for found in &directory.stores {
         let groups = groups_of(&directory, found.id);
@@ -81,8 +81,8 @@ fn warn_crowded(directory: &Directory) {
 /// `node join`
 pub(super) async fn join(target: &Target, address: &str) -> Result<Exit, Failure> {
     let act = format!("failed to take the store at {address} into the cluster");
-    let directory = store::directory(target.stores()?, target.timeout).await?;
-    let status = store::status(address, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
+    let status = store::status(address, &target.link).await?;
     match (status.cluster, status.store) {
         (Some(cluster), Some(id)) if cluster == directory.cluster => {
             if !directory.stores.iter().any(|store| store.id == id) {
@@ -121,7 +121,7 @@ pub(super) async fn join(target: &Target, address: &str) -> Result<Exit, Failure
         stores,
         replicas,
     };
-    match store::admin(address, &adopt, target.timeout).await? {
+    match store::admin(address, &adopt, &target.link).await? {
         AdminResponse::Adopted => {
             eprintln!("the store at {address} is store {} now", record.id);
             ls(target).await
@@ -135,7 +135,7 @@ pub(super) async fn drain(target: &Target, id: StoreId, wait: Option<Duration>) 
     set_draining(target, id, true).await?;
     let deadline = Instant::now() + wait.unwrap_or_default();
     loop {
-        let directory = store::directory(target.stores()?, target.timeout).await?;
+        let directory = store::directory(target.stores()?, &target.link).await?;
         let left = groups_of(&directory, id);
         if left.is_empty() {
             eprintln!("store {id} has no replicas any more: raftctl node remove {id} --confirm {id}");
@@ -170,7 +170,7 @@ pub(super) async fn remove(target: &Target, id: StoreId, confirm: Option<u64>) -
     if confirm != Some(id.0) {
         return Err(Failure::usage(format!("store {id} is forgotten for ever: say --confirm {id}")));
     }
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     if !directory.stores.iter().any(|store| store.id == id) {
         return Err(Failure::not_found(format!("there is no store {id}")).hint("raftctl node ls"));
     }

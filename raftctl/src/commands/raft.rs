@@ -11,7 +11,7 @@ use crate::target::Target;
 /// `raft groups`
 pub(super) async fn groups(target: &Target) -> Result<Exit, Failure> {
     let stores = target.stores()?;
-    let survey = Survey::take(stores, target.timeout).await;
+    let survey = Survey::take(stores, &target.link).await;
     let groups = survey.groups();
     for (_, answer) in &survey.answers {
         if let Err(failure) = answer {

@@ -54,11 +54,11 @@ pub(super) async fn current(target: &Target, name: &str, user: &str) -> Result<E
 pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
     let namespace = Namespace::counter(target.tenant, counter_name(name)?);
     let stores = target.stores()?;
-    let directory = store::directory(stores, target.timeout).await?;
+    let directory = store::directory(stores, &target.link).await?;
     let slot = hash::slot(&namespace);
     let group = store::group_of(&directory, slot)?;
     let reads = [Read::Namespace(namespace), Read::Holder(slot)];
-    let outcomes = store::read_at_leader(stores, group, &reads, target.timeout).await?;
+    let outcomes = store::read_at_leader(stores, group, &reads, &target.link).await?;
     let [ReadOutcome::Namespace(state), ReadOutcome::Holder(holder)] = &outcomes[..] else {
         return Err(Failure::internal(format!("group {group} answered something else than was asked")));
     };

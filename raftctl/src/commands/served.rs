@@ -35,7 +35,7 @@ pub(super) async fn status(target: &Target, within: Duration) -> Result<Exit, Fa
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| Failure::usage(format!("`{host}` is no name of a server: {error}")))?;
     let late = || Failure::unreachable(format!("no answer from the gateway at {gateway}"));
-    let asked = tokio::time::timeout(target.timeout, Seen::ask(gateway, name.clone())).await;
+    let asked = tokio::time::timeout(target.link.timeout, Seen::ask(gateway, name.clone())).await;
     let seen = asked.map_err(|_| late())??;
     let ca = target.ca_pem().ok();
     let trust = ca.as_ref().map(|pem| seen.judge(pem, &name)).transpose()?;

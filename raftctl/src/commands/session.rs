@@ -37,7 +37,7 @@ pub(super) async fn ls(target: &Target, asked: &SessionLs, tenant: Option<u32>) 
         way: asked.transport.map(way_of),
     };
     let (mut found, mut more) = (Vec::new(), false);
-    let ask = async |gateway: &Gateway| operator::sessions(gateway, &filter, asked.limit, target.timeout).await;
+    let ask = async |gateway: &Gateway| operator::sessions(gateway, &filter, asked.limit, &target.link).await;
     for (place, answer) in join_all(gateways.here.iter().map(ask)).await.into_iter().enumerate() {
         match answer {
             Ok((sessions, others)) => {
@@ -142,7 +142,7 @@ pub(super) async fn kick(target: &Target, asked: &Kick) -> Result<Exit, Failure>
         let (tenant, user) = (Some(target.tenant.0), asked.user.clone());
         let filter = SessionFilter { tenant, user, device: asked.device.clone(), ..SessionFilter::default() };
         for gateway in &gateways.here {
-            let (sessions, more) = operator::sessions(gateway, &filter, KICK_MAX, target.timeout).await?;
+            let (sessions, more) = operator::sessions(gateway, &filter, KICK_MAX, &target.link).await?;
             if more {
                 eprintln!(
                     "warning: {} has more than {KICK_MAX} of them: ask again for the others",
@@ -197,7 +197,7 @@ pub(super) async fn kick(target: &Target, asked: &Kick) -> Result<Exit, Failure>
 /// Ends them; those that were gone.
 async fn end(target: &Target, gateway: &Gateway, sessions: Vec<u64>) -> Result<Vec<u64>, Failure> {
     let request = OperatorRequest::Kick { incarnation: gateway.status.incarnation, sessions };
-    match operator::ask(&gateway.door, &request, target.timeout).await? {
+    match operator::ask(&gateway.door, &request, &target.link).await? {
         OperatorResponse::Kicked { gone, .. } => Ok(gone),
         other => Err(operator::unexpected(&gateway.door, &other)),
     }
@@ -234,7 +234,7 @@ async fn find<'a>(
     }
     let filter = SessionFilter { number: Some(session), ..SessionFilter::default() };
     let request = OperatorRequest::Sessions { after: session.saturating_sub(1), count: 1, filter };
-    match operator::ask(&gateway.door, &request, target.timeout).await? {
+    match operator::ask(&gateway.door, &request, &target.link).await? {
         OperatorResponse::Sessions { sessions, .. } => {
             sessions.into_iter().next().map(|session| (gateway, session)).ok_or_else(gone)
         }

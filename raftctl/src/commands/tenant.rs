@@ -14,7 +14,7 @@ use crate::target::Target;
 
 /// `tenant ls`
 pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     let mut list = List::new("TenantList", &["tenant", "limits of its own, per second and logic node"]);
     for record in &directory.tenants {
         let texts: Vec<String> = record.limits.iter().map(|(limit, rate)| format!("{}={rate}", limit.name())).collect();
@@ -71,7 +71,7 @@ async fn change(
         return print(target, "LimitsPlan", &before, &after);
     }
     let command = Command::Meta(MetaCommand::SetTenant { id: TenantId(id), changes });
-    let outcomes = store::propose_at_leader(target.stores()?, GroupId::META, &[command], target.timeout).await?;
+    let outcomes = store::propose_at_leader(target.stores()?, GroupId::META, &[command], &target.link).await?;
     match outcomes.into_iter().next() {
         Some(Outcome::Meta(MetaOutcome::TenantSet(after))) => print(target, "Limits", &before, &after),
         Some(Outcome::Meta(MetaOutcome::Refused(refusal))) => {
@@ -90,7 +90,7 @@ async fn record(target: &Target, id: u32) -> Result<TenantRecord, Failure> {
     if TenantId(id) == TenantId(u32::MAX) {
         return Err(Failure::usage(format!("{id} is no tenant: tenants have numbers from 0 to {}", u32::MAX - 1)));
     }
-    let directory = store::directory(target.stores()?, target.timeout).await?;
+    let directory = store::directory(target.stores()?, &target.link).await?;
     let found = directory.tenants.into_iter().find(|record| record.id == TenantId(id));
     Ok(found.unwrap_or_else(|| TenantRecord { id: TenantId(id), limits: BTreeMap::new() }))
 }

@@ -37,7 +37,7 @@ pub(super) fn holder_text(directory: &Directory, row: &HolderRow) -> String {
 pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
     let user = user_id(name)?;
     let stores = target.stores()?;
-    let directory = store::directory(stores, target.timeout).await?;
+    let directory = store::directory(stores, &target.link).await?;
     let slot = hash::inbox_slot(target.tenant, &user);
     let group = store::group_of(&directory, slot)?;
     let reads = [
@@ -46,7 +46,7 @@ pub(super) async fn show(target: &Target, name: &str) -> Result<Exit, Failure> {
         Read::Holder(slot),
         Read::List { tenant: target.tenant, user: user.clone(), after: None, limit: 0 },
     ];
-    let outcomes = store::read_at_leader(stores, group, &reads, target.timeout).await?;
+    let outcomes = store::read_at_leader(stores, group, &reads, &target.link).await?;
     let [
         ReadOutcome::Namespace(inbox),
         ReadOutcome::Cursors(devices),

@@ -33,7 +33,7 @@ pub(super) async fn verify(target: &Target, name: &str) -> Result<Exit, Failure>
     let synced = through_the_gateway(&device, &mut bodies, &mut report).await?;
     let mut list = List::new("UserVerification", &["source", "entries", "messages", "findings"]);
     let stores = target.stores()?;
-    let directory = store::directory(stores, target.timeout).await?;
+    let directory = store::directory(stores, &target.link).await?;
     recalls::check(target, &device, &directory, &bodies, &mut report).await?;
     report.close(&mut list, "gateway (sync)", &synced.entries, None);
     let group = store::group_of(&directory, hash::inbox_slot(target.tenant, &user))?;

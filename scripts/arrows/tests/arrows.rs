@@ -16,7 +16,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("seriatim-fuzz", &["seriatim-gateway-core", "seriatim-proto", "seriatim-store-core"]),
     ("seriatim-gateway", &["seriatim-gateway-core", "seriatim-mtls", "seriatim-proto"]),
     ("seriatim-gateway-core", &["seriatim-proto"]),
-    ("seriatim-jepsen", &["seriatim-client", "seriatim-proto"]),
+    // mtls: pretenders show stores a logic node's certificate.
+    ("seriatim-jepsen", &["seriatim-client", "seriatim-mtls", "seriatim-proto"]),
     ("seriatim-logic", &["seriatim-logic-core", "seriatim-mtls", "seriatim-proto"]),
     ("seriatim-logic-core", &["seriatim-proto"]),
     // The model check drives one core against the other, as logic's own tests do.

@@ -115,7 +115,7 @@ impl Layout {
     }
 }
 
-/// Certificates of the nodes for each other, and of an operator; answers where the operator's are.
+/// Certificates of the nodes for each other, of an operator and of an application; answers where the operator's are.
 fn certificates(data: &Path, nodes: &[PlaygroundNode]) -> anyhow::Result<PlaygroundTls> {
     let folder = nodes_folder(data);
     let role = |role| match role {
@@ -123,8 +123,9 @@ fn certificates(data: &Path, nodes: &[PlaygroundNode]) -> anyhow::Result<Playgro
         PlaygroundRole::Logic => NodeRole::Logic,
         PlaygroundRole::Gateway => NodeRole::Gateway,
     };
-    let mut named: Vec<_> = nodes.iter().map(|node| (role(node.role), node.name.as_str())).collect();
-    named.push((NodeRole::Admin, OPERATOR));
+    let mut named: Vec<_> = nodes.iter().map(|node| development::Node::local(role(node.role), &node.name)).collect();
+    named.push(development::Node::local(NodeRole::Admin, OPERATOR));
+    named.push(development::Node::local(NodeRole::Application, APPLICATION));
     development::ensure(&folder, &named).context("make certificates for the nodes")?;
     let files = development::files(&folder, OPERATOR);
     let text = |path: PathBuf| path.display().to_string();
@@ -138,6 +139,9 @@ pub(crate) fn nodes_folder(data: &Path) -> PathBuf {
 
 /// What the operator's certificate is called.
 pub(crate) const OPERATOR: &str = "operator";
+
+/// What the certificate for programs that ask the sequence service is called.
+const APPLICATION: &str = "application";
 
 /// Where the last playground's folder is noted.
 fn last_pointer() -> Option<PathBuf> {

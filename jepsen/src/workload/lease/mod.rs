@@ -34,7 +34,7 @@ const PRETENDERS: usize = 2;
 
 /// Everything, until the run is over. A node that lost its lease begins anew, with other scopes.
 pub(super) async fn run(stage: Arc<Stage>) {
-    let stores = Arc::new(Stores::new(&stage.site.stores));
+    let stores = Arc::new(Stores::new(&stage.site.stores, &stage.site.links));
     let mut season = 0;
     while !stage.is_over() {
         let Some(court) = Court::open(&stage, &stores, season).await else {

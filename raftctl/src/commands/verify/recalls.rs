@@ -78,7 +78,7 @@ pub(super) async fn check(
     for (seq, (conversation, message)) in bodies.too_few() {
         let group = store::group_of(directory, hash::conversation_slot(target.tenant, conversation))?;
         let read = Read::Amendments { tenant: target.tenant, conversation: conversation.clone(), target: *message };
-        let outcomes = store::read_at_leader(target.stores()?, group, &[read], target.timeout).await?;
+        let outcomes = store::read_at_leader(target.stores()?, group, &[read], &target.link).await?;
         let Some(ReadOutcome::Amendments(amendments)) = outcomes.into_iter().next() else {
             return Err(Failure::internal("the group's leader answered something else than was asked"));
         };

@@ -59,7 +59,7 @@ pub(super) async fn caught_up(
         }
         if Instant::now() >= deadline {
             // How far it is comes first: what it had applied by then, the rows that are read next have.
-            let lag = lag(&Survey::take(target.stores()?, target.timeout).await, store, group);
+            let lag = lag(&Survey::take(target.stores()?, &target.link).await, store, group);
             let inbox = from_replica(target, address, group, user).await?;
             let is_whole = missing_end(synced, &inbox) == 0;
             return Ok((inbox, (!is_whole).then_some(lag)));
@@ -136,7 +136,7 @@ async fn listing(
 
 /// One read of a replica's applied state.
 async fn ask(target: &Target, address: &str, group: GroupId, read: Read) -> Result<ReadOutcome, Failure> {
-    let answer = store::read(address, group, Freshness::Stale, vec![read], target.timeout).await?;
+    let answer = store::read(address, group, Freshness::Stale, vec![read], &target.link).await?;
     let outcomes = answer.map_err(|refusal| Failure::unreachable(format!("the replica refused: {refusal}")))?;
     outcomes.into_iter().next().ok_or_else(|| Failure::internal(OTHERWISE))
 }
