@@ -208,7 +208,8 @@ fn a_broken_rule_ends_a_store_at_once() {
     std::io::BufReader::new(store.0.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
     assert!(ready.contains("ready"), "{ready}");
     // It makes the store write its first log entry, of which there will be no answer.
-    let made = std::process::Command::new(&program).args(["init", "--stores", &address]).spawn();
+    let made =
+        std::process::Command::new(&program).args(["init", "--insecure-plaintext", "--stores", &address]).spawn();
     let _made = Held(made.unwrap());
     let deadline = Instant::now() + PATIENCE;
     let status = loop {

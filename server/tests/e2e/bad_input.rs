@@ -243,7 +243,10 @@ async fn a_data_folder_of_another_store_or_cluster_is_refused() {
     std::fs::rename(&mine, &kept).unwrap();
     ours.start_node("store-3");
     let address = ours.nodes(PlaygroundRole::Store)[2].clone();
-    let (exit, stdout, stderr) = run(Path::new(SERIATIM), &["init", "--stores", &address, "--groups", "1"]);
+    let init = ["init", "--stores", &address, "--groups", "1"];
+    let (exit, _, stderr) = run(Path::new(SERIATIM), &init);
+    assert!(exit == Some(1) && stderr.contains("--insecure-plaintext"), "plaintext is said: {stderr}");
+    let (exit, stdout, stderr) = run(Path::new(SERIATIM), &[&init[..], &["--insecure-plaintext"]].concat());
     assert!(exit == Some(0) && stdout.contains("initialised"), "{stderr}");
     let raftctl = sibling("raftctl");
     let playground = ours.data().display().to_string();
