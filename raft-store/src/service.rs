@@ -119,7 +119,8 @@ impl Connection {
 
     /// Not for a caller of this role.
     async fn forbid(&mut self, request: &StoreRequest, refusal: Refusal) -> Result<(), Ended> {
-        tracing::warn!(%refusal, "a request is refused");
+        // Counted below; whoever asks again and again fills no log.
+        tracing::debug!(%refusal, "a request is refused");
         self.host.count_refused(&StoreRefusal::Refused(refusal.clone()));
         match request {
             StoreRequest::Propose { id, .. } => {
