@@ -295,7 +295,7 @@ impl Replica {
     }
 
     /// The voters on other stores that have answered lately, and how far each has the log.
-    fn heard_followers(&self) -> Vec<(ReplicaId, Option<u64>)> {
+    pub(crate) fn heard_followers(&self) -> Vec<(ReplicaId, Option<u64>)> {
         let voters = self.handle.membership().voters;
         let matched = self.handle.matched().into_iter();
         let others = matched.filter(|(member, _)| member.store != self.store && voters.contains(&member.replica));
