@@ -23,6 +23,7 @@ use crate::entry::{
 };
 use crate::error::{EntryError, RequestError};
 use crate::inbox::{InboxQueue, Subscription};
+use crate::pilot::places;
 use crate::requests::{NewRequest, SendPlace, Way};
 use crate::shared::{Shared, Wish};
 
@@ -322,24 +323,30 @@ impl Client {
             group: Bytes::copy_from_slice(&group.0),
             members: names(members),
         };
-        committed(wait(self.ask(Way::Lane, Asked::CreateGroup(create), None).await?).await?)
+        let committed = committed(wait(self.ask(Way::Lane, Asked::CreateGroup(create), None).await?).await?)?;
+        self.handle.shared.saw(std::iter::once((&Conversation::Group(group), committed.seq)));
+        Ok(committed)
     }
 
-    /// Adds and removes members of a group.
+    /// Adds and removes members of a group. It knows as much of the group as this client has seen, as
+    /// [`Client::prepare`] does.
     pub async fn change_members(
         &self,
         group: ConversationKey,
         add: &[UserId],
         remove: &[UserId],
     ) -> Result<Committed, RequestError> {
+        let conversation = Conversation::Group(group);
         let change = v1::ChangeMembers {
             message_id: id_bytes(&new_message_id()),
-            conversation: Some(Conversation::Group(group).to_wire()),
+            conversation: Some(conversation.to_wire()),
             add: names(add),
             remove: names(remove),
-            known: 0,
+            known: wire::seq_to_wire(self.handle.shared.known(&conversation)),
         };
-        committed(wait(self.ask(Way::Lane, Asked::ChangeMembers(change), None).await?).await?)
+        let committed = committed(wait(self.ask(Way::Lane, Asked::ChangeMembers(change), None).await?).await?)?;
+        self.handle.shared.saw(std::iter::once((&conversation, committed.seq)));
+        Ok(committed)
     }
 
     /// Says that everything of a conversation up to this entry of the inbox is read, for all devices of the user. A
@@ -380,7 +387,11 @@ impl Client {
     pub async fn list(&self, after: Option<&Conversation>, limit: u32) -> Result<ListPage, RequestError> {
         let list = v1::List { after: after.map(Conversation::to_wire), limit };
         match wait(self.ask(Way::Call, Asked::List(list), None).await?).await? {
-            Said::ListPage(page) => ListPage::from_wire(page).map_err(|error| broken(&error)),
+            Said::ListPage(page) => {
+                let page = ListPage::from_wire(page).map_err(|error| broken(&error))?;
+                self.handle.shared.saw(page.list.iter().map(|listed| (&listed.conversation, listed.last)));
+                Ok(page)
+            }
             _ => Err(unexpected()),
         }
     }
@@ -422,12 +433,18 @@ impl Client {
     pub async fn sync(&self, from: Option<Seq>, limit: u32) -> Result<SyncPage, RequestError> {
         let sync = v1::Sync { from: wire::seq_to_wire(from), limit };
         match wait(self.ask(Way::Call, Asked::Sync(sync), None).await?).await? {
-            Said::SyncPage(page) => SyncPage::from_wire(page).map_err(|error| broken(&error)),
+            Said::SyncPage(page) => {
+                let page = SyncPage::from_wire(page).map_err(|error| broken(&error))?;
+                self.handle.shared.saw(places(&page.entries));
+                Ok(page)
+            }
             _ => Err(unexpected()),
         }
     }
 
-    /// A page of a conversation from a position on.
+    /// A page of a conversation from a position on, `None` from the first kept entry. What is sent there afterwards says
+    /// that this client knows of it ([`SendRequest::known`]): whoever knows less of a conversation than was trimmed is
+    /// refused with `EXPIRED`.
     pub async fn history(
         &self,
         conversation: &Conversation,
@@ -436,7 +453,13 @@ impl Client {
     ) -> Result<HistoryPage, RequestError> {
         let history = v1::History { conversation: Some(conversation.to_wire()), from: wire::seq_to_wire(from), limit };
         match wait(self.ask(Way::Call, Asked::History(history), None).await?).await? {
-            Said::HistoryPage(page) => HistoryPage::from_wire(page).map_err(|error| broken(&error)),
+            Said::HistoryPage(page) => {
+                let page = HistoryPage::from_wire(page).map_err(|error| broken(&error))?;
+                // From its start, the end of a page is a place of the conversation, also if nothing of it is kept.
+                let last = page.upto.previous().filter(|_| from.is_none() || !page.entries.is_empty());
+                self.handle.shared.saw(last.map(|last| (conversation, last)).into_iter());
+                Ok(page)
+            }
             _ => Err(unexpected()),
         }
     }

@@ -462,6 +462,7 @@ impl Pilot {
     }
 }
 
-fn places(entries: &[Entry]) -> impl Iterator<Item = (&Conversation, Seq)> {
+/// Where in their conversations entries are.
+pub(crate) fn places(entries: &[Entry]) -> impl Iterator<Item = (&Conversation, Seq)> {
     entries.iter().map(|entry| (&entry.conversation, entry.conversation_seq))
 }

@@ -123,6 +123,7 @@ metrics! {
     Counter amendments "Edits, recalls, reactions and pins that sessions asked this node for";
     Counter marks "Read marks, mutes and archives that came to this node's holders";
     Counter bodies_erased "Bodies in sync pages that were erased";
+    Counter bodies_absent "Bodies in sync pages that must be there and are not: an alarm";
     Counter sequence_requests "Requests of the sequence service that came to this node's holders";
     Counter sequence_numbers "Numbers given out by the sequence service";
     Counter registrations_ended "Registrations for pushes whose token or certificate ended before they did";

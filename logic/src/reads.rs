@@ -4,7 +4,7 @@
 //! I10, I12: `upto` is what one read of the inbox covered; a body that nobody answers for is `Unavailable`, and the
 //! entry still counts. I14: history shows only entries inside the caller's stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +80,8 @@ async fn sync(stores: &Arc<StoreClient>, who: &Identity, from: Option<Seq>, limi
     if from.is_some_and(|from| from > state.tail) {
         return Err(ahead());
     }
-    let too_long = from.is_some_and(|from| from < state.trim && state.trim > Seq::FIRST);
+    // Whoever has nothing begins with what is kept.
+    let too_long = from.is_some_and(|from| Seq::FIRST < from && from < state.trim);
     let whole = entries.len() < limit as usize;
     let count = entries.len();
     let mut given = Vec::with_capacity(count);
@@ -144,11 +145,14 @@ async fn with_bodies(
         found
     });
     let mut bodies: BTreeMap<(ConversationId, Seq), StoredMessage> = BTreeMap::new();
+    let mut answered = BTreeSet::new();
     for (conversation, messages) in futures_util::future::join_all(fetches).await.into_iter().flatten() {
+        answered.insert(conversation.clone());
         for message in messages {
             bodies.insert((conversation.clone(), message.entry.seq), message);
         }
     }
+    let absent = absent(stores, tenant, &entries, &answered, &bodies, until).await;
     let mut page = Vec::with_capacity(entries.len());
     for entry in entries {
         let body = match bodies.remove(&(entry.conversation.clone(), entry.entry.seq)) {
@@ -159,7 +163,15 @@ async fn with_bodies(
             Some(message) => Body::Here { salt: message.salt, body: message.body },
             // A mark comes from no conversation, and says what it says in its header.
             None if entry.entry.kind.is_mark() => Body::Here { salt: Bytes::new(), body: Bytes::new() },
-            None => Body::Unavailable,
+            None => match absent.get(&entry.conversation) {
+                Some(trim) if entry.entry.seq < *trim => Body::Trimmed,
+                Some(_) => {
+                    stores.metrics.bodies_absent.inc();
+                    tracing::error!(seq = entry.entry.seq.get(), "ALARM: a body that must be there is not");
+                    Body::Unavailable
+                }
+                None => Body::Unavailable,
+            },
         };
         *bytes += ENTRY_BYTES + if let Body::Here { body, .. } = &body { body.len() } else { 0 };
         page.push(SyncEntry { entry, body });
@@ -168,6 +180,45 @@ async fn with_bodies(
         }
     }
     page
+}
+
+/// The first kept entries of conversations that answered without all bodies that were asked for. Read behind the bodies,
+/// and trims only rise: what was not there and lies at or above it was not trimmed.
+async fn absent(
+    stores: &Arc<StoreClient>,
+    tenant: TenantId,
+    entries: &[InboxEntry],
+    answered: &BTreeSet<ConversationId>,
+    bodies: &BTreeMap<(ConversationId, Seq), StoredMessage>,
+    until: Instant,
+) -> BTreeMap<ConversationId, Seq> {
+    let lacks = |entry: &&InboxEntry| {
+        !entry.entry.kind.is_mark()
+            && answered.contains(&entry.conversation)
+            && !bodies.contains_key(&(entry.conversation.clone(), entry.entry.seq))
+    };
+    let lacking: BTreeSet<_> = entries.iter().filter(lacks).map(|entry| entry.conversation.clone()).collect();
+    let mut wanted: BTreeMap<GroupId, Vec<ConversationId>> = BTreeMap::new();
+    for conversation in lacking {
+        if let Some(group) = stores.topology.group_of(hash::conversation_slot(tenant, &conversation)) {
+            wanted.entry(group).or_default().push(conversation);
+        }
+    }
+    let asked = wanted.into_iter().map(|(group, conversations)| async move {
+        let read =
+            |conversation: &ConversationId| Read::Namespace(Namespace::conversation(tenant, conversation.clone()));
+        let reads = conversations.iter().map(read).collect();
+        let outcomes = match tokio::time::timeout_at(until, stores.read(group, reads)).await {
+            Ok(Ok(outcomes)) => outcomes,
+            _ => Vec::new(),
+        };
+        let trim = |(conversation, outcome)| match outcome {
+            ReadOutcome::Namespace(row) => Some((conversation, row.map_or(Seq::FIRST, |row| row.trim))),
+            _ => None,
+        };
+        conversations.into_iter().zip(outcomes).filter_map(trim).collect::<Vec<_>>()
+    });
+    futures_util::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// A page of what the caller was a member for. Stays and messages are read at one moment: between two reads he could

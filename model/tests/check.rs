@@ -53,34 +53,34 @@ fn holds(scene: Scene, states_min: usize, reached: &[Situation]) {
     assert!(report.broken.is_empty(), "{report}");
 }
 
-/// The whole of issue 4's bounds; what a single lost or late message adds to it, the scenes below say.
+/// The whole of issue 4's bounds; what a single lost or late message adds to it, the last scene says.
 #[test]
 fn messages_hold_through_a_takeover_and_a_change_of_the_leader() {
     let bounds = Bounds { leader_changes: 1, ..TAKEOVER };
     let scene = Scene::one_slot("3 sends, a retry, a takeover, a new leader", three_and_a_retry(), bounds);
     let reached = [FencedWrite, OvertakenWrite, PassedWrite, DedupedRetry, Takeover, StaleHolderAsked, LocalWritten];
-    holds(scene, 3_118_000, &reached);
+    holds(scene, 259_000, &reached);
 }
 
 #[test]
 fn messages_hold_through_a_change_of_the_leader() {
     let bounds = Bounds { leader_changes: 1, timers: 2, ..MESSAGES };
     let scene = Scene::one_slot("3 sends, a retry, a new leader", three_and_a_retry(), bounds);
-    holds(scene, 187_000, &[PassedWrite, OvertakenWrite, DedupedRetry, Settled, LeaderChanged, AtRest]);
+    holds(scene, 68_000, &[PassedWrite, OvertakenWrite, DedupedRetry, Settled, LeaderChanged, AtRest]);
 }
 
 #[test]
 fn messages_hold_whatever_is_lost_or_late() {
     let bounds = Bounds { faults: 1, timers: 2, ..MESSAGES };
     let scene = Scene::one_slot("3 sends, a retry, a fault", three_and_a_retry(), bounds);
-    holds(scene, 180_000, &[PassedWrite, OvertakenWrite, DedupedRetry, Settled, AtRest]);
+    holds(scene, 62_000, &[PassedWrite, OvertakenWrite, DedupedRetry, Settled, AtRest]);
 }
 
 #[test]
 fn messages_hold_through_a_takeover_with_something_lost_or_late() {
     let bounds = Bounds { faults: 1, ..TAKEOVER };
     let scene = Scene::one_slot("2 sends, a retry, a takeover, a fault", two_and_a_retry(), bounds);
-    holds(scene, 600_000, &[FencedWrite, PassedWrite, DedupedRetry, Takeover, Settled]);
+    holds(scene, 17_000, &[FencedWrite, PassedWrite, DedupedRetry, Takeover, Settled]);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn another_body_under_an_id_is_a_conflict() {
     let other = Ask::Send { sender: 0, id: 1, body: 9 };
     let bounds = Bounds { leader_changes: 1, ..TAKEOVER };
     let scene = Scene::one_slot("2 bodies, 1 id, a takeover, a new leader", vec![once(send(1)), once(other)], bounds);
-    holds(scene, 2_500, &[Conflict, Takeover, FencedWrite, LeaderChanged]);
+    holds(scene, 1_300, &[Conflict, Takeover, FencedWrite, LeaderChanged]);
 }
 
 /// As the cluster is: a node is dead, or its lease has passed at it, before it is ended.
@@ -97,14 +97,14 @@ fn messages_hold_through_a_crash_and_a_release_under_the_time_rule() {
     let bounds = Bounds { crashes: 1, releases: 1, claims: 2, time_rule: true, ..TAKEOVER };
     let scene =
         Scene::one_slot("2 sends, a crash, a release, the time rule", vec![once(send(1)), once(send(2))], bounds);
-    holds(scene, 73_000, &[FencedWrite, Takeover, Released, AtRest]);
+    holds(scene, 22_000, &[FencedWrite, Takeover, Released, AtRest]);
 }
 
 #[test]
 fn takeovers_read_what_is_there_whenever_their_reads_are_answered() {
     let bounds = Bounds { reads: Reads::TwoSteps, faults: 1, ..TAKEOVER };
     let scene = Scene::one_slot("1 send, a retry, a takeover, a fault, slow reads", vec![twice(send(1))], bounds);
-    holds(scene, 15_000, &[FencedWrite, PassedWrite, Takeover, Settled, DedupedRetry]);
+    holds(scene, 4_000, &[FencedWrite, PassedWrite, Takeover, Settled, DedupedRetry]);
 }
 
 #[test]
@@ -175,20 +175,11 @@ fn without_the_time_rule_all_holds_but_the_real_time_order_of_numbers() {
     assert_eq!(broken, [I2_NUMBERS], "{report}");
 }
 
-/// As the first scene, and any one message is lost or late besides. `SERIATIM_MODEL_SECONDS` gives up after a time.
+/// As the first scene, and any one message is lost or late besides.
 #[test]
-#[ignore = "takes long: run it when a core has changed"]
 fn messages_hold_through_everything_at_once() {
     let bounds = Bounds { faults: 1, leader_changes: 1, ..TAKEOVER };
     let scene = Scene::one_slot("3 sends, a retry, a takeover, a new leader, a fault", three_and_a_retry(), bounds);
-    let seconds = std::env::var("SERIATIM_MODEL_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
-    let check = Check::new(scene);
-    let check = match seconds {
-        Some(seconds) => check.at_most(std::time::Duration::from_secs(seconds)),
-        None => check,
-    };
-    let report = check.run();
-    println!("{report}");
-    assert!(report.broken.is_empty(), "{report}");
-    assert!(report.whole || seconds.is_some(), "given up");
+    let reached = [FencedWrite, OvertakenWrite, PassedWrite, DedupedRetry, Takeover, StaleHolderAsked, LocalWritten];
+    holds(scene, 746_000, &reached);
 }

@@ -75,6 +75,15 @@ pub enum Command {
     },
     /// Group 0 only.
     Meta(MetaCommand),
+    /// The group's leader gives up the oldest entries of a conversation or an inbox; nobody else proposes it. Without a
+    /// fence: idempotent by content. Apply stops before what is not delivered everywhere, and after so many rows
+    /// (`limits::TRIM_ENTRIES_MAX`, `limits::TRIM_ROWS_MAX`): the leader asks again.
+    Trim {
+        /// no counter: these have no entries
+        namespace: Namespace,
+        /// first entry that is kept
+        upto: Seq,
+    },
 }
 
 /// What a holder may write. All namespaces concerned live in the fence's slot.
@@ -595,6 +604,13 @@ pub enum Outcome {
     SendSettled(Option<Seq>),
     /// `SetMarks`: one per mark, in order
     MarksSet(Vec<MarkOutcome>),
+    /// `Trim`
+    Trimmed {
+        /// first kept entry now; below what was asked for if there is more to give up, or if it must not go yet
+        trim: Seq,
+        /// how many went
+        entries: u32,
+    },
 }
 
 /// What became of a mark.

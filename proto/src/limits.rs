@@ -94,6 +94,22 @@ pub const TENANTS_LIMITED_MAX: u32 = 1_024;
 pub const EDIT_WINDOW_S: u32 = 86_400;
 /// Age in seconds up to which a message may be recalled, unless told otherwise.
 pub const RECALL_WINDOW_S: u32 = 86_400;
+/// Least age in seconds that a tenant's retention may be: attempts of sends that are older are `Expired`.
+pub const RETENTION_S_MIN: u32 = 60;
+/// Fewest messages that a tenant's retention may keep of a conversation or an inbox.
+pub const RETENTION_MESSAGES_MIN: u32 = 100;
+/// Entries that one command gives up: their rows are read and deleted between two other commands.
+pub const TRIM_ENTRIES_MAX: u32 = 64;
+/// Rows that one command gives up with its entries, such as reactions.
+pub const TRIM_ROWS_MAX: u32 = 1_024;
+/// Bytes of bodies that one command gives up, but for the last.
+pub const TRIM_BYTES_MAX: u32 = 1 << 20;
+/// Entries a second that a leader has given up, of all its groups.
+pub const RETENTION_ENTRIES_PER_S: u32 = 5_000;
+/// Conversations and inboxes a second whose age a leader looks at, of all its groups.
+pub const RETENTION_NAMESPACES_PER_S: u32 = 5_000;
+/// Seconds between the beginnings of two looks at all conversations and inboxes of a group.
+pub const RETENTION_PERIOD_S: u64 = 300;
 /// Most edits of a message: a recall erases them all in one command.
 pub const EDITS_MAX: u32 = 64;
 /// Most reactions of one member to one message.

@@ -140,7 +140,7 @@ pub enum MetaCommand {
 
 macro_rules! limits_of_tenants {
     ($($variant:ident = $name:literal, $default:expr, $help:literal;)*) => {
-        /// What is limited: requests, per second and logic node; or the age of what may be changed.
+        /// What is limited: requests, per second and logic node; the age of what may be changed; or what is kept.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Debug)]
         pub enum Limit {
             $(#[doc = $help] $variant,)*
@@ -160,7 +160,7 @@ macro_rules! limits_of_tenants {
                 match self { $(Limit::$variant => $help,)* }
             }
 
-            /// For a tenant and a node that are told nothing else; of the windows, seconds.
+            /// For a tenant and a node that are told nothing else; of ages, seconds; of what is kept, messages.
             pub const fn default_per_s(self) -> u32 {
                 match self { $(Limit::$variant => $default,)* }
             }
@@ -177,23 +177,40 @@ limits_of_tenants! {
     SequenceRequests = "sequence-requests-per-s", limits::SEQUENCE_REQUESTS_PER_S, "requests of the sequence service";
     EditWindow = "edit-window-s", limits::EDIT_WINDOW_S, "age in seconds up to which a message may be edited; 4294967295 is any age";
     RecallWindow = "recall-window-s", limits::RECALL_WINDOW_S, "age in seconds up to which a message may be recalled; 4294967295 is any age";
+    RetentionAge = "retention-s", u32::MAX, "age in seconds from which entries of conversations and inboxes are given up; 4294967295 is never";
+    RetentionConversation = "retention-conversation-messages", u32::MAX, "newest messages that each conversation keeps; 4294967295 is all";
+    RetentionInbox = "retention-inbox-messages", u32::MAX, "newest messages that each inbox keeps; 4294967295 is all";
 }
 
 impl Limit {
+    /// The least that it may be.
+    pub const fn least(self) -> u32 {
+        match self {
+            Limit::RetentionAge => limits::RETENTION_S_MIN,
+            Limit::RetentionConversation | Limit::RetentionInbox => limits::RETENTION_MESSAGES_MIN,
+            _ => 0,
+        }
+    }
+
+    /// Is it about what stores keep? Stores know tenants' own limits only: a logic node cannot be told.
+    pub const fn is_retention(self) -> bool {
+        matches!(self, Limit::RetentionAge | Limit::RetentionConversation | Limit::RetentionInbox)
+    }
+
     /// Reads `name=per second`, or `name=default`, which is `None`.
     ///
     /// # Errors
     /// What is wrong with it, for the one who typed it.
     pub fn parse(text: &str) -> Result<(Limit, Option<u32>), String> {
-        let (name, rate) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=PER_SECOND"))?;
+        let (name, rate) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=VALUE"))?;
         let found = Limit::ALL.iter().copied().find(|limit| limit.name() == name);
         let names = || Limit::ALL.iter().map(|limit| limit.name()).collect::<Vec<_>>().join(", ");
         let limit = found.ok_or_else(|| format!("no limit is called `{name}`; there are {}", names()))?;
         match rate {
             "default" => Ok((limit, None)),
             rate => match rate.parse() {
-                Ok(rate) => Ok((limit, Some(rate))),
-                Err(_) => Err(format!("`{rate}` is no number from 0 to {}, and not `default`", u32::MAX)),
+                Ok(rate) if rate >= limit.least() => Ok((limit, Some(rate))),
+                _ => Err(format!("`{rate}` is no number from {} to {}, and not `default`", limit.least(), u32::MAX)),
             },
         }
     }
@@ -425,11 +442,17 @@ mod tests {
     #[test]
     fn a_limit_reads_what_it_writes_and_says_what_is_wrong() {
         for limit in Limit::ALL {
-            assert_eq!(Limit::parse(&format!("{}=7", limit.name())), Ok((*limit, Some(7))));
+            assert_eq!(Limit::parse(&format!("{}=700", limit.name())), Ok((*limit, Some(700))));
             assert_eq!(Limit::parse(&format!("{}=default", limit.name())), Ok((*limit, None)));
         }
-        assert!(Limit::parse("user-writes-per-s").unwrap_err().contains("NAME=PER_SECOND"));
+        assert!(Limit::parse("user-writes-per-s").unwrap_err().contains("NAME=VALUE"));
         assert!(Limit::parse("speed=7").unwrap_err().contains("user-writes-per-s, user-reads-per-s"));
+        for limit in Limit::ALL.iter().copied().filter(|limit| limit.least() > 0) {
+            let least = limit.least();
+            assert_eq!(Limit::parse(&format!("{}={least}", limit.name())), Ok((limit, Some(least))));
+            let refused = Limit::parse(&format!("{}={}", limit.name(), least - 1)).unwrap_err();
+            assert!(refused.contains(&format!("from {least} to")), "{refused}");
+        }
         for rate in ["", "-1", "many", "4294967296", "1.5"] {
             assert!(Limit::parse(&format!("user-writes-per-s={rate}")).unwrap_err().contains("4294967295"), "{rate}");
         }

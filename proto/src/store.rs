@@ -488,6 +488,8 @@ pub struct StoreStatus {
     pub domain: Option<String>,
     /// the replicas of group 0 as `cluster init` named them to it, but for one of its own that was removed
     pub meta_replicas: Vec<ReplicaRecord>,
+    /// its wall clock when it said this, in Unix ms
+    pub unix_ms: u64,
 }
 
 /// A replica that was found rotten, for operators.

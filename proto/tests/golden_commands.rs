@@ -126,6 +126,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("recall", amend(Act::Recall { within_s: u32::MAX })),
         ("react", amend(Act::React { emoji: Emoji::new("+").unwrap(), set: true })),
         ("pin", amend(Act::Pin { set: false })),
+        ("trim", Command::Trim { namespace: Namespace::inbox(tenant, user("al")), upto: seq(300) }),
     ]
 }
 
@@ -191,6 +192,7 @@ fn outcomes() -> Vec<(&'static str, Outcome)> {
         ("cursors", Outcome::CursorsSet(cursors)),
         ("settled", Outcome::SendSettled(Some(seq(5)))),
         ("marked", Outcome::MarksSet(vec![set, MarkOutcome::NotFound, MarkOutcome::SeqRefused])),
+        ("trimmed", Outcome::Trimmed { trim: seq(300), entries: 64 }),
     ];
     outcomes.extend(rejects.map(|reject| ("rejected", Outcome::Rejected(reject))));
     outcomes

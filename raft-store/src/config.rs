@@ -45,6 +45,8 @@ pub struct Tuning {
     pub group_threads: usize,
     /// Time between the beginnings of two scrubs, and of two comparisons of a group's replicas.
     pub scrub_period: Duration,
+    /// Time between the beginnings of two looks at what a group's tenants do not keep.
+    pub retention_period: Duration,
 }
 
 impl StoreConfig {
@@ -72,6 +74,7 @@ impl Default for Tuning {
             flush_log_bytes: chaos::limit(Limit::Flush).unwrap_or(limits::FLUSH_LOG_BYTES),
             log_keep_entries: chaos::limit(Limit::Keep).unwrap_or(limits::LOG_KEEP_ENTRIES),
             scrub_period: Duration::from_secs(limits::SCRUB_PERIOD_S),
+            retention_period: Duration::from_secs(limits::RETENTION_PERIOD_S),
             group_threads: std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4)),
         }
     }

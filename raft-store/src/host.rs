@@ -41,6 +41,7 @@ use crate::remote::Remote;
 use crate::replica::{Replica, Shared};
 use crate::rocks::state_db::StateDb;
 use crate::scrub::{DigestPace, Pace};
+use crate::skew;
 use seriatim_store_core::Fatal;
 use seriatim_store_core::plan::preferred_leaders;
 
@@ -70,6 +71,8 @@ pub(crate) struct Host {
     /// Replicas that should be here and are not: group 0 is asked whether they still should.
     doubted: Mutex<BTreeSet<(GroupId, ReplicaId)>>,
     stopping: AtomicBool,
+    /// Other stores show another time.
+    clock_doubted: AtomicBool,
     /// of all digests
     pace: Arc<DigestPace>,
     /// of the scrub, which no number of digests holds up
@@ -155,6 +158,7 @@ impl Host {
             suspected: Mutex::default(),
             doubted: Mutex::default(),
             stopping: AtomicBool::new(false),
+            clock_doubted: AtomicBool::new(false),
             pace: Arc::new(DigestPace::half_of(parts.scrub_bytes_per_s)),
             scrub_pace: Pace::half_of(parts.scrub_bytes_per_s),
             scrubs: parts.scrub_bytes_per_s > 0,
@@ -684,6 +688,17 @@ impl Host {
         });
     }
 
+    /// Does a majority of stores show another time than this machine's?
+    pub(crate) fn clock_is_doubted(&self) -> bool {
+        self.clock_doubted.load(Ordering::Relaxed)
+    }
+
+    /// They do, or not any more.
+    pub(crate) fn doubt_clock(&self, doubted: bool) {
+        self.clock_doubted.store(doubted, Ordering::Relaxed);
+        self.metrics.clock_doubted.set(i64::from(doubted));
+    }
+
     /// What operators see.
     pub(crate) fn status(&self) -> StoreStatus {
         let identity = self.identity();
@@ -703,6 +718,7 @@ impl Host {
             damaged: self.fatal.damage().is_some(),
             domain: self.domain.clone(),
             meta_replicas: identity.map(|identity| identity.meta_replicas.clone()).unwrap_or_default(),
+            unix_ms: skew::unix_ms(),
         }
     }
 

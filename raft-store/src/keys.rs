@@ -18,6 +18,7 @@
 //! slot:2 tenant:4 'p' conversation target slot:2 user\0       Member        per member of a group
 //! slot:2 tenant:4 'q' conversation seq:8                      Pin           while the message is pinned
 //! slot:2 tenant:4 'r' conversation seq:8 user\0 emoji\0       Reaction      while it is set
+//! slot:2 tenant:4 't' conversation place:8 user\0 message id:16 Tombstone     until trim passes its place
 //! slot:2 FFFFFFFF 's'                                         Holder        per slot, from `Own` on
 //! slot:2 FFFFFFFF 'u' tenant:4 conversation                   Pending       while entries are undelivered
 //! FF00 + group    'A'                                         -             applied position, with every batch
@@ -184,6 +185,13 @@ fn put_item(out: &mut Vec<u8>, item: &Item) {
             put_name(out, user.as_str());
             put_name(out, emoji.as_str());
         }
+        Item::Tombstone(conversation, place, user, message_id) => {
+            out.push(b't');
+            put_conversation(out, conversation);
+            out.extend_from_slice(&place.get().to_be_bytes());
+            put_name(out, user.as_str());
+            out.extend_from_slice(&message_id.0);
+        }
     }
 }
 
@@ -317,6 +325,10 @@ fn item(input: &mut Input<'_>) -> Option<Item> {
         b'r' => {
             let (conversation, seq, user) = (input.conversation()?, input.seq()?, input.user()?);
             Item::Reaction(conversation, seq, user, Emoji::new(input.name()?).ok()?)
+        }
+        b't' => {
+            let (conversation, place, user) = (input.conversation()?, input.seq()?, input.user()?);
+            Item::Tombstone(conversation, place, user, MessageId(input.bytes()?))
         }
         _ => return None,
     })

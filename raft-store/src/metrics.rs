@@ -17,7 +17,8 @@ pub(crate) struct StoreMetrics {
     /// bytes of the batches in them
     pub(crate) proposal_bytes: Counter,
     /// times in them that ran too far ahead, and were lowered
-    pub(crate) times_lowered: Counter,
+    pub(crate) times_bounded: Counter,
+    pub(crate) clock_doubted: Gauge,
     /// refusals by code
     refusals: Family<CodeLabel, Counter>,
     /// commands applied, on leaders and followers
@@ -66,6 +67,10 @@ pub(crate) struct StoreMetrics {
     pub(crate) compares: Counter,
     /// replicas that differed in them
     pub(crate) compare_differences: Counter,
+    pub(crate) retention_entries: Counter,
+    pub(crate) retention_looks: Counter,
+    pub(crate) retention_held: Gauge,
+    pub(crate) retention_doubts: Counter,
     /// rows that apply had to read from RocksDB
     pub(crate) state_gets: Counter,
     /// rows that apply found in memory
@@ -88,7 +93,8 @@ impl StoreMetrics {
         let metrics = Self {
             proposals: Counter::default(),
             proposal_bytes: Counter::default(),
-            times_lowered: Counter::default(),
+            times_bounded: Counter::default(),
+            clock_doubted: Gauge::default(),
             refusals: Family::default(),
             applied_commands: Counter::default(),
             apply_chunk_commands: sizes(),
@@ -113,13 +119,22 @@ impl StoreMetrics {
             scrub_pass_at: Gauge::default(),
             compares: Counter::default(),
             compare_differences: Counter::default(),
+            retention_entries: Counter::default(),
+            retention_looks: Counter::default(),
+            retention_held: Gauge::default(),
+            retention_doubts: Counter::default(),
             state_gets: Counter::default(),
             state_cache_hits: Counter::default(),
             state_rows_written: Counter::default(),
         };
         registry.register("proposals", "Propose frames taken", metrics.proposals.clone());
         registry.register_with_unit("proposals", "Bytes proposed", Unit::Bytes, metrics.proposal_bytes.clone());
-        registry.register("times_lowered", "Times lowered to a minute ahead", metrics.times_lowered.clone());
+        registry.register("times_bounded", "Times brought to a minute of this clock", metrics.times_bounded.clone());
+        registry.register(
+            "clock_doubted",
+            "1 while a majority of stores shows another time",
+            metrics.clock_doubted.clone(),
+        );
         registry.register("refusals", "Refusals by code", metrics.refusals.clone());
         registry.register("applied_commands", "Commands applied", metrics.applied_commands.clone());
         registry.register("apply_chunk_commands", "Commands of a chunk", metrics.apply_chunk_commands.clone());
@@ -154,6 +169,23 @@ impl StoreMetrics {
         );
         registry.register("compares", "Comparisons of replicas judged by leaders here", metrics.compares.clone());
         registry.register("compare_differences", "Replicas that differed", metrics.compare_differences.clone());
+        let (entries, looks) = (metrics.retention_entries.clone(), metrics.retention_looks.clone());
+        registry.register(
+            "retention_entries",
+            "Entries given up by leaders here for their tenants' retention",
+            entries,
+        );
+        registry.register("retention_looks", "Looks at all conversations and inboxes of a group led here", looks);
+        registry.register(
+            "retention_held",
+            "Conversations found due and not delivered everywhere, at the last looks at the groups led here",
+            metrics.retention_held.clone(),
+        );
+        registry.register(
+            "retention_clock_doubts",
+            "Looks that gave up nothing by age, for want of a majority of clocks that agree",
+            metrics.retention_doubts.clone(),
+        );
         registry.register("state_gets", "Rows read from RocksDB by apply", metrics.state_gets.clone());
         registry.register("state_cache_hits", "Rows apply found in memory", metrics.state_cache_hits.clone());
         registry.register("state_rows_written", "Rows spilled to RocksDB", metrics.state_rows_written.clone());

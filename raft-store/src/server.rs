@@ -20,6 +20,7 @@ use seriatim_proto::store::{Read, ReadOutcome};
 
 use crate::admin::AdminService;
 use crate::check;
+use crate::clock;
 use crate::config::{StoreConfig, Tuning};
 use crate::disk::DiskGuard;
 use crate::fatal::FatalSignal;
@@ -31,6 +32,7 @@ use crate::moves;
 use crate::raft::group::RaftHost;
 use crate::raft::log_store::LogOpenError;
 use crate::remote::Remote;
+use crate::retention;
 use crate::rocks::state_db::{StateDb, StateDbError};
 use crate::rot;
 use crate::scrub;
@@ -205,6 +207,8 @@ impl StoreServer {
         server.tasks.push(groups.spawn(moves::plan(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(scrub::run(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(check::run(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(clock::watch(Arc::clone(&server.host))));
+        server.tasks.push(groups.spawn(retention::run(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(moves::tell_domain(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(rot::report(Arc::clone(&server.host))));
         server.tasks.push(groups.spawn(moves::learn_directory(Arc::clone(&server.host))));

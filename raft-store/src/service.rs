@@ -176,12 +176,13 @@ impl Connection {
                 refused(ErrorCode::Malformed, "a command that only the group's leader proposes")
             }
             Ok(mut commands) => {
-                let lowered = skew::cap(&mut commands, skew::unix_ms());
-                if lowered == 0 {
+                let is_doubted = self.host.clock_is_doubted();
+                let bounded = if is_doubted { 0 } else { skew::bound(&mut commands, skew::unix_ms()) };
+                if bounded == 0 {
                     return Ok((replica, batch));
                 }
-                self.host.metrics().times_lowered.inc_by(lowered);
-                // No longer than it was: a lower number takes no more bytes.
+                self.host.metrics().times_bounded.inc_by(bounded);
+                // A time that was raised takes a few bytes more: what an entry may have, a frame has room to spare for.
                 Ok((replica, codec::encode_bytes(&commands)))
             }
             Err(_) => refused(ErrorCode::Malformed, "the batch is no list of commands"),
@@ -245,7 +246,7 @@ impl Connection {
 
 /// Commands that a group's leader proposes itself, bound to its leadership.
 fn is_ours_alone(command: &Command) -> bool {
-    matches!(command, Command::ExpireLease { .. } | Command::Own { .. })
+    matches!(command, Command::ExpireLease { .. } | Command::Own { .. } | Command::Trim { .. })
 }
 
 /// Full tables, then events; full tables again for a watcher that was too slow.

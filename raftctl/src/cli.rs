@@ -434,16 +434,19 @@ pub(crate) enum Tenant {
         /// its number
         id: u32,
     },
-    /// change limits of a tenant, on all logic nodes, from now on
+    /// change limits of a tenant, on all nodes, from now on; retention-… gives up messages for ever
     Set {
         /// its number
         id: u32,
         /// such as user-writes-per-s=100, or user-writes-per-s=default; 0 refuses everything
-        #[arg(required = true, value_name = "NAME=PER_SECOND", value_parser = limit)]
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = limit)]
         limits: Vec<(Limit, Option<u32>)>,
         /// only say what would change
         #[arg(long)]
         dry_run: bool,
+        /// the tenant's number again, to be sure, where less is kept than before
+        #[arg(long, value_name = "TENANT")]
+        confirm: Option<u32>,
     },
     /// back to what the logic nodes give every tenant
     Reset {

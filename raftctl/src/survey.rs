@@ -160,6 +160,7 @@ pub(crate) mod tests {
             damaged: false,
             domain: None,
             meta_replicas: vec![],
+            unix_ms: 0,
         };
         (status.address.clone(), Ok(status))
     }

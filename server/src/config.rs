@@ -378,6 +378,11 @@ fn rates<'a>(texts: impl Iterator<Item = &'a String>) -> anyhow::Result<BTreeMap
     let mut rates = BTreeMap::new();
     for text in texts {
         let (limit, rate) = Limit::parse(text).map_err(|error| anyhow::anyhow!("--limit: {error}"))?;
+        anyhow::ensure!(
+            !limit.is_retention(),
+            "--limit {}: stores keep, not logic nodes; set it for a tenant with raftctl tenant set",
+            limit.name()
+        );
         match rate {
             Some(rate) => rates.insert(limit, rate),
             None => rates.remove(&limit),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -24,6 +25,24 @@ async def rejected(asked: object, code: Code) -> None:
     with pytest.raises(Rejected) as refused:
         await asked  # type: ignore[misc]
     assert refused.value.refusal.code == code
+
+
+async def test_what_a_device_has_seen_of_a_conversation_it_knows(cluster: Cluster) -> None:
+    async with await cluster.device("m-kay") as kay, await cluster.device("m-lou") as lou:
+        last = (await kay.send("m-lou", "one")).seq
+        await entries_of(lou, 1)
+    ways: list[tuple[Callable[[Client], Awaitable[object]], int | None]] = [
+        (lambda device: device.history("m-kay"), last + 1),
+        (lambda device: device.sync(), last + 1),
+        (lambda device: device.list_conversations(), last + 1),
+        # A page from beyond the end says nothing of it.
+        (lambda device: device.history("m-kay", last + 100), None),
+    ]
+    for see, known in ways:
+        async with await cluster.device("m-lou", "desk") as desk:
+            assert desk.prepare("m-kay", b"").known is None
+            await see(desk)
+            assert desk.prepare("m-kay", b"").known == known
 
 
 async def test_c020_c021_c022_a_message_its_repetition_and_another_body(cluster: Cluster) -> None:

@@ -290,7 +290,9 @@ export class Client {
   async listConversations(after?: Conversation, limit = 0): Promise<ListPage> {
     const place = after === undefined ? {} : { after: conversationToWire(after) };
     const value = { ...place, limit: checkUint32("a limit", limit) };
-    return from(listPageFromWire, await this.#ask("call", { case: "list", value }, "listPage"));
+    const page = from(listPageFromWire, await this.#ask("call", { case: "list", value }, "listPage"));
+    for (const { conversation, last } of page.conversations) this.#pilot.saw(conversation, last);
+    return page;
   }
 
   /**
@@ -300,26 +302,29 @@ export class Client {
    */
   async createGroup(group: Uint8Array, members: readonly string[], messageId: Uint8Array = newMessageId()): Promise<Committed> {
     const value = { messageId: checkId("a message", messageId), group: checkId("a group", group), members: users(members) };
-    return committedFrom(await this.#ask("lane", { case: "createGroup", value }, "committed"));
+    return this.#sawCommitted({ group }, committedFrom(await this.#ask("lane", { case: "createGroup", value }, "committed")));
   }
 
   /**
    * Adds and removes members of a group. Under a message id of one's own it may be called again after an unknown
-   * outcome.
+   * outcome, with the same `known`: the group's tail that was known before the first attempt, as
+   * {@link Client.prepare} has it.
    * @throws RequestError
    */
   async changeMembers(
     group: Uint8Array,
     change: { add?: readonly string[]; remove?: readonly string[] },
     messageId: Uint8Array = newMessageId(),
+    known: bigint = this.#pilot.known({ group }),
   ): Promise<Committed> {
     const value = {
       messageId: checkId("a message", messageId),
       conversation: conversationToWire({ group }),
       add: users(change.add ?? []),
       remove: users(change.remove ?? []),
+      known: checkSeq("known", known, 0n),
     };
-    return committedFrom(await this.#ask("lane", { case: "changeMembers", value }, "committed"));
+    return this.#sawCommitted({ group }, committedFrom(await this.#ask("lane", { case: "changeMembers", value }, "committed")));
   }
 
   /** What became of a send. @throws RequestError */
@@ -349,7 +354,10 @@ export class Client {
   /** A page of a conversation from a place on, 0 from its first kept entry. @throws RequestError */
   async history(conversation: Conversation, first: bigint, limit = 0): Promise<HistoryPage> {
     const value = { conversation: conversationToWire(conversation), from: checkSeq("from", first, 0n), limit: checkUint32("a limit", limit) };
-    return this.#seen(from(historyPageFromWire, await this.#ask("call", { case: "history", value }, "historyPage")));
+    const page = from(historyPageFromWire, await this.#ask("call", { case: "history", value }, "historyPage"));
+    // From its start, the end of a page is a place of the conversation, also if nothing of it is kept.
+    if (page.entries.length > 0 || first === 0n) this.#pilot.saw(conversation, page.upto - 1n);
+    return page;
   }
 
   /** Where the inbox and its devices stand. @throws RequestError */
@@ -405,7 +413,12 @@ export class Client {
   }
 
   /** What was read tells how far its conversations reach. */
-  #seen<Page extends SyncPage | HistoryPage>(page: Page): Page {
+  #sawCommitted(conversation: Conversation, committed: Committed): Committed {
+    this.#pilot.saw(conversation, committed.seq);
+    return committed;
+  }
+
+  #seen(page: SyncPage): SyncPage {
     for (const { conversation, conversationSeq } of page.entries) this.#pilot.saw(conversation, conversationSeq);
     return page;
   }

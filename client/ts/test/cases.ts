@@ -332,6 +332,13 @@ export const CASES: Readonly<Record<string, Case>> = {
     same(other.prepare(scene.peer("alice"), "").known, 0n, "what a new device knows");
     await other.history(scene.peer("alice"), 0n);
     same(other.prepare(scene.peer("alice"), "").known, rest.upto, "what it knows after reading");
+    const third = await scene.device("alice", "watch");
+    await third.listConversations();
+    same(third.prepare(scene.peer("alice"), "").known, rest.upto, "what it knows after its list");
+    // A page from beyond the end says nothing of it.
+    const fourth = await scene.device("alice", "clock");
+    await fourth.history(scene.peer("alice"), rest.upto + 100n);
+    same(fourth.prepare(scene.peer("alice"), "").known, 0n, "what it knows after a page of nothing");
   },
 
   "C-080 C-081 C-082 C-085 amendments come to everybody, and what was recalled to nobody": async (scene) => {

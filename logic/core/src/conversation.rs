@@ -230,6 +230,8 @@ impl Conversation {
                 Some((_, cursor)) => *cursor,
                 None => self.recorded.all,
             };
+            // Its record may lag: what is not pending is in all inboxes, and may be trimmed.
+            let cursor = if self.pending { cursor } else { self.last };
             let target = self.targets.entry(stay.slot).or_insert_with(|| Target::at(cursor));
             target.stay(&stay.user, stay.joined, stay.left);
         }

@@ -12,7 +12,7 @@ use seriatim_proto::store::HolderRow;
 
 use crate::key::Key;
 use crate::view::{Fatal, View};
-use crate::{append, cancel, claim, cursor, deliver, fence, lease, mark, meta, namespace};
+use crate::{append, cancel, claim, cursor, deliver, fence, lease, mark, meta, namespace, trim};
 
 /// Where a command stands in its group's log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -89,6 +89,7 @@ pub fn apply(view: &mut impl View, at: At, command: &Command, events: &mut Vec<E
         Command::Claim { slot, lease, seen } => claim::claim(view, at, *slot, *lease, *seen, events),
         Command::Held { fence, op } => held(view, at, *fence, op, events),
         Command::Meta(command) => meta::meta(view, at, command, events),
+        Command::Trim { namespace, upto } => trim::trim(view, at, namespace, *upto),
     };
     match result {
         Ok(outcome) => Ok(outcome),

@@ -45,5 +45,7 @@ pub(crate) fn cancel_send(view: &mut impl View, held: Held, command: &CancelSend
     let place = tail.max(known);
     let item = Item::Dedupe(conversation.clone(), sender.clone(), *message_id);
     view.put(Key::tenant(held.slot, *tenant, item), Row::Dedupe(DedupeRow::Cancelled { place }));
+    let item = Item::Tombstone(conversation.clone(), place, sender.clone(), *message_id);
+    view.put(Key::tenant(held.slot, *tenant, item), Row::Tombstone);
     Ok(Outcome::SendSettled(None))
 }

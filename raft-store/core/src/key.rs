@@ -61,6 +61,8 @@ pub enum Item {
     Pin(ConversationId, Seq),
     /// A reaction to a message that is set.
     Reaction(ConversationId, Seq, UserId, Emoji),
+    /// A message id that was cancelled, by its place: found when trim passes that.
+    Tombstone(ConversationId, Seq, UserId, MessageId),
 }
 
 /// Rows of a slot itself.
@@ -216,6 +218,24 @@ pub enum Scan {
         /// behind this one, `None` from the start
         after: Option<ConversationId>,
     },
+    /// Sequences of a tenant: inboxes, then conversations, then counters.
+    Namespaces {
+        /// where they live
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// behind this one, `None` from the start
+        after: Option<Owner>,
+    },
+    /// Cancelled message ids of a conversation, by place.
+    Tombstones {
+        /// of the conversation
+        slot: SlotId,
+        /// whose
+        tenant: TenantId,
+        /// which
+        conversation: ConversationId,
+    },
     /// Pinned messages of a conversation.
     Pins {
         /// of the conversation
@@ -275,6 +295,14 @@ impl Scan {
                 let conversation = after.clone().unwrap_or_else(first);
                 return (Key::tenant(*slot, *tenant, Item::Last(user.clone(), conversation)), after.is_some());
             }
+            Scan::Namespaces { slot, tenant, after } => {
+                let owner = after.clone().unwrap_or_else(|| Owner::Inbox(user_first()));
+                return (Key::tenant(*slot, *tenant, Item::Namespace(owner)), after.is_some());
+            }
+            Scan::Tombstones { slot, tenant, conversation } => {
+                let item = Item::Tombstone(conversation.clone(), Seq::FIRST, user_first(), MessageId([0; 16]));
+                Key::tenant(*slot, *tenant, item)
+            }
             Scan::Pins { slot, tenant, conversation } => {
                 Key::tenant(*slot, *tenant, Item::Pin(conversation.clone(), Seq::FIRST))
             }
@@ -306,6 +334,9 @@ impl Scan {
             | (Scan::Inbox { slot, tenant, user, .. }, Scope::Tenant(of, Item::Inbox(owner, _))) => {
                 key.slot == *slot && of == tenant && owner == user
             }
+            (Scan::Namespaces { slot, tenant, .. }, Scope::Tenant(of, Item::Namespace(_))) => {
+                key.slot == *slot && of == tenant
+            }
             (Scan::Reactions { slot, tenant, conversation, target, user }, Scope::Tenant(of, item)) => {
                 let Item::Reaction(owner, at, whose, _) = item else { return false };
                 let same_user = user.as_ref().is_none_or(|user| user == whose);
@@ -313,6 +344,7 @@ impl Scan {
             }
             (Scan::Messages { slot, tenant, conversation, .. }, Scope::Tenant(of, Item::Message(owner, _)))
             | (Scan::Pins { slot, tenant, conversation }, Scope::Tenant(of, Item::Pin(owner, _)))
+            | (Scan::Tombstones { slot, tenant, conversation }, Scope::Tenant(of, Item::Tombstone(owner, ..)))
             | (Scan::Members { slot, tenant, conversation }, Scope::Tenant(of, Item::Member(owner, ..))) => {
                 key.slot == *slot && of == tenant && owner == conversation
             }
@@ -370,6 +402,9 @@ mod tests {
             Scan::Messages { slot, tenant, conversation: conversation.clone(), from },
             Scan::Members { slot, tenant, conversation: conversation.clone() },
             Scan::Pins { slot, tenant, conversation: conversation.clone() },
+            Scan::Namespaces { slot, tenant, after: None },
+            Scan::Namespaces { slot, tenant, after: Some(Owner::Conversation(conversation.clone())) },
+            Scan::Tombstones { slot, tenant, conversation: conversation.clone() },
             Scan::Lasts { slot, tenant, user: user_first(), after: None },
             Scan::Lasts { slot, tenant, user: user_first(), after: Some(conversation.clone()) },
             Scan::Reactions {

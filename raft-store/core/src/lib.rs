@@ -37,6 +37,7 @@ mod membership;
 mod meta;
 mod namespace;
 mod placement;
+mod trim;
 
 #[cfg(test)]
 mod tests;
@@ -46,4 +47,5 @@ pub use key::{GroupItem, Item, Key, Scan, Scope, SlotItem};
 pub use placement::voters_wanted;
 pub use read::{holder_rows, read};
 pub use row::Row;
+pub use trim::{Due, Keep, due};
 pub use view::{Fatal, MemoryView, Reader, View};

@@ -54,14 +54,18 @@ fn set_mark(view: &mut impl View, held: Held, write: &MarkWrite) -> Result<MarkO
             let found = view.inbox_entry_row(held.slot, *tenant, user, *upto)?;
             // An entry of a mark says where the conversation was read, not how far it had come.
             let is_of_it = |entry: &InboxEntry| entry.conversation == *conversation && !entry.entry.kind.is_mark();
-            let Some(entry) = found.filter(is_of_it) else {
-                return Ok(MarkOutcome::NotFound);
+            let read = match found.filter(is_of_it) {
+                Some(entry) => ReadUpto { inbox_seq: *upto, seq: entry.entry.seq, messages: entry.messages },
+                // The newest of the conversation, which the list names, may have been trimmed.
+                None if last.inbox_seq == Some(*upto) => {
+                    ReadUpto { inbox_seq: *upto, seq: last.last, messages: last.messages }
+                }
+                None => return Ok(MarkOutcome::NotFound),
             };
-            let read = ReadUpto { inbox_seq: *upto, seq: entry.entry.seq, messages: entry.messages };
             if before.read.is_none_or(|before| before.inbox_seq < read.inbox_seq) {
                 row.read = Some(read);
             }
-            (Kind::Read, entry.entry.seq)
+            (Kind::Read, read.seq)
         }
         Mark::Mute { on } => {
             row.muted = *on;

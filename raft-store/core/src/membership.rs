@@ -231,6 +231,6 @@ impl Roll {
 }
 
 /// The slowest durable delivery cursor.
-fn slowest(record: &DeliveryRecord) -> Option<Seq> {
+pub(crate) fn slowest(record: &DeliveryRecord) -> Option<Seq> {
     record.behind.iter().map(|(_, position)| *position).fold(record.all, Option::min)
 }

@@ -202,7 +202,8 @@ fn set_tenant(
     changes: &BTreeMap<Limit, Option<u32>>,
     events: &mut Vec<Event>,
 ) -> Result<MetaOutcome, Fatal> {
-    if id == TENANT_NONE {
+    let too_low = |(limit, rate): (&Limit, &Option<u32>)| rate.is_some_and(|rate| rate < limit.least());
+    if id == TENANT_NONE || changes.iter().any(too_low) {
         return Ok(MetaOutcome::Refused(MetaRefusal::Malformed));
     }
     let key = group_key(GroupItem::Tenant(id));

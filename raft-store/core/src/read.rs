@@ -292,7 +292,9 @@ fn messages(
     conversation: &ConversationId,
     (from, limit, bytes_max): (Seq, usize, u64),
 ) -> Result<Vec<StoredMessage>, Fatal> {
-    let (mut found, mut bytes, mut next) = (Vec::new(), 0u64, from);
+    // Below lie deletions at most.
+    let trim = view.conversation_row(slot, tenant, conversation)?.map_or(Seq::FIRST, |row| row.namespace.trim);
+    let (mut found, mut bytes, mut next) = (Vec::new(), 0u64, from.max(trim));
     // In steps, so that long bodies are not read only to be dropped.
     while found.len() < limit && bytes < bytes_max {
         let step = (limit - found.len()).min(MESSAGES_STEP);
@@ -344,7 +346,7 @@ fn inbox(view: &impl Reader, slot: SlotId, tenant: TenantId, user: &UserId, from
         return Ok(ReadOutcome::Inbox { state: None, entries: Vec::new() });
     };
     let row = checked(&Key::namespace(slot, Namespace::inbox(tenant, user.clone())), row)?;
-    let scan = Scan::Inbox { slot, tenant, user: user.clone(), from: from.unwrap_or(row.trim) };
+    let scan = Scan::Inbox { slot, tenant, user: user.clone(), from: from.map_or(row.trim, |from| from.max(row.trim)) };
     let entry = |(key, row): (Key, Row)| match row {
         Row::Inbox(entry) => Ok(entry),
         _ => Err(Fatal::broken(&key, "a row of another kind")),

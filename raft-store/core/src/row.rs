@@ -70,6 +70,8 @@ pub enum Row {
     Domain(String),
     /// under `GroupItem::Voters`
     Voters(u32),
+    /// under `Item::Tombstone`
+    Tombstone,
 }
 
 /// What a user says about a conversation.

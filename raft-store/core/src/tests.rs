@@ -12,6 +12,7 @@ mod meta;
 mod model;
 mod namespace;
 mod placement;
+mod trim;
 
 use std::collections::BTreeMap;
 
@@ -262,10 +263,20 @@ fn delivery(conversation: &ConversationId, user: &UserId, after: Option<Seq>, en
     }
 }
 
-/// I4 and I5 of a sequence, from its row and all its entries: `(seq, prev_seq, counted, ordinal, chain holds)`.
+/// I4 and I5 of a sequence, from its row and all its entries: `(seq, prev_seq, counted, ordinal)`.
 fn assert_linked(state: &NamespaceState, entries: impl Iterator<Item = (Seq, Option<Seq>, bool, u64)>) {
     assert!(state.trim <= state.tail && state.tail <= state.ceiling, "I4: {state:?}");
+    let mut entries = entries.peekable();
     let (mut last_seq, mut counted_so_far) = (None, 0);
+    if state.trim > Seq::FIRST {
+        // What is kept goes on from what was trimmed.
+        let Some((seq, prev_seq, counted, ordinal)) = entries.peek().copied() else {
+            assert_eq!(state.trim, state.tail, "everything was trimmed");
+            return;
+        };
+        assert!(state.trim <= seq && prev_seq.is_none_or(|prev| prev < state.trim), "I4: {seq:?} of {state:?}");
+        (last_seq, counted_so_far) = (prev_seq, ordinal - u64::from(counted));
+    }
     for (seq, prev_seq, counted, ordinal) in entries {
         assert!(prev_seq == last_seq && last_seq < Some(seq), "I5: {seq:?} follows {prev_seq:?}, not {last_seq:?}");
         counted_so_far += u64::from(counted);
@@ -279,11 +290,13 @@ fn assert_linked(state: &NamespaceState, entries: impl Iterator<Item = (Seq, Opt
 fn assert_inbox_linked(world: &World, user: &UserId) {
     let (Some(state), entries) = world.inbox(user) else { return };
     let mut chain = seriatim_proto::ids::Chain::default();
-    for entry in &entries {
-        assert_eq!(entry.link_from(chain), entry.chain, "I5: chain of {:?}", entry.seq);
+    for (nth, entry) in entries.iter().enumerate() {
+        // Nobody has the chain before the first that is kept.
+        let is_known = nth > 0 || state.trim == Seq::FIRST;
+        assert!(!is_known || entry.link_from(chain) == entry.chain, "I5: chain of {:?}", entry.seq);
         chain = entry.chain;
     }
-    assert_eq!(state.chain, chain);
+    assert!(state.chain == chain || entries.is_empty());
     let counted = |entry: &EntryRef| entry.kind == seriatim_proto::command::Kind::Message;
     assert_linked(&state, entries.iter().map(|e| (e.seq, e.prev_seq, counted(&e.entry), e.ordinal)));
 }
@@ -292,10 +305,11 @@ fn assert_conversation_linked(world: &World, conversation: &ConversationId) {
     let Some(state) = world.conversation(conversation) else { return };
     let messages = world.messages(conversation);
     let mut chain = seriatim_proto::ids::Chain::default();
-    for message in &messages {
-        assert_eq!(message.link_from(chain), message.chain, "I5: chain of {:?}", message.entry.seq);
+    for (nth, message) in messages.iter().enumerate() {
+        let is_known = nth > 0 || state.namespace.trim == Seq::FIRST;
+        assert!(!is_known || message.link_from(chain) == message.chain, "I5: chain of {:?}", message.entry.seq);
         chain = message.chain;
     }
-    assert_eq!(state.namespace.chain, chain);
+    assert!(state.namespace.chain == chain || messages.is_empty());
     assert_linked(&state.namespace, messages.iter().map(|m| (m.entry.seq, m.prev_seq, m.counted(), m.ordinal)));
 }

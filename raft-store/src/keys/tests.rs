@@ -64,6 +64,10 @@ fn keys_have_their_golden_bytes() {
             tenant_key(Item::Reaction(direct(), seq(258), user("al"), Emoji::new("+").unwrap())),
             "0102000000037264616c00626f000000000000000102616c002b00",
         ),
+        (
+            tenant_key(Item::Tombstone(direct(), seq(258), user("al"), MessageId([0xab; 16]))),
+            "0102000000037464616c00626f000000000000000102616c00abababababababababababababababab",
+        ),
         (Key::holder(SlotId(0x0102)), "0102ffffffff73"),
         (Key::pending(SlotId(0x0102), TenantId(3), direct()), "0102ffffffff750000000364616c00626f00"),
         (Key::group(GroupId(0), GroupItem::Cluster), "ff0043"),
@@ -262,6 +266,7 @@ fn rows_have_their_golden_bytes() {
         (Row::Reaction(seq(300)), "0116ac02".to_owned()),
         (Row::Domain("r1".to_owned()), "011a027231".to_owned()),
         (Row::Voters(5), "011b05".to_owned()),
+        (Row::Tombstone, "011c".to_owned()),
         (
             Row::Rotten(RotRecord {
                 group: GroupId(4),
@@ -325,6 +330,12 @@ fn any_item() -> impl Strategy<Value = Item> {
             seq,
             user,
             Emoji::new(&emoji).unwrap()
+        )),
+        (any_conversation(), any_seq(), any_user(), any::<u8>()).prop_map(|(c, place, user, id)| Item::Tombstone(
+            c,
+            place,
+            user,
+            MessageId([id; 16])
         )),
     ]
 }

@@ -227,6 +227,7 @@ pub(crate) fn store_status(store: StoreId) -> StoreStatus {
         damaged: false,
         domain: None,
         meta_replicas: vec![],
+        unix_ms: 0,
     }
 }
 

@@ -76,7 +76,8 @@ fn is_hot(key: &Key) -> bool {
             | Item::Message(..)
             | Item::Reading(..)
             | Item::Pin(..)
-            | Item::Reaction(..) => false,
+            | Item::Reaction(..)
+            | Item::Tombstone(..) => false,
         },
         Scope::Slot(SlotItem::Holder) => true,
         Scope::Slot(SlotItem::Pending(..)) => false,
@@ -141,7 +142,7 @@ impl Unwritten {
             let visited = found.len() + 1;
             return (found, visited);
         }
-        // Right for whatever apply may scan one day; slow if it does so often.
+        // Messages and inboxes, by trims: a tree would cost each append more than that costs them.
         let is_behind = |key: &Key| if excluded { *key > start } else { *key >= start };
         (self.rows.iter().filter(|(key, _)| is_behind(key) && scan.contains(key)).collect(), self.rows.len())
     }
@@ -152,7 +153,7 @@ impl Unwritten {
 fn is_ranged(key: &Key) -> bool {
     match &key.scope {
         Scope::Tenant(_, item) => match item {
-            Item::Cursor(..) | Item::Pin(..) | Item::Reaction(..) => true,
+            Item::Cursor(..) | Item::Pin(..) | Item::Reaction(..) | Item::Tombstone(..) => true,
             Item::Namespace(_)
             | Item::Dedupe(..)
             | Item::Amended(..)
@@ -319,8 +320,9 @@ impl Reader for Chunk<'_> {
         if written.is_empty() {
             return self.reader.scan(scan, limit);
         }
-        // Each written key hides at most one stored row.
-        let stored = self.reader.scan(scan, limit.saturating_add(written.len()))?;
+        // Each deleted key hides at most one stored row; the others take its place, or come besides.
+        let deleted = written.iter().filter(|(_, row)| row.is_none()).count();
+        let stored = self.reader.scan(scan, limit.saturating_add(deleted))?;
         let mut merged: BTreeMap<Key, Row> = stored.into_iter().collect();
         for (key, row) in written {
             match row {

@@ -522,6 +522,8 @@ fn options(tuning: &Tuning) -> Options {
     options.set_max_background_jobs(2);
     options.set_max_open_files(-1);
     options.set_keep_log_file_num(4);
+    // What was trimmed or removed takes space until its deletions meet it: files full of them are compacted at once.
+    options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_WINDOW / 2, 0.5);
     options
 }
 
@@ -560,6 +562,8 @@ fn fatal_io(fatal: Fatal) -> io::Error {
     io::Error::other(fatal)
 }
 
+/// Rows in a row of a file, of which half are deletions when it is compacted.
+const DELETIONS_WINDOW: usize = 4_096;
 /// Bytes of a digest between two pauses.
 const DIGEST_PAUSE_BYTES: u64 = 256 << 10;
 /// Bytes of one write while a snapshot is installed.

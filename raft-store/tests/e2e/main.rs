@@ -9,3 +9,4 @@ mod common;
 mod moves;
 mod placement;
 mod rebuild;
+mod retention;

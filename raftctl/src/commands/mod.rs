@@ -92,7 +92,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Group::Seq(Counter::Show { counter }) => seq::show(&target()?, &counter).await,
         Group::Tenant(Tenant::Ls) => tenant::ls(&target()?).await,
         Group::Tenant(Tenant::Show { id }) => tenant::show(&target()?, id).await,
-        Group::Tenant(Tenant::Set { id, limits, dry_run }) => tenant::set(&target()?, id, limits, dry_run).await,
+        Group::Tenant(Tenant::Set { id, limits, dry_run, confirm }) => {
+            tenant::set(&target()?, id, limits, (dry_run, confirm)).await
+        }
         Group::Tenant(Tenant::Reset { id, dry_run }) => tenant::reset(&target()?, id, dry_run).await,
         Group::Auth(Auth::Inspect { keys }) => auth::inspect(&target()?, keys.as_deref()),
         Group::Auth(Auth::Keys { keys }) => auth::keys(&target()?, keys.as_deref()),

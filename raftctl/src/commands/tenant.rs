@@ -15,7 +15,7 @@ use crate::target::Target;
 /// `tenant ls`
 pub(super) async fn ls(target: &Target) -> Result<Exit, Failure> {
     let directory = store::directory(target.stores()?, &target.link).await?;
-    let mut list = List::new("TenantList", &["tenant", "limits of its own, per second and logic node"]);
+    let mut list = List::new("TenantList", &["tenant", "limits of its own"]);
     for record in &directory.tenants {
         let texts: Vec<String> = record.limits.iter().map(|(limit, rate)| format!("{}={rate}", limit.name())).collect();
         let limits: Map<String, Value> =
@@ -37,7 +37,7 @@ pub(super) async fn set(
     target: &Target,
     id: u32,
     limits: Vec<(Limit, Option<u32>)>,
-    dry_run: bool,
+    (dry_run, confirm): (bool, Option<u32>),
 ) -> Result<Exit, Failure> {
     let mut changes = BTreeMap::new();
     for (limit, rate) in limits {
@@ -45,7 +45,28 @@ pub(super) async fn set(
             return Err(Failure::usage(format!("{} is given twice", limit.name())));
         }
     }
+    let gives_up = changes.keys().any(|limit| limit.is_retention());
+    if gives_up && !dry_run {
+        check_confirmed(&record(target, id).await?, &changes, confirm)?;
+    }
     change(target, id, changes, dry_run).await
+}
+
+/// What is given up is gone for ever.
+fn check_confirmed(
+    before: &TenantRecord,
+    changes: &BTreeMap<Limit, Option<u32>>,
+    confirm: Option<u32>,
+) -> Result<(), Failure> {
+    let kept = |value: Option<u32>| value.unwrap_or(u32::MAX);
+    let keeps_less = |(limit, value): (&Limit, &Option<u32>)| {
+        limit.is_retention() && kept(*value) < kept(before.limits.get(limit).copied())
+    };
+    let id = before.id.0;
+    if !changes.iter().any(keeps_less) || confirm == Some(id) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("tenant {id} loses for ever what it keeps no more: say --confirm {id}")))
 }
 
 /// `tenant reset`
@@ -97,9 +118,10 @@ async fn record(target: &Target, id: u32) -> Result<TenantRecord, Failure> {
 
 /// All limits, and where they changed, what they were.
 fn print(target: &Target, kind: &'static str, before: &TenantRecord, after: &TenantRecord) -> Result<Exit, Failure> {
-    let mut list = List::new(kind, &["limit", "per second and logic node", "before", "what counts"]);
-    let text = |rate: Option<u32>| rate.map_or_else(|| "the node's own".to_owned(), |rate| rate.to_string());
+    let mut list = List::new(kind, &["limit", "value", "before", "what counts"]);
     for limit in Limit::ALL {
+        let unset = if limit.is_retention() { "everything is kept" } else { "the node's own" };
+        let text = |rate: Option<u32>| rate.map_or_else(|| unset.to_owned(), |rate| rate.to_string());
         let [was, is] = [before, after].map(|record| record.limits.get(limit).copied());
         let was_text = if was == is { "-".to_owned() } else { text(was) };
         list.push(
@@ -109,4 +131,25 @@ fn print(target: &Target, kind: &'static str, before: &TenantRecord, after: &Ten
     }
     list.print(target.output)?;
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_keeps_less_than_before_must_be_confirmed() {
+        let before = TenantRecord { id: TenantId(7), limits: BTreeMap::from([(Limit::RetentionAge, 1_000)]) };
+        let needs = |limit, value, confirm| {
+            let checked = check_confirmed(&before, &BTreeMap::from([(limit, value)]), confirm);
+            checked.map_err(|failure| assert_eq!(failure.exit, Exit::Usage)).is_err()
+        };
+        assert!(needs(Limit::RetentionAge, Some(999), None) && needs(Limit::RetentionAge, Some(999), Some(8)));
+        assert!(needs(Limit::RetentionInbox, Some(100), None), "everything was kept");
+        assert!(!needs(Limit::RetentionAge, Some(999), Some(7)));
+        for more in [Some(1_000), Some(1_001), None] {
+            assert!(!needs(Limit::RetentionAge, more, None), "{more:?}");
+        }
+        assert!(!needs(Limit::UserWrites, Some(0), None) && !needs(Limit::RetentionInbox, None, None));
+    }
 }

@@ -132,24 +132,32 @@ impl Report {
 
 /// Everything that a device gets.
 async fn through_the_gateway(device: &Device, bodies: &mut Bodies, report: &mut Report) -> Result<Inbox, Failure> {
-    let mut walk = Walk::default();
+    let mut walk: Option<Walk> = None;
     let mut entries = Vec::new();
     let mut from = None;
     loop {
         let page: Page = device.sync(from).await?;
         if page.too_long {
-            report.find(format!("entries below {} were trimmed; what is left is verified", page.trim));
+            // Trimmed since the page before: what is left is read from its start.
+            (walk, entries, from) = (None, Vec::new(), None);
+            *bodies = Bodies::default();
+            report.all.truncate(report.closed);
+            continue;
         }
+        let walk = walk.get_or_insert_with(|| Walk::from(page.trim));
         for (entry, body) in page.entries {
             walk.step(&entry, report);
             check_body(&entry, &body, report);
             bodies.note(&entry, &body);
             entries.push(entry);
         }
-        if page.chain != walk.chain {
+        if walk.knows_chain() && page.chain != walk.chain {
             report.find(format!("the page up to {} says another chain than its entries make", page.upto));
         }
         if !page.more {
+            if entries.is_empty() && page.trim < page.tail {
+                report.find(format!("there are no entries, and those from {} to {} are kept", page.trim, page.tail));
+            }
             if page.upto < page.tail {
                 report.find(format!("the last page ends at {}, below the tail {}", page.upto, page.tail));
             }

@@ -20,5 +20,6 @@ mod operator;
 mod raftctl;
 mod raw_frames;
 mod renewal;
+mod retention;
 mod sequence;
 mod tenant;

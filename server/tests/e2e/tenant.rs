@@ -76,10 +76,10 @@ async fn limits_of_a_tenant_hold_on_all_nodes_lose_nothing_and_survive_a_restart
 
     // What cannot be meant says so and changes nothing.
     for (arguments, code, text) in [
-        (&["set", "1"][..], 2, "NAME=PER_SECOND"),
+        (&["set", "1"][..], 2, "NAME=VALUE"),
         (&["set", "1", "speed=5"], 2, "tenant-writes-per-s"),
         (&["set", "1", "user-writes-per-s=-5"], 2, "no number"),
-        (&["set", "1", "user-writes-per-s"], 2, "NAME=PER_SECOND"),
+        (&["set", "1", "user-writes-per-s"], 2, "NAME=VALUE"),
         (&["set", "1", "user-writes-per-s=5", "user-writes-per-s=6"], 2, "twice"),
         (&["set", "4294967295", "user-writes-per-s=5"], 2, "no tenant"),
         (&["show", "acme"], 2, "acme"),

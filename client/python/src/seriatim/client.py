@@ -311,7 +311,9 @@ class Client:
             group=group.key,
             members=[check_name(member) for member in members],
         )
-        return await (await self._ask(Way.LANE, pb.ClientFrame(create_group=create), _committed))
+        committed = await (await self._ask(Way.LANE, pb.ClientFrame(create_group=create), _committed))
+        self._pilot.saw(group, committed.seq)
+        return committed
 
     async def change_members(
         self,
@@ -322,16 +324,19 @@ class Client:
         message_id: bytes | None = None,
         known: int | None = None,
     ) -> Committed:
-        """Adds and removes members of a group. With a message id and `known` of one's own it may be called again after
-        an unknown outcome."""
+        """Adds and removes members of a group. With a message id of one's own it may be called again after an unknown
+        outcome, with the same `known`: the group's tail that was known before the first attempt, as `prepare` has
+        it."""
         change = pb.ChangeMembers(
             message_id=check_id(message_id or new_message_id()),
             conversation=conversation_to_wire(group),
             add=[check_name(member) for member in add],
             remove=[check_name(member) for member in remove],
-            known=known or 0,
+            known=(self._pilot.known(group) if known is None else known) or 0,
         )
-        return await (await self._ask(Way.LANE, pb.ClientFrame(change_members=change), _committed))
+        committed = await (await self._ask(Way.LANE, pb.ClientFrame(change_members=change), _committed))
+        self._pilot.saw(group, committed.seq)
+        return committed
 
     # ---- receiving ----
 
@@ -384,7 +389,9 @@ class Client:
             return HistoryPage.from_wire(_body(frame, "history_page").history_page)
 
         page = await (await self._ask(Way.CALL, pb.ClientFrame(history=asked), take))
-        self._pilot.saw_all(page.entries)
+        # From its start, the end of a page is a place of the conversation, also if nothing of it is kept.
+        if page.entries or not from_seq:
+            self._pilot.saw(_conversation(conversation), page.upto - 1)
         return page
 
     # ---- marks ----
@@ -413,7 +420,10 @@ class Client:
         def take(frame: pb.ServerFrame) -> ListPage:
             return ListPage.from_wire(_body(frame, "list_page").list_page)
 
-        return await (await self._ask(Way.CALL, pb.ClientFrame(list=pb.List(after=place, limit=limit)), take))
+        page = await (await self._ask(Way.CALL, pb.ClientFrame(list=pb.List(after=place, limit=limit)), take))
+        for listed in page.conversations:
+            self._pilot.saw(listed.conversation, listed.last)
+        return page
 
     async def status(self) -> StatusPage:
         """Where the inbox and its devices stand."""

@@ -61,6 +61,11 @@ enum Step {
         conversation: usize,
         user: usize,
     },
+    Trim {
+        conversation: usize,
+        user: Option<usize>,
+        upto: u64,
+    },
     EndLease,
     Stale {
         conversation: usize,
@@ -87,6 +92,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0..4usize, 0..3usize, 1..20u32).prop_map(|(user, conversation, seqs)| Step::Reserve { user, conversation, seqs }),
         1 => (0..3usize, 0..10u64).prop_map(|(conversation, all)| Step::Delivered { conversation, all }),
         1 => (0..3usize, 0..4usize).prop_map(|(conversation, user)| Step::Reclaim { conversation, user }),
+        1 => (0..3usize, proptest::option::of(0..4usize), 1..30u64)
+            .prop_map(|(conversation, user, upto)| Step::Trim { conversation, user, upto }),
         1 => Just(Step::EndLease),
         1 => (0..3usize, 0..3u64, 0..5u64).prop_map(|(conversation, epochs, n)| Step::Stale { conversation, epochs, n }),
     ]
@@ -197,6 +204,13 @@ fn commands(world: &mut World, step: &Step) -> Vec<Command> {
         Step::Reclaim { conversation, user } => [home(&names[*conversation]), slot_of_user(&users[*user])]
             .map(|slot| Command::Claim { slot, lease: world.lease, seen: world.epoch(slot) })
             .to_vec(),
+        Step::Trim { conversation, user, upto } => {
+            let namespace = match user {
+                Some(user) => Namespace::inbox(TENANT, users[*user].clone()),
+                None => Namespace::conversation(TENANT, names[*conversation].clone()),
+            };
+            vec![Command::Trim { namespace, upto: seq(*upto) }]
+        }
         Step::EndLease => vec![Command::ExpireLease { lease: world.lease }, Command::OpenLease { node: NodeId(2) }],
         Step::Stale { conversation, epochs, n } => {
             let slot = home(&names[*conversation]);
@@ -226,10 +240,23 @@ fn is_in_a_stay(world: &World, name: &ConversationId, user: &UserId, seq: Seq) -
     world.conversation(name).is_some_and(|state| state.stays.iter().any(covers))
 }
 
-/// Every inbox holds, of each conversation, a prefix of what its user is owed, in order.
+/// The first kept entry of a sequence.
+fn trim_of(view: &MemoryView, namespace: Namespace) -> Seq {
+    match read(view, GROUP, &Read::Namespace(namespace)).unwrap() {
+        ReadOutcome::Namespace(state) => state.map_or(Seq::FIRST, |state| state.trim),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Every inbox holds, of each conversation, a prefix of what its user is owed, in order. Where something was trimmed,
+/// nobody can say.
 fn assert_inboxes_are_prefixes(world: &World) {
     for name in conversations() {
         for user in USERS.map(user) {
+            let trims = [Namespace::conversation(TENANT, name.clone()), Namespace::inbox(TENANT, user.clone())];
+            if trims.map(|namespace| trim_of(&world.view, namespace)) != [Seq::FIRST; 2] {
+                continue;
+            }
             let owed = owed_entries(world, &name, &user);
             let (_, entries) = world.inbox(&user);
             let got = entries.into_iter().filter(|e| e.conversation == name).map(|e| e.entry);
@@ -256,16 +283,25 @@ fn assert_rising(before: &MemoryView, after: &MemoryView) {
     use crate::Row;
     for (key, old) in &before.rows {
         let Some(new) = after.rows.get(key) else {
-            assert!(matches!(old, Row::Lease(_) | Row::Pending | Row::Reaction(_)), "{key:?} is gone");
+            assert!(
+                matches!(old, Row::Lease(_) | Row::Pending | Row::Reaction(_)) || is_trimmed(after, key, old),
+                "{key:?} is gone"
+            );
             continue;
         };
         match (old, new) {
             (Row::Namespace(old), Row::Namespace(new)) => {
                 assert!(old.ceiling <= new.ceiling && old.tail <= new.tail && old.base <= new.base);
+                assert!(old.trim <= new.trim, "I4");
             }
             (Row::Conversation(old), Row::Conversation(new)) => {
+                // What a target slot may still be owed is there.
+                let kept = new.delivered.behind.iter().map(|(_, at)| *at).fold(new.delivered.all, Option::min);
+                let moved = old.namespace.trim < new.namespace.trim;
+                assert!(!moved || !new.pending || Some(new.namespace.trim) <= kept.map(Seq::next), "I9");
                 let (old, new) = (old.namespace, new.namespace);
                 assert!(old.ceiling <= new.ceiling && old.tail <= new.tail && old.base <= new.base);
+                assert!(old.trim <= new.trim, "I4");
             }
             (Row::Cursor(old), Row::Cursor(new)) => assert!(old <= new, "I11"),
             (Row::Last(old), Row::Last(new)) => assert!(old.last <= new.last, "I9"),
@@ -281,6 +317,24 @@ fn assert_rising(before: &MemoryView, after: &MemoryView) {
             _ => {}
         }
     }
+}
+
+/// May the row be gone because trim has passed it?
+fn is_trimmed(after: &MemoryView, key: &crate::Key, old: &crate::Row) -> bool {
+    use crate::row::DedupeRow;
+    use crate::{Item, Row, Scope};
+    let Scope::Tenant(_, item) = &key.scope else { return false };
+    let (namespace, place) = match (item, old) {
+        (Item::Inbox(user, seq), _) => (Namespace::inbox(TENANT, user.clone()), *seq),
+        (Item::Dedupe(of, ..), Row::Dedupe(DedupeRow::Committed { seq, .. } | DedupeRow::Cancelled { place: seq })) => {
+            (Namespace::conversation(TENANT, of.clone()), *seq)
+        }
+        (Item::Message(of, seq) | Item::Amended(of, seq) | Item::Pin(of, seq) | Item::Tombstone(of, seq, ..), _) => {
+            (Namespace::conversation(TENANT, of.clone()), *seq)
+        }
+        _ => return false,
+    };
+    place < trim_of(after, namespace)
 }
 
 /// A world that owns and holds the slots of the history only: its views are compared and cloned often.

@@ -461,6 +461,7 @@ fn a_replica_can_be_spared_only_while_a_sound_majority_of_others_runs() {
         damaged: false,
         domain: None,
         meta_replicas: vec![],
+        unix_ms: 0,
     };
     let spares_after = |meta: &Meta, before: &[StoreStatus], now: &[StoreStatus]| {
         can_spare(&meta.directory(), GroupId(1), replicas[0].id, before, now)

@@ -30,8 +30,8 @@ struct Made {
 
 /// Counts again. `entries` and `listing` are of one moment. Of what was trimmed nobody can: the first entry that is
 /// kept of each conversation is believed then.
-pub(super) fn count(entries: &[InboxEntry], listing: &Listing, report: &mut Report) {
-    let is_whole = entries.first().is_none_or(|first| first.prev_seq.is_none());
+pub(super) fn count(entries: &[InboxEntry], trim: Seq, listing: &Listing, report: &mut Report) {
+    let is_whole = entries.first().map_or(trim == Seq::FIRST, |first| first.prev_seq.is_none());
     let mut made: BTreeMap<&ConversationId, Made> = BTreeMap::new();
     for entry in entries {
         let is_known = is_whole || made.contains_key(&entry.conversation);
@@ -54,7 +54,7 @@ pub(super) fn count(entries: &[InboxEntry], listing: &Listing, report: &mut Repo
         let of = made.remove(&listed.conversation);
         read_of_all += listed.read.map_or(0, |read| read.messages);
         if is_whole || of.is_some() {
-            compare(listed, &of.unwrap_or_default(), entries, report);
+            compare(listed, &of.unwrap_or_default(), entries, trim, report);
         }
     }
     for conversation in made.keys() {
@@ -65,13 +65,15 @@ pub(super) fn count(entries: &[InboxEntry], listing: &Listing, report: &mut Repo
     }
 }
 
-fn compare(listed: &Listed, made: &Made, entries: &[InboxEntry], report: &mut Report) {
+fn compare(listed: &Listed, made: &Made, entries: &[InboxEntry], trim: Seq, report: &mut Report) {
     let conversation = &listed.conversation;
     if listed.messages != made.messages {
         let (said, there) = (listed.messages, made.messages);
         report.find(format!("the list counts {said} messages of {conversation}, there are {there}"));
     }
-    if listed.inbox_seq != made.newest.map(|(seq, _)| seq) {
+    // The newest may be trimmed, and a mark of the conversation be kept.
+    let newest_is_trimmed = made.newest.is_none() && listed.inbox_seq.is_some_and(|seq| seq < trim);
+    if !newest_is_trimmed && listed.inbox_seq != made.newest.map(|(seq, _)| seq) {
         report.find(format!("the list does not name the newest entry of {conversation}"));
     }
     if made.newest.is_some_and(|(_, of_conversation)| of_conversation > listed.last) {
@@ -117,8 +119,14 @@ mod tests {
     }
 
     fn findings(entries: &[InboxEntry], listing: &Listing) -> Vec<String> {
+        // What is missing at its start was trimmed.
+        let trim = entries.first().filter(|first| first.prev_seq.is_some()).map_or(Seq::FIRST, |first| first.seq);
+        findings_behind(entries, trim, listing)
+    }
+
+    fn findings_behind(entries: &[InboxEntry], trim: Seq, listing: &Listing) -> Vec<String> {
         let mut report = Report::default();
-        count(entries, listing, &mut report);
+        count(entries, trim, listing, &mut report);
         report.all
     }
 
@@ -129,6 +137,14 @@ mod tests {
         assert_eq!(findings(&entries[1..], &listing), [""; 0]);
         assert_eq!(findings(&entries[4..], &listing), [""; 0], "the mark's entry is trimmed");
         assert_eq!(findings(&[], &Listing::default()), [""; 0]);
+        let all = entries[4].seq.next();
+        assert_eq!(findings_behind(&[], all, &listing), [""; 0], "everything is trimmed");
+        // A mark is kept, and the newest message of its conversation is not.
+        let mut mark = entries[4].clone();
+        (mark.seq, mark.prev_seq, mark.entry.kind) = (all, Some(entries[4].seq), Kind::Read);
+        assert_eq!(findings_behind(&[mark.clone()], all, &listing), [""; 0]);
+        let said = findings_behind(&[mark], entries[4].seq, &listing);
+        assert!(said.iter().any(|finding| finding.contains("newest")), "it is not trimmed: {said:?}");
     }
 
     #[test]

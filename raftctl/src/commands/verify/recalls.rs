@@ -4,11 +4,11 @@
 //! of the inbox itself, and, for what its owner was not told of (who left before the recall, or to whom it has not been
 //! delivered yet), what the conversation's own rows say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seriatim_proto::command::Kind;
 use seriatim_proto::hash;
-use seriatim_proto::ids::{ConversationId, Seq};
+use seriatim_proto::ids::{ConversationId, Namespace, Seq};
 use seriatim_proto::meta::Directory;
 use seriatim_proto::store::{InboxEntry, Read, ReadOutcome};
 
@@ -28,12 +28,17 @@ pub(super) struct Bodies {
     /// entries with a body, and the messages whose it is
     here: Vec<(Seq, Message)>,
     erased: Vec<(Seq, Message)>,
+    /// entries whose bodies are said to be trimmed, and their own places
+    trimmed: Vec<(Seq, Message)>,
 }
 
 impl Bodies {
     /// Notes an entry and its body.
     pub(super) fn note(&mut self, entry: &InboxEntry, body: &Body) {
         let of = |message: Seq| (entry.conversation.clone(), message);
+        if let Body::Missing("trimmed") = body {
+            self.trimmed.push((entry.seq, of(entry.entry.seq)));
+        }
         let message = match entry.entry.kind {
             Kind::Message => of(entry.entry.seq),
             Kind::Edit { target } => of(target),
@@ -76,17 +81,46 @@ pub(super) async fn check(
         }
     }
     for (seq, (conversation, message)) in bodies.too_few() {
-        let group = store::group_of(directory, hash::conversation_slot(target.tenant, conversation))?;
         let read = Read::Amendments { tenant: target.tenant, conversation: conversation.clone(), target: *message };
-        let outcomes = store::read_at_leader(target.stores()?, group, &[read], &target.link).await?;
+        let (trim, outcomes) = with_trim(target, directory, conversation, vec![read]).await?;
         let Some(ReadOutcome::Amendments(amendments)) = outcomes.into_iter().next() else {
             return Err(Failure::internal("the group's leader answered something else than was asked"));
         };
-        if amendments.recalled.is_none() {
+        // What is known of a message goes with it, and its edits may be kept.
+        if amendments.recalled.is_none() && *message >= trim {
             report.find(format!("entry {seq}: the body is erased, and nobody has recalled the message"));
         }
     }
+    let mut trims = BTreeMap::new();
+    for (seq, (conversation, message)) in &bodies.trimmed {
+        let trim = match trims.get(conversation) {
+            Some(trim) => *trim,
+            None => with_trim(target, directory, conversation, Vec::new()).await?.0,
+        };
+        trims.insert(conversation, trim);
+        if *message >= trim {
+            report.find(format!(
+                "entry {seq}: the body is said to be trimmed, and {conversation} is kept from {trim} on"
+            ));
+        }
+    }
     Ok(())
+}
+
+/// The first kept entry of a conversation, and what else was asked of its group's leader.
+async fn with_trim(
+    target: &Target,
+    directory: &Directory,
+    conversation: &ConversationId,
+    mut reads: Vec<Read>,
+) -> Result<(Seq, Vec<ReadOutcome>), Failure> {
+    let group = store::group_of(directory, hash::conversation_slot(target.tenant, conversation))?;
+    reads.push(Read::Namespace(Namespace::conversation(target.tenant, conversation.clone())));
+    let mut outcomes = store::read_at_leader(target.stores()?, group, &reads, &target.link).await?;
+    match outcomes.pop() {
+        Some(ReadOutcome::Namespace(row)) => Ok((row.map_or(Seq::FIRST, |row| row.trim), outcomes)),
+        _ => Err(Failure::internal("the group's leader answered something else than was asked")),
+    }
 }
 
 #[cfg(test)]

@@ -85,17 +85,18 @@ fn lag(survey: &Survey, store: StoreId, group: GroupId) -> Lag {
 async fn from_replica(target: &Target, address: &str, group: GroupId, user: &UserId) -> Result<Inbox, Failure> {
     let mut inbox = Inbox { entries: Vec::new(), trim: Seq::FIRST, tail: Seq::FIRST, listing: None };
     loop {
-        let read = Read::Inbox {
-            tenant: target.tenant,
-            user: user.clone(),
-            from: inbox.entries.last().map(|entry| entry.seq.next()),
-            limit: READ_ROWS_MAX,
-        };
+        let from = inbox.entries.last().map(|entry| entry.seq.next());
+        let read = Read::Inbox { tenant: target.tenant, user: user.clone(), from, limit: READ_ROWS_MAX };
         let ReadOutcome::Inbox { state, entries: rows } = ask(target, address, group, read).await? else {
             return Err(Failure::internal(OTHERWISE));
         };
         if let Some(state) = state {
             (inbox.trim, inbox.tail) = (state.trim, state.tail);
+        }
+        if from.is_some_and(|from| from < inbox.trim) {
+            // Trimmed since the last page: what comes now does not follow from it.
+            inbox.entries.clear();
+            continue;
         }
         if rows.is_empty() {
             inbox.listing = listing(target, address, group, user, inbox.tail).await?;
@@ -151,12 +152,12 @@ fn missing_end(synced: &Inbox, replica: &Inbox) -> usize {
 /// A replica may be ahead of the sync that was read before, and it may be behind if it has not applied as much as the
 /// leader. Where both should have entries, they have them and they are the same.
 pub(super) fn compare(synced: &Inbox, replica: &Inbox, lag: Option<Lag>, report: &mut Report) {
-    let mut walk = Walk::default();
+    let mut walk = Walk::from(replica.trim);
     for entry in &replica.entries {
         walk.step(entry, report);
     }
     if let Some(listing) = &replica.listing {
-        count(&replica.entries, listing, report);
+        count(&replica.entries, replica.trim, listing, report);
     }
     let Some(last) = replica.entries.last().map(|entry| entry.seq) else {
         if replica.tail > Seq::FIRST && replica.trim < replica.tail {

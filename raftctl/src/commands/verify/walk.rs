@@ -21,6 +21,8 @@ pub(super) fn check_body(entry: &InboxEntry, body: &Body, report: &mut Report) {
         }
         // What was recalled is proved by its header alone: the hash stays, and the chain binds it.
         Body::Missing("erased") if entry.entry.kind.has_own_body() => {}
+        // Its conversation says whether that is so (recalls.rs).
+        Body::Missing("trimmed") => {}
         Body::Missing(why) => report.find(format!("{at}: the body is {why}")),
         Body::Here { .. } => {}
     }
@@ -29,6 +31,8 @@ pub(super) fn check_body(entry: &InboxEntry, body: &Body, report: &mut Report) {
 /// Recomputes links and counts along an inbox.
 #[derive(Default)]
 pub(super) struct Walk {
+    /// entries below were trimmed: the first that is kept is believed
+    trim: Option<Seq>,
     last: Option<Seq>,
     pub(super) chain: Chain,
     ordinal: u64,
@@ -37,12 +41,25 @@ pub(super) struct Walk {
 }
 
 impl Walk {
+    /// Along what is kept from `trim` on.
+    pub(super) fn from(trim: Seq) -> Self {
+        Self { trim: Some(trim).filter(|trim| *trim > Seq::FIRST), ..Self::default() }
+    }
+
+    /// Does it know the chain at the place where it is?
+    pub(super) fn knows_chain(&self) -> bool {
+        self.trim.is_none() || self.last.is_some()
+    }
+
     pub(super) fn step(&mut self, entry: &InboxEntry, report: &mut Report) {
         let at = format!("entry {}", entry.seq);
         if self.last.is_some_and(|last| entry.seq <= last) {
             report.find(format!("{at}: out of order, it comes behind {}", self.last.unwrap_or(entry.seq)));
         }
-        if entry.prev_seq != self.last {
+        let is_first_kept = self.last.is_none() && entry.prev_seq.is_some() && entry.prev_seq < self.trim;
+        if is_first_kept {
+            self.ordinal = entry.ordinal.saturating_sub(u64::from(entry.entry.kind == Kind::Message));
+        } else if entry.prev_seq != self.last {
             report
                 .find(format!("{at}: its link leads to {:?}, the entry before it is {:?}", entry.prev_seq, self.last));
         }
@@ -50,7 +67,7 @@ impl Walk {
         if entry.ordinal != ordinal {
             report.find(format!("{at}: it counts {} messages, there are {ordinal}", entry.ordinal));
         }
-        if entry.link_from(self.chain) != entry.chain {
+        if !is_first_kept && entry.link_from(self.chain) != entry.chain {
             report.find(format!("{at}: the chain is broken"));
         }
         // Marks come from no conversation, and have no ids.
@@ -107,6 +124,25 @@ pub(super) mod tests {
         let (mut walk, mut report) = (Walk::default(), Report::default());
         entries.iter().for_each(|entry| walk.step(entry, &mut report));
         report.all.len()
+    }
+
+    #[test]
+    fn what_is_kept_behind_a_trim_is_sound_and_what_was_lost_is_not() {
+        let entries = inbox(6);
+        let findings = |kept: &[InboxEntry], trim: u64| {
+            let (mut walk, mut report) = (Walk::from(Seq::new(trim).unwrap()), Report::default());
+            kept.iter().for_each(|entry| walk.step(entry, &mut report));
+            report.all.len()
+        };
+        // Their seqs are 2, 4, 6 …
+        assert_eq!([findings(&entries, 1), findings(&entries[2..], 6), findings(&entries[2..], 5)], [0; 3]);
+        assert_eq!(findings(&entries, 6), 0, "they were read before they were trimmed");
+        assert!(findings(&entries[2..], 1) > 0, "nothing was trimmed, and two are gone");
+        assert!(findings(&entries[3..], 5) > 0, "trimmed up to the third, and that is gone");
+        let mut wrong = entries.clone();
+        wrong[4].chain = Chain::default();
+        assert!(findings(&wrong[2..], 6) > 0);
+        assert!(!Walk::from(Seq::new(6).unwrap()).knows_chain() && Walk::from(Seq::FIRST).knows_chain());
     }
 
     #[test]
