@@ -191,7 +191,9 @@ impl GroupRows {
     pub(crate) fn spill_if_full(&self, state: &StateDb) -> Result<usize, Fatal> {
         let mut held = self.held.lock();
         let unwritten = &held.unwritten;
-        if unwritten.len() < SPILL_ROWS && unwritten.log_bytes < SPILL_LOG_BYTES {
+        // Rows that are written again and again until then are written once: the more gathers, the less is written.
+        let (rows_max, log_bytes_max) = gathered_max(state.group_count());
+        if unwritten.len() < rows_max && unwritten.log_bytes < log_bytes_max {
             return Ok(0);
         }
         self.write(state, &mut held)
@@ -224,19 +226,28 @@ impl GroupRows {
         let Some(position) = held.unwritten.position.take() else { return Ok(0) };
         // Until they are written, the rows are nowhere: after a failure or a panic in between the group stays torn.
         held.torn = true;
-        let Unwritten { rows, ranged, .. } = std::mem::take(&mut held.unwritten);
+        let Unwritten { rows, ranged, log_bytes, .. } = std::mem::take(&mut held.unwritten);
         let count = rows.len() + ranged.len();
-        let mut batch = WriteBatch::default();
-        let (mut key_bytes, mut row_bytes) = (Vec::new(), Vec::new());
+        // About what the rows of so much log take.
+        let mut batch = WriteBatch::with_capacity_bytes(usize::try_from(log_bytes).unwrap_or(0) * 2);
+        let mut row_bytes = Vec::new();
+        // In the order of their keys: a memtable finds the place of a row fast near that of the row before.
+        let mut all_keys = Vec::with_capacity(count * 64);
+        let mut order = Vec::with_capacity(count);
         for (key, row) in rows.iter().chain(&ranged) {
-            key_bytes.clear();
-            keys::encode_into(key, &mut key_bytes);
+            let from = all_keys.len();
+            keys::encode_into(key, &mut all_keys);
+            order.push((from, all_keys.len(), row));
+        }
+        order.sort_unstable_by(|one, other| all_keys[one.0..one.1].cmp(&all_keys[other.0..other.1]));
+        for (from, end, row) in order {
+            let key_bytes = &all_keys[from..end];
             match row {
                 Some(row) => {
                     row_bytes = codec::encode_in(row, row_bytes);
-                    batch.put(&key_bytes, &row_bytes);
+                    batch.put(key_bytes, &row_bytes);
                 }
-                None => batch.delete(&key_bytes),
+                None => batch.delete(key_bytes),
             }
         }
         batch.put(keys::position_key(self.group), position);
@@ -348,10 +359,20 @@ impl View for Chunk<'_> {
 
 /// Rows of one generation of a group's cache.
 const GENERATION_ROWS: usize = 32 << 10;
-/// Unwritten rows at which a group's are written: few enough that nobody waits long for it.
-const SPILL_ROWS: usize = 2_048;
-/// Log bytes in unwritten rows at which they are written: bodies are of many sizes.
-const SPILL_LOG_BYTES: u64 = 1 << 20;
+/// Unwritten rows and their log bytes at which a group's are written, when so many groups share the memory.
+fn gathered_max(groups: usize) -> (usize, u64) {
+    let rows = (GATHERED_ROWS / groups.max(1)).clamp(GATHERED_ROWS_GROUP_MIN, GATHERED_ROWS_GROUP_MAX);
+    (rows, rows as u64 * GATHERED_BYTES_PER_ROW)
+}
+
+/// Unwritten rows of all groups: some 20 MiB in memory.
+const GATHERED_ROWS: usize = 32 << 10;
+/// Of one group at least, however many there are: below, rows are hardly ever met twice.
+const GATHERED_ROWS_GROUP_MIN: usize = 512;
+/// Of one group at most: a view waits until they are written, some 15 ms.
+const GATHERED_ROWS_GROUP_MAX: usize = 8 << 10;
+/// Log bytes for each row at which a group's rows are written though they are fewer: bodies are of many sizes.
+const GATHERED_BYTES_PER_ROW: u64 = 512;
 
 #[cfg(test)]
 mod tests {

@@ -123,6 +123,11 @@ impl StateDb {
         Arc::clone(self.groups.lock().entry(group).or_insert_with(|| Arc::new(GroupRows::new(group))))
     }
 
+    /// How many groups share what may gather.
+    pub(crate) fn group_count(&self) -> usize {
+        self.groups.lock().len()
+    }
+
     /// The rows that are written.
     pub(crate) fn reader(&self) -> DbReader<'_> {
         DbReader { db: &self.db, snapshot: None }
@@ -676,8 +681,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = open(dir.path());
         let rows = state.rows(GROUP);
-        keep(&state, 1, &(0..3_000).map(|slot| (Key::holder(SlotId(slot)), Some(slot_row(1)))).collect::<Vec<_>>());
-        assert_eq!(rows.spill_if_full(&state).unwrap(), 3_000);
+        // What may gather is shared by the groups.
+        (2..=11).for_each(|group| drop(state.rows(GroupId(group))));
+        keep(&state, 1, &(0..2_900).map(|slot| (Key::holder(SlotId(slot)), Some(slot_row(1)))).collect::<Vec<_>>());
+        assert_eq!(rows.spill_if_full(&state).unwrap(), 0);
+        drop(state.rows(GroupId(12)));
+        assert_eq!(rows.spill_if_full(&state).unwrap(), 2_900);
         assert_eq!(rows.spill_if_full(&state).unwrap(), 0);
         let chunk = rows.chunk(&state).unwrap();
         chunk.keep(vec![2], 2 << 20);
