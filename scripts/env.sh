@@ -31,6 +31,10 @@ use_rocksdb() {
   export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
 
+# Where a system is that benchmarks measure beside ours: this machine's own, or what scripts/setup unpacked.
+PEERS=$SERIATIM_CACHE/peers
+peer_program() { PATH=$PATH:$PEERS/usr/bin:$PEERS/usr/sbin command -v "$1"; }
+
 # Node for the TypeScript SDK, 20 or newer; some Debians have an older one, and then scripts/setup puts one into the cache.
 NODE_TOOLS=$SERIATIM_CACHE/tools/node
 has_node() { [ "$(node -p 'Number(process.versions.node.split(".")[0]) >= 20' 2>/dev/null)" = true ]; }

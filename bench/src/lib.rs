@@ -5,7 +5,7 @@
 //!
 //! # Reading order
 //! [`source`] → [`script`] → [`record`] → [`check`]; then [`replay`]. Apart from them: [`e2e`], [`connections`],
-//! [`transports`].
+//! [`transports`], [`store`], [`seq`].
 #![forbid(unsafe_code)]
 
 pub mod check;
@@ -13,8 +13,12 @@ pub mod connections;
 mod device;
 pub mod e2e;
 mod gateway;
+mod load;
 pub mod record;
 pub mod replay;
 pub mod script;
+pub mod seq;
+mod servers;
 pub mod source;
+pub mod store;
 pub mod transports;

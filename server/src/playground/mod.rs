@@ -40,11 +40,11 @@ pub(crate) struct PlaygroundOptions {
     /// stores
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
     pub(crate) stores: u32,
-    /// logic nodes
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
+    /// logic nodes; 0 for stores alone
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=9))]
     pub(crate) logic: u32,
-    /// gateways
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9))]
+    /// gateways; they need logic nodes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=9))]
     pub(crate) gateways: u32,
     /// data groups
     #[arg(long, default_value_t = limits::GROUPS_DEFAULT)]
@@ -65,6 +65,10 @@ pub(crate) struct PlaygroundOptions {
 
 /// Runs a playground until it is told to stop.
 pub(crate) async fn run(options: PlaygroundOptions) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        options.logic > 0 || options.gateways == 0,
+        "gateways need a logic node: --gateways 0, or --logic 1"
+    );
     let began = Instant::now();
     let stop = stop::wait(options.exit_with_parent);
     let mut layout = Layout::open(&options)?;
@@ -102,6 +106,10 @@ async fn start(layout: &mut Layout, nodes: &Nodes) -> anyhow::Result<()> {
     layout.save_cluster(cluster)?;
     nodes.start_all(PlaygroundRole::Logic).await?;
     nodes.start_all(PlaygroundRole::Gateway).await?;
+    if layout.addresses(PlaygroundRole::Logic).is_empty() {
+        // Nobody would claim a slot.
+        return Ok(());
+    }
     wait_until_held(nodes.mtls(), &stores, layout.file.groups).await
 }
 

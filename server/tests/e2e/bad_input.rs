@@ -200,6 +200,18 @@ async fn a_gateway_of_its_own_makes_a_development_ca_on_first_start() {
 }
 
 #[test]
+fn a_playground_of_gateways_without_logic_nodes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("playground");
+    let data_option = data.display().to_string();
+    let options = ["playground", "--data", &data_option, "--logic", "0"];
+    let (exit, stdout, stderr) = run(Path::new(SERIATIM), &options);
+    assert_eq!(exit, Some(1));
+    assert!(stdout.is_empty() && stderr.contains("--gateways 0"), "{stderr}");
+    assert!(!data.exists(), "nothing was made");
+}
+
+#[test]
 fn plaintext_must_be_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().display().to_string();
