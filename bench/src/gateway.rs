@@ -38,19 +38,14 @@ impl Gateway {
 
     /// The processor time that it has used.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        cpu_of(self.pid)
+        let mut used = Duration::ZERO;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid)).context("the gateway's threads")? {
+            let path = thread?.path().join("schedstat");
+            let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+            used += time_on_cpu(&text)?;
+        }
+        Ok(used)
     }
-}
-
-/// The processor time that the threads of a process have used.
-pub(crate) fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
-    let mut used = Duration::ZERO;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).context("the threads of a process")? {
-        let path = thread?.path().join("schedstat");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-        used += time_on_cpu(&text)?;
-    }
-    Ok(used)
 }
 
 fn anonymous_bytes(status: &str) -> anyhow::Result<u64> {

@@ -43,7 +43,8 @@ pub(crate) struct Times {
     pub(crate) acked: u64,
     /// the measured time
     pub(crate) over: Duration,
-    /// of each of these: from the moment that it was due or sent to its answer, rising
+    /// at full speed of each of these, from when it was sent; of offered ones of each that was due within the measured
+    /// time, from then; to its answer, rising
     pub(crate) took: Vec<Duration>,
 }
 
@@ -79,14 +80,16 @@ impl Numbers {
 pub(crate) async fn run(system: &mut impl System, numbers: &mut Numbers, phase: Phase) -> anyhow::Result<Times> {
     let began = Instant::now();
     let (from, end) = (began + phase.warm_up, began + phase.warm_up + phase.measured);
-    let pacer = phase.rate.map(|rate| Pacer::start(began, rate)).transpose()?;
+    let pacer = phase.rate.map(|rate| Pacer::start(began, end, rate)).transpose()?;
     let mut open: HashMap<u64, Instant> = HashMap::with_capacity(phase.in_flight);
     let mut sent = 0u64;
     let mut times = Times { acked: 0, over: phase.measured, took: Vec::new() };
     let mut answered = Vec::new();
     loop {
         let now = Instant::now();
-        while now < end && open.len() < phase.in_flight {
+        // All that was offered is asked, however late: it counts.
+        let is_over = now >= end && pacer.as_ref().is_none_or(|pacer| pacer.has_ended() && sent >= pacer.due());
+        while !is_over && open.len() < phase.in_flight {
             let due = match &pacer {
                 None => now,
                 Some(pacer) if sent < pacer.due() => pacer.due_at(sent),
@@ -98,10 +101,10 @@ pub(crate) async fn run(system: &mut impl System, numbers: &mut Numbers, phase: 
             sent += 1;
         }
         system.flush().await?;
-        if now >= end && open.is_empty() {
+        if is_over && open.is_empty() {
             break;
         }
-        let may_send = now < end && open.len() < phase.in_flight;
+        let may_send = !is_over && open.len() < phase.in_flight;
         tokio::select! {
             biased;
             result = system.answers(&mut answered) => result?,
@@ -113,6 +116,10 @@ pub(crate) async fn run(system: &mut impl System, numbers: &mut Numbers, phase: 
             let due = open.remove(&number).with_context(|| format!("call {number} was answered twice"))?;
             if from <= now && now < end {
                 times.acked += 1;
+            }
+            // At full speed by its answer, offered by when it was due, whenever that was answered.
+            let counts_at = if pacer.is_some() { due } else { now };
+            if from <= counts_at && counts_at < end {
                 times.took.push(now.saturating_duration_since(due));
             }
         }
@@ -159,7 +166,7 @@ struct Shared {
 }
 
 impl Pacer {
-    fn start(began: Instant, rate: f64) -> anyhow::Result<Self> {
+    fn start(began: Instant, end: Instant, rate: f64) -> anyhow::Result<Self> {
         let (shared, tick) = (Arc::<Shared>::default(), Arc::<Notify>::default());
         let (theirs, ticks) = (Arc::clone(&shared), Arc::clone(&tick));
         let run = move || {
@@ -167,9 +174,13 @@ impl Pacer {
                 let due = theirs.due.load(Ordering::Relaxed) + 1;
                 // Several that are due within a tick go together.
                 let at = (began + Duration::from_secs_f64((due - 1) as f64 / rate)).max(Instant::now() + TICK);
-                std::thread::sleep(at.saturating_duration_since(Instant::now()));
-                let due = (began.elapsed().as_secs_f64() * rate) as u64 + 1;
+                std::thread::sleep(at.min(end).saturating_duration_since(Instant::now()));
+                let now = Instant::now().min(end);
+                let due = ((now - began).as_secs_f64() * rate) as u64 + 1;
                 theirs.due.store(due, Ordering::Relaxed);
+                if now == end {
+                    theirs.ended.store(true, Ordering::Release);
+                }
                 ticks.notify_one();
             }
         };
@@ -180,6 +191,11 @@ impl Pacer {
     /// How many are due by now.
     fn due(&self) -> u64 {
         self.shared.due.load(Ordering::Relaxed)
+    }
+
+    /// Nothing more comes to be due.
+    fn has_ended(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
     }
 
     fn due_at(&self, call: u64) -> Instant {
@@ -269,10 +285,11 @@ mod tests {
         let measured = Duration::from_millis(400);
         let phase = Phase { in_flight: 1, rate: Some(400.0), warm_up: Duration::ZERO, measured };
         let times = run(&mut system, &mut numbers, phase).await.unwrap();
-        assert!(times.percentile_ms(100.0) > 100.0, "{:?}", times.took.last());
+        assert!(times.percentile_ms(100.0) > 300.0, "those at the end count too: {:?}", times.took.last());
+        assert_eq!((numbers.next, times.took.len()), (161, 160), "all that was offered before the end");
         let (mut system, mut numbers) = (slow(), Numbers::default());
         let phase = Phase { in_flight: 64, rate: Some(400.0), warm_up: Duration::ZERO, measured };
-        run(&mut system, &mut numbers, phase).await.unwrap();
-        assert!(numbers.next <= 161, "{} are more than were due", numbers.next);
+        let times = run(&mut system, &mut numbers, phase).await.unwrap();
+        assert_eq!((numbers.next, times.took.len()), (161, 160), "no more than were due");
     }
 }

@@ -10,6 +10,7 @@ use seriatim_proto::playground::{ControlRequest, ControlResponse, SOCKET};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A process that ends with this value.
 pub(crate) struct Server {
@@ -141,6 +142,20 @@ pub(crate) fn port() -> anyhow::Result<u16> {
     anyhow::bail!("no free loopback port between 16000 and 20000")
 }
 
+/// Ends with an error when this process is told to stop, so that what it started is stopped.
+pub(crate) async fn told_to_stop() -> anyhow::Error {
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            anyhow::anyhow!("told to stop")
+        }
+        (Err(error), _) | (_, Err(error)) => anyhow::Error::from(error).context("listen for signals"),
+    }
+}
+
 /// Now, by the wall clock.
 pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -161,7 +176,8 @@ impl Used {
     pub(crate) fn by(pids: &[u32]) -> anyhow::Result<Self> {
         let mut used = Self::default();
         for pid in pids {
-            used.cpu += crate::gateway::cpu_of(*pid)?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("what a server has used")?;
+            used.cpu += time_on_cpu(&stat)?;
             let io = std::fs::read_to_string(format!("/proc/{pid}/io")).context("what a server has written")?;
             used.written_bytes += written(&io)?;
         }
@@ -173,6 +189,16 @@ impl Used {
         let written_bytes = self.written_bytes.saturating_sub(before.written_bytes);
         Self { cpu: self.cpu.saturating_sub(before.cpu), written_bytes }
     }
+}
+
+/// Of all its threads, also of those that have ended: user and system time, in hundredths of a second.
+fn time_on_cpu(stat: &str) -> anyhow::Result<Duration> {
+    // The name, in brackets, may have blanks of its own.
+    let (_, behind) = stat.rsplit_once(')').context("no name in stat")?;
+    let ticks = behind.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks = ticks.collect::<Result<Vec<_>, _>>().context("utime and stime")?;
+    ensure!(ticks.len() == 2, "no utime and stime");
+    Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
 }
 
 fn written(io: &str) -> anyhow::Result<u64> {
@@ -191,8 +217,10 @@ mod tests {
     fn what_the_kernel_says_of_writes_is_read() {
         assert_eq!(written("rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 7\n").unwrap(), 4_096);
         assert!(written("rchar: 1\n").is_err());
-        let own = Used::by(&[std::process::id()]).unwrap();
-        assert!(own.cpu > Duration::ZERO);
+        assert!(Used::by(&[std::process::id()]).is_ok());
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 1 2 3 4 150 25 5 6 20 0 3 0 99";
+        assert_eq!(time_on_cpu(stat).unwrap(), Duration::from_millis(1_750));
+        assert!(time_on_cpu("7 (x) S 1").is_err());
     }
 
     #[tokio::test]

@@ -20,10 +20,10 @@ struct Options {
     #[arg(long, value_name = "FOLDER")]
     data: PathBuf,
     /// our program; without it, the one beside this one
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "seriatim")]
     seriatim: Option<PathBuf>,
     /// redis-server; without it, Redis is not measured
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "redis")]
     redis: Option<PathBuf>,
     /// times that every system is measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]

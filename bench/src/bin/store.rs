@@ -21,13 +21,13 @@ struct Options {
     #[arg(long, value_name = "FOLDER")]
     data: PathBuf,
     /// our program; without it, the one beside this one
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "seriatim")]
     seriatim: Option<PathBuf>,
     /// nats-server; without it, JetStream is not measured
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "nats_server")]
     nats_server: Option<PathBuf>,
     /// etcd; without it, etcd is not measured
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "etcd")]
     etcd: Option<PathBuf>,
     /// times that every system is measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]

@@ -18,6 +18,7 @@ use serde::Serialize;
 use seriatim_proto::limits;
 
 use crate::load::{self, Numbers, Phase};
+use crate::servers;
 use crate::store::median;
 
 /// What is measured, and how.
@@ -88,8 +89,15 @@ pub struct Report {
 /// Measures both; says each turn to `each` when it is over.
 ///
 /// # Errors
-/// A system cannot be started or refuses a call, or a number came twice.
-pub async fn run(plan: &Plan, mut each: impl FnMut(&Turn)) -> anyhow::Result<Report> {
+/// A system cannot be started or refuses a call, or a number came twice; or this process is told to stop.
+pub async fn run(plan: &Plan, each: impl FnMut(&Turn)) -> anyhow::Result<Report> {
+    tokio::select! {
+        report = measure_all(plan, each) => report,
+        error = servers::told_to_stop() => Err(error),
+    }
+}
+
+async fn measure_all(plan: &Plan, mut each: impl FnMut(&Turn)) -> anyhow::Result<Report> {
     ensure!(plan.turns > 0 && plan.counters > 0, "nothing would be measured");
     ensure!(plan.in_flight_max >= load::IN_FLIGHT_LEAST, "nothing would be measured");
     let mut turns = Vec::new();
@@ -99,7 +107,7 @@ pub async fn run(plan: &Plan, mut each: impl FnMut(&Turn)) -> anyhow::Result<Rep
             std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
             anyhow::Ok(folder)
         };
-        let mut turn = ours(plan, number, &folder("ours")?).await.context("our sequence service")?;
+        let mut turn = measure_ours(plan, number, &folder("ours")?).await.context("our sequence service")?;
         if let Some(program) = &plan.redis {
             let mut system = redis::Redis::start(program, &folder("redis")?, plan).await.context("Redis")?;
             let mut numbers = Numbers::default();
@@ -118,7 +126,7 @@ fn full(plan: &Plan, in_flight: usize) -> Phase {
     Phase { in_flight, rate: None, warm_up: plan.measured / 5, measured: plan.measured }
 }
 
-async fn ours(plan: &Plan, turn: usize, folder: &std::path::Path) -> anyhow::Result<Turn> {
+async fn measure_ours(plan: &Plan, turn: usize, folder: &std::path::Path) -> anyhow::Result<Turn> {
     let mut system = ours::Ours::start(&plan.seriatim, folder, plan).await?;
     let mut numbers = Numbers::default();
     let in_flight = load::calibrate(&mut system, &mut numbers, plan.in_flight_max).await?;

@@ -21,7 +21,7 @@ use rand::Rng as _;
 use serde::Serialize;
 
 use crate::load::{self, Numbers, Phase, System, Times};
-use crate::servers::Used;
+use crate::servers::{self, Used};
 
 /// What is measured, and how.
 #[derive(Clone, Debug)]
@@ -153,8 +153,15 @@ pub struct Report {
 /// Measures all systems; says each measurement to `each` when it is there.
 ///
 /// # Errors
-/// A system cannot be started, or refuses an append.
-pub async fn run(plan: &Plan, mut each: impl FnMut(&Measured)) -> anyhow::Result<Report> {
+/// A system cannot be started or refuses an append; or this process is told to stop.
+pub async fn run(plan: &Plan, each: impl FnMut(&Measured)) -> anyhow::Result<Report> {
+    tokio::select! {
+        report = measure_all(plan, each) => report,
+        error = servers::told_to_stop() => Err(error),
+    }
+}
+
+async fn measure_all(plan: &Plan, mut each: impl FnMut(&Measured)) -> anyhow::Result<Report> {
     ensure!(plan.turns > 0 && plan.body_bytes > 0 && plan.namespaces > 0, "nothing would be measured");
     ensure!(
         plan.groups > 0 && plan.streams > 0 && plan.in_flight_max >= load::IN_FLIGHT_LEAST,
@@ -167,24 +174,31 @@ pub async fn run(plan: &Plan, mut each: impl FnMut(&Measured)) -> anyhow::Result
             std::fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
             anyhow::Ok(folder)
         };
-        let measured = ours(plan, turn, &folder("ours")?).await.context("our stores")?;
-        each(&measured);
-        all.push(measured);
-        if let Some(program) = &plan.nats_server {
-            let measured = jetstream(plan, turn, program, &folder("jetstream")?).await.context("JetStream")?;
-            each(&measured);
-            all.push(measured);
-        }
-        if let Some(program) = &plan.etcd {
-            let measured = etcd(plan, turn, program, &folder("etcd")?).await.context("etcd")?;
-            each(&measured);
-            all.push(measured);
+        // Who comes first changes with the turns.
+        for place in 0..3 {
+            let measured = match (place + turn) % 3 {
+                0 => Some(measure_ours(plan, turn, &folder("ours")?).await.context("our stores")?),
+                1 => match &plan.nats_server {
+                    Some(program) => {
+                        Some(measure_jetstream(plan, turn, program, &folder("jetstream")?).await.context("JetStream")?)
+                    }
+                    None => None,
+                },
+                _ => match &plan.etcd {
+                    Some(program) => Some(measure_etcd(plan, turn, program, &folder("etcd")?).await.context("etcd")?),
+                    None => None,
+                },
+            };
+            if let Some(measured) = measured {
+                each(&measured);
+                all.push(measured);
+            }
         }
     }
     Ok(report(&all, plan.turns))
 }
 
-async fn ours(plan: &Plan, turn: usize, folder: &Path) -> anyhow::Result<Measured> {
+async fn measure_ours(plan: &Plan, turn: usize, folder: &Path) -> anyhow::Result<Measured> {
     let fsync_ms = fsync_ms(folder)?;
     let mut system = ours::Ours::start(&plan.seriatim, folder, plan).await?;
     let pids = system.pids();
@@ -205,7 +219,7 @@ async fn ours(plan: &Plan, turn: usize, folder: &Path) -> anyhow::Result<Measure
     Ok(measured)
 }
 
-async fn jetstream(plan: &Plan, turn: usize, program: &Path, folder: &Path) -> anyhow::Result<Measured> {
+async fn measure_jetstream(plan: &Plan, turn: usize, program: &Path, folder: &Path) -> anyhow::Result<Measured> {
     let fsync_ms = fsync_ms(folder)?;
     let mut system = jetstream::JetStream::start(program, folder, plan).await?;
     let pids = system.pids();
@@ -218,7 +232,7 @@ async fn jetstream(plan: &Plan, turn: usize, program: &Path, folder: &Path) -> a
     Ok(measured)
 }
 
-async fn etcd(plan: &Plan, turn: usize, program: &Path, folder: &Path) -> anyhow::Result<Measured> {
+async fn measure_etcd(plan: &Plan, turn: usize, program: &Path, folder: &Path) -> anyhow::Result<Measured> {
     let fsync_ms = fsync_ms(folder)?;
     let mut system = etcd::Etcd::start(program, folder, plan).await?;
     let pids = system.pids();

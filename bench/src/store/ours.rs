@@ -517,7 +517,8 @@ async fn renew(renewing: Renewing, packets: BTreeMap<StoreId, mpsc::Sender<Packe
         }
         for (store, frames) in frames {
             let Some(packets) = packets.get(&store) else { continue };
-            if packets.send(Packet { frames }).await.is_err() {
+            // A store that takes nothing for now does not hold up the others: the next round is soon.
+            if let Err(mpsc::error::TrySendError::Closed(_)) = packets.try_send(Packet { frames }) {
                 return;
             }
         }

@@ -189,10 +189,10 @@ impl GroupRows {
 
     /// Writes what has gathered, if that is a lot. How many rows were written.
     pub(crate) fn spill_if_full(&self, state: &StateDb) -> Result<usize, Fatal> {
-        let mut held = self.held.lock();
-        let unwritten = &held.unwritten;
         // Rows that are written again and again until then are written once: the more gathers, the less is written.
         let (rows_max, log_bytes_max) = gathered_max(state.group_count());
+        let mut held = self.held.lock();
+        let unwritten = &held.unwritten;
         if unwritten.len() < rows_max && unwritten.log_bytes < log_bytes_max {
             return Ok(0);
         }
@@ -365,10 +365,10 @@ fn gathered_max(groups: usize) -> (usize, u64) {
     (rows, rows as u64 * GATHERED_BYTES_PER_ROW)
 }
 
-/// Unwritten rows of all groups: some 20 MiB in memory.
+/// Unwritten rows of all groups, some 20 MiB in memory, unless they are many.
 const GATHERED_ROWS: usize = 32 << 10;
 /// Of one group at least, however many there are: below, rows are hardly ever met twice.
-const GATHERED_ROWS_GROUP_MIN: usize = 512;
+const GATHERED_ROWS_GROUP_MIN: usize = 2 << 10;
 /// Of one group at most: a view waits until they are written, some 15 ms.
 const GATHERED_ROWS_GROUP_MAX: usize = 8 << 10;
 /// Log bytes for each row at which a group's rows are written though they are fewer: bodies are of many sizes.

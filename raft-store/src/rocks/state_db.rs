@@ -183,7 +183,8 @@ impl StateDb {
     /// Blocks.
     pub(crate) fn remove_group(&self, group: GroupId) -> Result<(), Fatal> {
         // From here on nobody who still has the old rows in memory writes them.
-        if let Some(rows) = self.groups.lock().remove(&group) {
+        let removed = self.groups.lock().remove(&group);
+        if let Some(rows) = removed {
             rows.discard();
         }
         let mut batch = WriteBatch::default();
