@@ -67,7 +67,7 @@ pub(crate) struct PlaygroundOptions {
 pub(crate) async fn run(options: PlaygroundOptions) -> anyhow::Result<()> {
     anyhow::ensure!(
         options.logic > 0 || options.gateways == 0,
-        "gateways need a logic node: --gateways 0, or --logic 1"
+        "start gateways without a logic node: --gateways 0, or --logic 1"
     );
     let began = Instant::now();
     let stop = stop::wait(options.exit_with_parent);
