@@ -73,9 +73,9 @@ macro_rules! metrics {
                 metrics
             }
 
-            /// Counts a call beyond a limit.
-            pub(crate) fn over_quota(&self, limit: Limit) {
-                self.over_quota.get_or_create(&LimitLabel { limit: limit.name() }).inc();
+            /// Counts calls beyond a limit.
+            pub(crate) fn over_quota(&self, limit: Limit, calls: u64) {
+                self.over_quota.get_or_create(&LimitLabel { limit: limit.name() }).inc_by(calls);
             }
 
             /// Counts a token that is not taken.
@@ -94,7 +94,12 @@ macro_rules! metrics {
                     CallError::NotHolder { .. } => ErrorCode::NotHolder,
                     CallError::Refused(refusal) => refusal.code,
                 };
-                self.refusals.get_or_create(&CodeLabel { code: code.name() }).inc();
+                self.refused_many(code, 1);
+            }
+
+            /// Counts calls that are refused together.
+            pub(crate) fn refused_many(&self, code: ErrorCode, calls: u64) {
+                self.refusals.get_or_create(&CodeLabel { code: code.name() }).inc_by(calls);
             }
         }
     };
@@ -125,6 +130,8 @@ metrics! {
     Counter bodies_erased "Bodies in sync pages that were erased";
     Counter bodies_absent "Bodies in sync pages that must be there and are not: an alarm";
     Counter sequence_requests "Requests of the sequence service that came to this node's holders";
+    Counter sequence_calls "Calls that came on streams of the sequence service";
+    Gauge sequence_streams "Streams of calls of the sequence service";
     Counter sequence_numbers "Numbers given out by the sequence service";
     Counter registrations_ended "Registrations for pushes whose token or certificate ended before they did";
     Counter streams_dropped "Gateway streams ended because they did not keep up";

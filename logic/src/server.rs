@@ -21,7 +21,7 @@ use tonic::transport::Server;
 use crate::brain::{Brain, INPUT_QUEUE};
 use crate::config::LogicConfig;
 use crate::metrics::Metrics;
-use crate::sequence::SequenceDoor;
+use crate::sequence::{self, SequenceDoor};
 use crate::service::Doors;
 use crate::store_client::StoreClient;
 
@@ -61,10 +61,15 @@ pub enum LogicRunError {
 pub struct LogicServer {
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    /// No new streams; those that there are end by themselves.
+    finish: watch::Sender<bool>,
     close: watch::Sender<bool>,
     brain: tokio::task::JoinHandle<()>,
     serve: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
+
+/// What is said at the end has this long to go out.
+const FAREWELL: Duration = Duration::from_millis(1_500);
 
 /// Services behind a logic node's port.
 const DOORS: [Door; 3] = [Door::Logic, Door::Peer, Door::Sequence];
@@ -84,6 +89,7 @@ impl LogicServer {
         let stores = StoreClient::new(door.clone(), metrics.clone(), mtls.clone());
         let (standing, standing_seen) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
+        let (finish, mut finishing) = watch::channel(false);
         let (close, closed) = watch::channel(false);
         let advertise = config.advertise.clone().unwrap_or_else(|| address.to_string());
         let quotas = Arc::new(Mutex::new(Quotas::new(&config.limits)));
@@ -101,7 +107,8 @@ impl LogicServer {
         let frame_max = limits::INTERNAL_FRAME_BYTES_MAX as usize;
         let logic =
             LogicGrpc::new(doors.clone()).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
-        let sequence = SequenceGrpc::new(SequenceDoor::start(doors.clone()));
+        let sequence = SequenceGrpc::new(SequenceDoor::start(doors.clone(), stopped.clone()))
+            .max_decoding_message_size(sequence::MESSAGE_BYTES_MAX);
         let peer = PeerGrpc::new(doors).max_decoding_message_size(frame_max).max_encoding_message_size(frame_max);
         let serve = Server::builder()
             .initial_stream_window_size(8 << 20)
@@ -111,8 +118,17 @@ impl LogicServer {
             .add_service(InterceptedService::new(logic, mtls.guard(Door::Logic)))
             .add_service(InterceptedService::new(peer, mtls.guard(Door::Peer)))
             .add_service(InterceptedService::new(sequence, mtls.guard(Door::Sequence)))
-            .serve_with_incoming(seriatim_mtls::incoming(listener, &DOORS, closed, mtls));
-        Ok(LogicServer { address, stop, close, brain: tokio::spawn(brain.run(stopped)), serve: tokio::spawn(serve) })
+            .serve_with_incoming_shutdown(seriatim_mtls::incoming(listener, &DOORS, closed, mtls), async move {
+                let _ = finishing.wait_for(|finishing| *finishing).await;
+            });
+        Ok(LogicServer {
+            address,
+            stop,
+            finish,
+            close,
+            brain: tokio::spawn(brain.run(stopped)),
+            serve: tokio::spawn(serve),
+        })
     }
 
     /// Where it listens.
@@ -131,6 +147,9 @@ impl LogicServer {
         }
         self.stop.send_replace(true);
         let ended = tokio::time::timeout(Duration::from_secs(5), &mut self.brain).await;
+        // Streams have ended with the brain, or are about to: who reads them is to hear why.
+        self.finish.send_replace(true);
+        let _ = tokio::time::timeout(FAREWELL, &mut self.serve).await;
         self.close.send_replace(true);
         self.serve.abort();
         if ended.is_err() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use seriatim_logic_core::{Ask, Cancel, Quotas, Send};
+use seriatim_logic_core::{Ask, Cancel, Over, Quotas, Send};
 use seriatim_proto::certificate::{CertificateError, ClientCa};
 use seriatim_proto::codec;
 use seriatim_proto::command::{Act, Content};
@@ -40,6 +40,9 @@ pub(crate) const STREAM_FRAMES: usize = 65_536;
 const READS_MAX: usize = 256;
 /// When to come again with a read that found no room.
 const READ_BUSY_MS: u32 = 50;
+
+/// Longest time that nothing is read from a stream whose tenant asks more often than it may.
+const QUOTA_PAUSE_MS_MAX: u64 = 1_000;
 
 /// How long a Hello waits for a node that is not open yet.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -113,11 +116,33 @@ impl Doors {
     pub(crate) fn within_quota(&self, tenant: TenantId, user: &UserId, ask: Ask) -> Result<(), Refusal> {
         let taken = self.quotas.lock().take(clock::boot_ms(), tenant, user, ask);
         taken.map_err(|over| {
-            self.stores.metrics.over_quota(over.limit);
-            let text = format!("over the limit {}={} (tenant {tenant})", over.limit.name(), over.per_s);
-            Refusal::later(ErrorCode::QuotaExceeded, text, over.retry_ms)
+            self.stores.metrics.over_quota(over.limit, 1);
+            over_quota(tenant, over)
         })
     }
+
+    /// Counts as many of these requests of the sequence service as the tenant may make. Why not all, and how long it
+    /// takes until there is room for as many as were refused.
+    pub(crate) fn counts_within_quota(
+        &self,
+        tenant: TenantId,
+        requests: usize,
+    ) -> (usize, Option<(Refusal, Duration)>) {
+        let asked = u32::try_from(requests).unwrap_or(u32::MAX);
+        let (taken, over) = self.quotas.lock().take_counts(clock::boot_ms(), tenant, asked);
+        let refused = over.map(|over| {
+            let refused = u64::from(asked - taken);
+            self.stores.metrics.over_quota(over.limit, refused);
+            let pause_ms = (refused * 1_000).div_ceil(u64::from(over.per_s.max(1))).max(over.retry_ms.into());
+            (over_quota(tenant, over), Duration::from_millis(pause_ms.min(QUOTA_PAUSE_MS_MAX)))
+        });
+        (taken as usize, refused)
+    }
+}
+
+fn over_quota(tenant: TenantId, over: Over) -> Refusal {
+    let text = format!("over the limit {}={} (tenant {tenant})", over.limit.name(), over.per_s);
+    Refusal::later(ErrorCode::QuotaExceeded, text, over.retry_ms)
 }
 
 #[tonic::async_trait]

@@ -154,6 +154,26 @@ impl Quotas {
         Ok(())
     }
 
+    /// Counts requests of the sequence service, as many of these as there is room for; and why not all.
+    pub fn take_counts(&mut self, now_ms: u64, tenant: TenantId, requests: u32) -> (u32, Option<Over>) {
+        self.sweep(now_ms);
+        let limit = Limit::SequenceRequests;
+        let per_s = self.rate(tenant, limit);
+        let known = self.tenants.entry(tenant).or_insert_with(|| {
+            self.kept += 1;
+            Tenant::default()
+        });
+        let parts = Bucket::filled(known.buckets.get(&limit), now_ms, per_s);
+        let room = u32::try_from(parts / PARTS).unwrap_or(if parts < 0 { 0 } else { u32::MAX });
+        let taken = requests.min(room);
+        Bucket::take(&mut known.buckets, now_ms, limit, per_s, taken);
+        let over = (taken < requests).then(|| {
+            let left = parts - i64::from(taken) * PARTS;
+            Over { limit, per_s, retry_ms: Bucket::wait_ms(left, per_s, 1).unwrap_or(1) }
+        });
+        (taken, over)
+    }
+
     /// Forgets whoever could ask for a whole second's worth, once there are twice as many as after the last time.
     fn sweep(&mut self, now_ms: u64) {
         if self.kept < self.sweep_at {
@@ -239,6 +259,26 @@ mod tests {
             assert_eq!(take(60_000, 1), Ok(()));
         }
         assert!(take(60_000, 1).is_err(), "a bucket never holds more than one second's worth");
+    }
+
+    #[test]
+    fn of_many_requests_at_once_as_many_count_as_one_by_one() {
+        let mut at_once = quotas(&[(Limit::SequenceRequests, 10)]);
+        let mut one_by_one = at_once.clone();
+        for (now_ms, requests) in [(0, 4), (0, 9), (50, 1), (100, 2), (350, 0), (450, 1), (90_000, 11), (90_001, 1)] {
+            let mut taken = 0;
+            let mut over = None;
+            for _ in 0..requests {
+                match one_by_one.take(now_ms, TENANT, &user("alice"), Ask::Sequence) {
+                    Ok(()) => taken += 1,
+                    Err(refused) => over = Some(refused),
+                }
+            }
+            assert_eq!(at_once.take_counts(now_ms, TENANT, requests), (taken, over), "{requests} at {now_ms} ms");
+        }
+        assert_eq!(quotas(&[(Limit::SequenceRequests, u32::MAX)]).take_counts(0, TENANT, u32::MAX), (u32::MAX, None));
+        let (taken, over) = quotas(&[(Limit::SequenceRequests, 0)]).take_counts(0, TENANT, 5);
+        assert_eq!((taken, over.map(|over| over.retry_ms)), (0, Some(1_000)));
     }
 
     #[test]

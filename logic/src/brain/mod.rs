@@ -64,6 +64,10 @@ pub(crate) enum Input {
     Sessions { stream: u64, inputs: Vec<SessionInput> },
     /// A gateway's stream ended.
     GatewayDown { stream: u64 },
+    /// A stream of calls of the sequence service began: it is told its replies, and nothing else.
+    CallerUp { stream: u64, responses: mpsc::Sender<GatewayResponse> },
+    /// A stream of calls ended.
+    CallerDown { stream: u64 },
 }
 
 /// What a node is, once it is open; followed by its services.
@@ -118,6 +122,8 @@ pub(crate) struct Brain {
     peer_asked: HashMap<u64, streams::PeerAsked>,
     sources: HashMap<u64, streams::Source>,
     gateways: HashMap<u64, streams::Gateway>,
+    /// streams of calls of the sequence service
+    callers: HashMap<u64, mpsc::Sender<GatewayResponse>>,
     changed_rows: BTreeMap<SlotId, HolderRow>,
     nodes_changed: bool,
 
@@ -160,6 +166,7 @@ impl Brain {
             peer_asked: HashMap::new(),
             sources: HashMap::new(),
             gateways: HashMap::new(),
+            callers: HashMap::new(),
             changed_rows: BTreeMap::new(),
             nodes_changed: false,
             ticked_ms: 0,
@@ -224,6 +231,12 @@ impl Brain {
             Input::GatewayUp { stream, responses } => self.on_gateway_up(stream, responses),
             Input::Sessions { stream, inputs } => inputs.into_iter().for_each(|input| self.on_session(stream, input)),
             Input::GatewayDown { stream } => self.on_gateway_down(stream),
+            Input::CallerUp { stream, responses } => {
+                self.callers.insert(stream, responses);
+            }
+            Input::CallerDown { stream } => {
+                self.callers.remove(&stream);
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use seriatim_proto::logic::{
 };
 use seriatim_proto::meta::NodeKind;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Brain, HolderKey};
 use crate::packets::Packets;
@@ -126,12 +127,14 @@ impl Brain {
     }
 
     pub(super) fn respond(&mut self, stream: u64, response: GatewayResponse) {
-        let Some(gateway) = self.gateways.get(&stream) else { return };
-        if gateway.responses.try_send(response).is_err() {
-            // Dropping the queue ends the stream; the gateway comes again and registers anew.
+        let queue = self.callers.get(&stream).or_else(|| self.gateways.get(&stream).map(|gateway| &gateway.responses));
+        let Some(error) = queue.and_then(|queue| queue.try_send(response).err()) else { return };
+        // Dropping the queue ends the stream; a gateway comes again and registers anew. Some have left by themselves.
+        if matches!(error, TrySendError::Full(_)) {
             self.metrics.streams_dropped.inc();
-            self.on_gateway_down(stream);
         }
+        self.callers.remove(&stream);
+        self.on_gateway_down(stream);
     }
 
     pub(super) fn on_session(&mut self, stream: u64, input: SessionInput) {

@@ -22,4 +22,5 @@ mod raw_frames;
 mod renewal;
 mod retention;
 mod sequence;
+mod sequence_calls;
 mod tenant;

@@ -19,8 +19,8 @@ use seriatim_proto::grpc::logic_client::LogicClient;
 use seriatim_proto::grpc::operator_client::OperatorClient;
 use seriatim_proto::grpc::peer_client::PeerClient;
 use seriatim_proto::grpc::raft_client::RaftClient;
-use seriatim_proto::grpc::sequence::NextRequest;
 use seriatim_proto::grpc::sequence::sequence_service_client::SequenceServiceClient;
+use seriatim_proto::grpc::sequence::{CallsRequest, NextRequest};
 use seriatim_proto::grpc::store_client::StoreClient;
 use seriatim_proto::ids::{GroupId, Seq};
 use seriatim_proto::playground::PlaygroundRole;
@@ -240,7 +240,23 @@ async fn knock(mtls: &Mtls, endpoint: &Endpoint, peer: NodeRole, door: Door) -> 
         Door::Admin => AdminClient::new(channel).call(Packet::default()).await.map(drop),
         Door::Logic => LogicClient::new(channel).channel(none()).await.map(drop),
         Door::Peer => PeerClient::new(channel).channel(none()).await.map(drop),
-        Door::Sequence => SequenceServiceClient::new(channel).next(NextRequest::default()).await.map(drop),
+        Door::Sequence => {
+            let mut client = SequenceServiceClient::new(channel);
+            let calls = client.calls(tokio_stream::iter(Vec::<CallsRequest>::new())).await.map(drop);
+            let next = client.next(NextRequest::default()).await.map(drop);
+            let is_cut = |said: &Result<(), Status>| {
+                said.as_ref().is_err_and(|status| std::error::Error::source(status).is_some())
+            };
+            // A connection that ended says nothing of the door.
+            match is_cut(&calls) {
+                true => calls,
+                false => {
+                    let codes = [&calls, &next].map(|said| said.as_ref().err().map(Status::code));
+                    assert!(is_cut(&next) || codes[0] == codes[1], "one door: {calls:?}, {next:?}");
+                    next
+                }
+            }
+        }
         Door::Operator => OperatorClient::new(channel).call(Packet::default()).await.map(drop),
     };
     match said {

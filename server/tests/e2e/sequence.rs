@@ -1,11 +1,13 @@
 //! The sequence service of a real cluster: over QUIC and over gRPC, under kills and pauses, and what it refuses.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::Cluster;
+use crate::sequence_calls::Calls;
+use prometheus_client::registry::Registry;
 use rustix::process::Signal;
 use seriatim_client::{Client, RequestError};
 use seriatim_logic::{LogicConfig, LogicServer};
@@ -30,33 +32,37 @@ async fn counting(cluster: &Cluster, tenant: u32) -> Client {
 
 /// gRPC at one logic node.
 #[derive(Clone)]
-struct Door {
-    client: SequenceServiceClient<Channel>,
+pub(crate) struct Door {
+    pub(crate) client: SequenceServiceClient<Channel>,
     token: String,
 }
 
 impl Door {
-    fn new(address: &str, token: String) -> Self {
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Self { client: SequenceServiceClient::new(channel), token }
+    pub(crate) fn new(address: &str, token: String) -> Self {
+        Self::of(Endpoint::from_shared(format!("http://{address}")).unwrap(), token)
     }
-    fn request<T>(&self, message: T) -> Request<T> {
+
+    pub(crate) fn of(endpoint: Endpoint, token: String) -> Self {
+        Self { client: SequenceServiceClient::new(endpoint.connect_lazy()), token }
+    }
+
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
         request
     }
-    async fn next(&mut self, counter: &str, count: u32) -> Result<(u64, u64), Status> {
+    pub(crate) async fn next(&mut self, counter: &str, count: u32) -> Result<(u64, u64), Status> {
         let request = self.request(NextRequest { counter: counter.to_owned(), count });
         let answer = self.client.next(request).await?.into_inner();
         Ok((answer.first, answer.first + u64::from(answer.count)))
     }
-    async fn current(&mut self, counter: &str) -> Result<u64, Status> {
+    pub(crate) async fn current(&mut self, counter: &str) -> Result<u64, Status> {
         let request = self.request(CurrentRequest { counter: counter.to_owned() });
         Ok(self.client.current(request).await?.into_inner().number)
     }
 }
 
-fn said(status: &Status) -> (Code, String) {
+pub(crate) fn said(status: &Status) -> (Code, String) {
     let code = status.metadata().get("seriatim-code").unwrap().to_str().unwrap().to_owned();
     (status.code(), code)
 }
@@ -72,10 +78,10 @@ struct Answer {
 }
 
 #[derive(Clone, Default)]
-struct Record(Arc<Mutex<BTreeMap<String, Vec<Answer>>>>);
+pub(crate) struct Record(Arc<Mutex<BTreeMap<String, Vec<Answer>>>>);
 
 impl Record {
-    fn note(&self, counter: &str, asked: Instant, lo: u64, hi: u64) {
+    pub(crate) fn note(&self, counter: &str, asked: Instant, lo: u64, hi: u64) {
         let answer = Answer { asked, answered: Instant::now(), lo, hi };
         self.0.lock().unwrap().entry(counter.to_owned()).or_default().push(answer);
     }
@@ -85,7 +91,7 @@ impl Record {
     }
 
     /// I1: no number twice. I2: what was answered before another was asked for lies below it.
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         for (counter, answers) in &*self.0.lock().unwrap() {
             let mut taken: Vec<_> = answers.iter().filter(|answer| answer.lo < answer.hi).collect();
             taken.sort_unstable_by_key(|answer| answer.lo);
@@ -226,9 +232,51 @@ async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
             }));
         }
     }
+    // Streams of calls too, opened again whenever they end.
+    let from_streams = Arc::new(AtomicUsize::new(0));
+    for address in cluster.nodes(PlaygroundRole::Logic) {
+        let (door, record, stop) = (Door::new(&address, token.clone()), record.clone(), stop.clone());
+        let from_streams = from_streams.clone();
+        tasks.push(tokio::spawn(async move {
+            let names: Vec<_> = (0..COUNTERS).map(|place| format!("counter-{place}")).collect();
+            let mut open: Option<Calls> = None;
+            for turn in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let Some(calls) = open.as_mut() else {
+                    open = Calls::open(&door).await.ok();
+                    if open.is_none() {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    continue;
+                };
+                let asked: Vec<(&str, u32)> =
+                    (0..16).map(|place| (names[(turn + place) % COUNTERS].as_str(), (place % 4) as u32)).collect();
+                let at = Instant::now();
+                calls.send(&asked).await;
+                let mut owed = asked.len();
+                while owed > 0 {
+                    // Noted as they come: those of a stream that ends before the others count too.
+                    let Ok(Some(message)) = calls.answers.message().await else {
+                        open = None;
+                        break;
+                    };
+                    owed -= message.answers.len();
+                    for answer in message.answers.iter().filter(|answer| answer.code.is_empty()) {
+                        let (name, count) = asked[answer.id as usize];
+                        record.note(name, at, answer.first, answer.first + u64::from(count));
+                        from_streams.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }));
+    }
     let more = async |count: usize| {
-        let before = record.count();
+        let (before, before_streams) = (record.count(), from_streams.load(Ordering::Relaxed));
         crate::common::wait_until_async("counting goes on", async || record.count() >= before + count).await;
+        let go_on = async || from_streams.load(Ordering::Relaxed) > before_streams;
+        crate::common::wait_until_async("streams go on", go_on).await;
     };
     more(500).await;
     for round in 0..2 {
@@ -282,6 +330,20 @@ async fn no_number_is_given_twice_or_late_whoever_is_paused_or_killed() {
     record.check();
 }
 
+/// Another logic node of a cluster, whose tenants may ask for numbers so many times a second.
+pub(crate) fn with_quota(cluster: &Cluster, requests: u32) -> LogicConfig {
+    LogicConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: None,
+        stores: cluster.nodes(PlaygroundRole::Store),
+        verifier: Verifier::from_public_pem(&std::fs::read(&cluster.about.token_public_key).unwrap()).unwrap(),
+        limits: [(Limit::SequenceRequests, requests)].into(),
+        client_ca: None,
+        insecure_plaintext: true,
+        mtls: None,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_asked_is_refused_with_its_code() {
     let cluster = Cluster::start_plaintext();
@@ -322,17 +384,7 @@ async fn what_may_not_be_asked_is_refused_with_its_code() {
     assert_eq!(good.current("orders").await.unwrap(), 1);
 
     // A node with a small quota says when to come again, and the other tenant is not held up.
-    let config = LogicConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        advertise: None,
-        stores: cluster.nodes(PlaygroundRole::Store),
-        verifier: Verifier::from_public_pem(&std::fs::read(&cluster.about.token_public_key).unwrap()).unwrap(),
-        limits: [(Limit::SequenceRequests, 3)].into(),
-        client_ca: None,
-        insecure_plaintext: true,
-        mtls: None,
-    };
-    let small = LogicServer::start(config, &mut prometheus_client::registry::Registry::default()).await.unwrap();
+    let small = LogicServer::start(with_quota(&cluster, 3), &mut Registry::default()).await.unwrap();
     let address = small.address().to_string();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(small.run(async move { drop(stopped.await) }));

@@ -115,10 +115,19 @@ impl Cluster {
         self.token_for(tenant, "counting", Scopes::SEQUENCE)
     }
 
+    /// The same, for so many seconds.
+    pub fn sequence_token_for(&self, tenant: u32, seconds: u64) -> String {
+        self.token_until(tenant, "counting", Scopes::SEQUENCE, seconds)
+    }
+
     /// A token of these scopes.
     pub fn token_for(&self, tenant: u32, user: &str, scopes: Scopes) -> String {
+        self.token_until(tenant, user, scopes, 3_600)
+    }
+
+    fn token_until(&self, tenant: u32, user: &str, scopes: Scopes, seconds: u64) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        self.minter.mint_for(TenantId(tenant), &UserId::new(user).unwrap(), now + 3600, scopes).unwrap()
+        self.minter.mint_for(TenantId(tenant), &UserId::new(user).unwrap(), now + seconds, scopes).unwrap()
     }
 
     pub fn gateway(&self) -> SocketAddr {
