@@ -83,7 +83,9 @@ pub(crate) async fn run(system: &mut impl System, numbers: &mut Numbers, phase: 
     let pacer = phase.rate.map(|rate| Pacer::start(began, end, rate)).transpose()?;
     let mut open: HashMap<u64, Instant> = HashMap::with_capacity(phase.in_flight);
     let mut sent = 0u64;
-    let mut times = Times { acked: 0, over: phase.measured, took: Vec::new() };
+    // A vector that grows while it is measured would be measured.
+    let expected = phase.rate.unwrap_or_default() * phase.measured.as_secs_f64() * 1.1;
+    let mut times = Times { acked: 0, over: phase.measured, took: Vec::with_capacity(expected as usize) };
     let mut answered = Vec::new();
     loop {
         let now = Instant::now();

@@ -100,6 +100,15 @@ impl Cluster {
         Ok(answer.nodes.iter().filter_map(|node| node.pid).collect())
     }
 
+    /// Runs the `raftctl` beside our program on it.
+    pub(crate) async fn raftctl(&self, seriatim: &Path, verb: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(seriatim.with_file_name("raftctl"));
+        command.arg("--playground").arg(&self.folder).args(verb);
+        let output = command.output().await.context("run raftctl")?;
+        ensure!(output.status.success(), "raftctl {verb:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// Stops all in order.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let request = serde_json::to_string(&ControlRequest::Stop)? + "\n";

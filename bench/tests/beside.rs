@@ -36,6 +36,7 @@ fn our_numbers_come_once_however_many_are_asked_for() {
     let report = small(env!("CARGO_BIN_EXE_seq"), &["--counters", "4"]);
     let at = |name: &str| report[name].as_f64().unwrap();
     assert!(at("ours_single_per_s") > 0.0 && at("batched_numbers_per_s") > at("ours_single_per_s"), "{report}");
+    assert!(at("ours_unary_per_s") > 0.0, "{report}");
     assert!(at("p99_us") > 0.0 && at("p999_refill_us") > 0.0, "{report}");
     assert!(report.get("ratio_redis").is_none(), "{report}");
 }

@@ -19,7 +19,7 @@ struct Options {
     /// an empty folder on the disk to be measured
     #[arg(long, value_name = "FOLDER")]
     data: PathBuf,
-    /// our program; without it, the one beside this one
+    /// our program, with raftctl beside it; without it, the one beside this one
     #[arg(long, value_name = "FILE", overrides_with = "seriatim")]
     seriatim: Option<PathBuf>,
     /// redis-server; without it, Redis is not measured
@@ -84,11 +84,12 @@ fn main() -> anyhow::Result<()> {
 fn say(turn: &Turn) {
     let redis = turn.redis_incr_per_s.map_or(String::new(), |per_s| format!(", Redis {per_s:.0} INCR/s"));
     eprintln!(
-        "turn {}: {:.0} calls/s ({} in flight){redis}; at half of it p99 {:.0} µs, while segments refill p99.9 {:.0} µs; \
+        "turn {}: {:.0} calls/s on streams ({} in flight), {:.0} alone{redis}; at half of it p99 {:.0} µs, while segments refill p99.9 {:.0} µs; \
          {:.0} numbers/s in large calls; {} numbers, none twice",
         turn.turn,
         turn.ours_single_per_s,
         turn.in_flight,
+        turn.ours_unary_per_s,
         turn.p99_us,
         turn.p999_refill_us,
         turn.batched_numbers_per_s,
@@ -97,7 +98,8 @@ fn say(turn: &Turn) {
 }
 
 fn print(report: &Report) {
-    println!("ours    {:>10.0} calls/s for one number each", report.ours_single_per_s);
+    println!("ours    {:>10.0} calls/s for one number each, on streams", report.ours_single_per_s);
+    println!("        {:>10.0} calls/s for one number each, each a gRPC call of its own", report.ours_unary_per_s);
     println!("        {:>10.0} numbers/s, as many with each call as it may ask for", report.batched_numbers_per_s);
     println!(
         "        p99 {:.0} µs at half load; p99.9 {:.0} µs while segments refill",

@@ -5,10 +5,12 @@
 //! (`appendfsync always`). Every number of ours is kept and checked to have come once.
 //!
 //! # Reading order
-//! [`run`] → [`ours`], [`redis`]; [`crate::load`].
+//! [`run`] → [`ours`] ([`streams`], [`unary`]), [`redis`]; [`crate::load`].
 
 mod ours;
 mod redis;
+mod streams;
+mod unary;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,10 +47,12 @@ pub struct Plan {
 pub struct Turn {
     /// which, from 1
     pub turn: usize,
-    /// calls for one number each, answered at full speed
+    /// calls for one number each on streams, answered at full speed
     pub ours_single_per_s: f64,
     /// calls in flight that suited ours best
     pub in_flight: usize,
+    /// the same, each as a gRPC call of its own
+    pub ours_unary_per_s: f64,
     /// `INCR`s answered at full speed
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_incr_per_s: Option<f64>,
@@ -59,7 +63,7 @@ pub struct Turn {
     pub batched_numbers_per_s: f64,
     /// one number a call at half of the full speed: from when it was due to its answer, microseconds
     pub p99_us: f64,
-    /// as many calls with so many numbers each that segments are used up all the time, microseconds
+    /// as many calls, with so many numbers each that every counter uses up a largest segment a second, microseconds
     pub p999_refill_us: f64,
     /// numbers of ours that were answered and checked
     pub numbers: u64,
@@ -70,6 +74,8 @@ pub struct Turn {
 pub struct Report {
     /// see [`Turn`]
     pub ours_single_per_s: f64,
+    /// see [`Turn`]
+    pub ours_unary_per_s: f64,
     /// see [`Turn`]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_incr_per_s: Option<f64>,
@@ -127,22 +133,29 @@ fn full(plan: &Plan, in_flight: usize) -> Phase {
 }
 
 async fn measure_ours(plan: &Plan, turn: usize, folder: &std::path::Path) -> anyhow::Result<Turn> {
-    let mut system = ours::Ours::start(&plan.seriatim, folder, plan).await?;
+    let mut ours = ours::Ours::start(&plan.seriatim, folder, plan.counters).await?;
     let mut numbers = Numbers::default();
-    let in_flight = load::calibrate(&mut system, &mut numbers, plan.in_flight_max).await?;
-    let single = load::run(&mut system, &mut numbers, full(plan, in_flight)).await?;
+    let mut unary = unary::Unary::open(&mut ours).await?;
+    let in_flight = load::calibrate(&mut unary, &mut numbers, plan.in_flight_max).await?;
+    let alone = load::run(&mut unary, &mut numbers, full(plan, in_flight)).await?;
+    drop(unary);
+    let mut streams = streams::Streams::open(&mut ours).await?;
+    let in_flight = load::calibrate(&mut streams, &mut numbers, plan.in_flight_max).await?;
+    let single = load::run(&mut streams, &mut numbers, full(plan, in_flight)).await?;
     let half = Phase { in_flight: plan.in_flight_max, rate: Some(single.per_s() / 2.0), ..full(plan, in_flight) };
-    let quiet = load::run(&mut system, &mut numbers, half).await?;
-    system.ask_for(REFILL_NUMBERS);
-    let refill = load::run(&mut system, &mut numbers, half).await?;
-    system.ask_for(limits::NEXT_NUMBERS_MAX);
-    let batched = load::run(&mut system, &mut numbers, full(plan, in_flight)).await?;
-    let checked = system.check()?;
-    system.stop().await?;
+    let quiet = load::run(&mut streams, &mut numbers, half).await?;
+    streams.ask_for(refilling(plan.counters, single.per_s() / 2.0));
+    let refill = load::run(&mut streams, &mut numbers, half).await?;
+    streams.ask_for(limits::NEXT_NUMBERS_MAX);
+    let batched = load::run(&mut streams, &mut numbers, full(plan, in_flight)).await?;
+    drop(streams);
+    let checked = ours.given.check()?;
+    ours.stop().await?;
     Ok(Turn {
         turn,
         ours_single_per_s: single.per_s(),
         in_flight,
+        ours_unary_per_s: alone.per_s(),
         redis_incr_per_s: None,
         redis_in_flight: None,
         batched_numbers_per_s: batched.per_s() * f64::from(limits::NEXT_NUMBERS_MAX),
@@ -157,6 +170,7 @@ fn report(turns: &[Turn]) -> Report {
     let ours = |value| of(value).unwrap_or_default();
     Report {
         ours_single_per_s: ours(|turn| Some(turn.ours_single_per_s)),
+        ours_unary_per_s: ours(|turn| Some(turn.ours_unary_per_s)),
         redis_incr_per_s: of(|turn| turn.redis_incr_per_s),
         ratio_redis: of(|turn| Some(turn.ours_single_per_s / turn.redis_incr_per_s?)),
         batched_numbers_per_s: ours(|turn| Some(turn.batched_numbers_per_s)),
@@ -166,5 +180,9 @@ fn report(turns: &[Turn]) -> Report {
     }
 }
 
-/// Numbers of a call while segments are to be used up: 256 calls take the largest segment.
-const REFILL_NUMBERS: u32 = limits::SEGMENT_SEQS_MAX / 256;
+/// Numbers of a call at so many calls a second, for every counter to use up a largest segment each second. Segments are
+/// sized to last ten seconds, so a counter never fetches faster but beyond the largest.
+fn refilling(counters: u64, calls_per_s: f64) -> u32 {
+    let numbers = counters as f64 * f64::from(limits::SEGMENT_SEQS_MAX) / calls_per_s;
+    (numbers.ceil() as u32).clamp(1, limits::NEXT_NUMBERS_MAX)
+}
