@@ -258,9 +258,11 @@ impl Calls {
         end: oneshot::Sender<Result<(), Status>>,
     ) {
         let Ended(how) = self.serve(&mut requests, &answers).await;
-        let how = how.unwrap_or(Ok(())).map_err(|refusal| self.door.refuse(refusal));
-        // Who went away does not want to know.
-        let _ = end.send(how);
+        // Who went away does not want to know. Nothing is said where nothing is known: an end that is not said is no OK.
+        match how {
+            Some(how) => drop(end.send(how.map_err(|refusal| self.door.refuse(refusal)))),
+            None => drop(end),
+        }
         drop(answers);
         // The brain ends only with the process.
         let _ = self.door.doors.brain.send(Input::CallerDown { stream: self.stream }).await;
