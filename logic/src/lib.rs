@@ -11,7 +11,8 @@
 //! ```
 //!
 //! # Reading order
-//! [`server`](LogicServer) → `brain` → `batcher` → `store_client` → `service` → `reads` → `peers`.
+//! [`server`](LogicServer) → `brain` → `batcher` → `store_client` → `service` → `reads` → `peers`; `sequence` stands
+//! beside `service`.
 #![forbid(unsafe_code)]
 
 mod batcher;

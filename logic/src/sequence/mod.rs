@@ -5,6 +5,7 @@
 //! caller's stream of calls ([`calls`]) has one for itself.
 
 mod calls;
+mod group;
 
 /// Of a message of a stream.
 pub(crate) use calls::MESSAGE_BYTES_MAX;
