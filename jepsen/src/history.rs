@@ -6,6 +6,7 @@
 //!  inbox.jsonl         what devices were given: pages of sync and pushed entries ([`Seen`])
 //!  conversation.jsonl  every conversation as its members read it at the end ([`ConversationRead`])
 //!  nemesis.jsonl       what was done to the cluster, on the same clock ([`Fault`])
+//!  leaders.jsonl       who led, again and again, if faults were kept apart ([`Leaders`])
 //! ```
 //! # What the checkers rest on
 //! - Everything that enters a conversation is an `append` of its id: `create` and `members` entries as well. But a
@@ -21,6 +22,8 @@
 
 mod lines;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use lines::{HistoryWriter, LineError, for_each_line, read_lines};
@@ -33,6 +36,8 @@ pub const INBOX_FILE: &str = "inbox.jsonl";
 pub const CONVERSATION_FILE: &str = "conversation.jsonl";
 /// What was done to the cluster.
 pub const NEMESIS_FILE: &str = "nemesis.jsonl";
+/// Who led, again and again.
+pub const LEADERS_FILE: &str = "leaders.jsonl";
 /// Seed, options and versions of the run.
 pub const RUN_FILE: &str = "run.json";
 
@@ -360,4 +365,27 @@ pub enum Act {
     Inject,
     /// end
     Heal,
+}
+
+/// A look at the cluster, a line of `leaders.jsonl`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Leaders {
+    /// when it began, ns
+    pub call: u64,
+    /// when it was done, ns
+    pub ret: u64,
+    /// by group, as far as stores answered
+    pub groups: BTreeMap<u32, Leader>,
+    /// slots that logic nodes have claimed so far, over their restarts; absent unless all answered
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<u64>,
+}
+
+/// Who leads a group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Leader {
+    /// name of the store
+    pub store: String,
+    /// since which election
+    pub term: u64,
 }

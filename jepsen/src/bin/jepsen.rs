@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use seriatim_jepsen::check::selftest::selftest;
 use seriatim_jepsen::check::{CheckOptions, EXIT_BROKEN, EXIT_INVALID, EXIT_VIOLATION, Outcome, check_history};
 use seriatim_jepsen::nemesis::Catalogue;
+use seriatim_jepsen::report::Recoveries;
 use seriatim_jepsen::run::{self, Keep, Places, RunOptions, RunOutcome};
 use seriatim_jepsen::sabotage::{self, SabotageOptions};
 use seriatim_jepsen::workload::WorkloadKind;
@@ -84,6 +85,16 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// how long clusters took to come back, by kind of fault, over good runs with --apart; and whether they kept to the
+    /// bounds that are promised
+    Recovery {
+        /// their folders
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// one JSON object on the last line
+        #[arg(long)]
+        json: bool,
+    },
     /// workloads and faults
     List,
     /// checks the checkers: valid histories must be accepted, mutated ones refused
@@ -142,6 +153,12 @@ struct Shape {
     /// product; chaos: the test build; chaos-low: the same with short logs, so that snapshots are installed
     #[arg(long, default_value = "product")]
     build: String,
+    /// one fault at a time, and who leads is watched: for `recovery`
+    #[arg(long)]
+    apart: bool,
+    /// folder with another version of the same build, which nodes run for a while
+    #[arg(long, value_name = "FOLDER")]
+    other: Option<PathBuf>,
 }
 
 /// Where to, and how it is said.
@@ -187,6 +204,7 @@ fn command(command: Command) -> anyhow::Result<u8> {
         Command::Hunt { hours, shape, output, seed } => hunt(hours, &shape.options(seed), &output),
         Command::Check { path, json } => check(&path, json),
         Command::Sabotage { only, seed, no_controls, output } => sabotages(&only, seed, !no_controls, &output),
+        Command::Recovery { runs, json } => Ok(recovery(&runs, json)),
         Command::List => {
             list();
             Ok(0)
@@ -215,6 +233,8 @@ impl Shape {
             links: self.links.clone(),
             disk: self.disk.clone(),
             build: self.build.clone(),
+            apart: self.apart,
+            other: self.other.clone(),
         }
     }
 }
@@ -305,6 +325,24 @@ fn check(path: &Path, json: bool) -> anyhow::Result<u8> {
         println!("{}", serde_json::to_string(&verdict).context("failed to make JSON of the verdict")?);
     }
     Ok(verdict.outcome.exit_code())
+}
+
+/// 12 if a bound was missed, 11 if there was too little to say.
+fn recovery(runs: &[PathBuf], json: bool) -> u8 {
+    let seen = match Recoveries::read(runs) {
+        Ok(seen) => seen,
+        Err(error) => return refuse(&format!("{error:#}")),
+    };
+    eprint!("{}", seen.text());
+    if json {
+        println!("{}", seen.json());
+    }
+    let judged = seen.judged();
+    match judged.iter().any(|judged| judged.met == Some(false)) {
+        true => EXIT_VIOLATION,
+        false if judged.is_empty() || judged.iter().any(|judged| judged.met.is_none()) => EXIT_INVALID,
+        false => 0,
+    }
 }
 
 fn sabotages(only: &[String], seed: u64, controls: bool, output: &Output) -> anyhow::Result<u8> {

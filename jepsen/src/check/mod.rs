@@ -29,7 +29,7 @@ pub use rule::Rule;
 use tape::{Model, Tape, Track};
 pub use verdict::{
     EXIT_BROKEN, EXIT_INVALID, EXIT_OK, EXIT_VIOLATION, Evidence, FaultCounts, Findings, OpCounts, Outcome, SeenCounts,
-    Verdict, Violation,
+    VERDICT_FILE, Verdict, Violation,
 };
 
 use crate::history::HISTORY_FILE;

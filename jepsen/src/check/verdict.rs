@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::rule::Rule;
 use crate::history::{Ended, Op};
 
+/// What the checkers say of a run, in its folder.
+pub const VERDICT_FILE: &str = "verdict.json";
+
 /// Exit code of a run without a violation.
 pub const EXIT_OK: u8 = 0;
 /// Exit code of a run that proves nothing.

@@ -21,6 +21,8 @@ pub struct ClusterConfig {
     pub bin: PathBuf,
     /// name of the binary that all nodes run
     pub program: String,
+    /// folder with a binary of the same name, of another version, that nodes run for a while
+    pub other: Option<PathBuf>,
     /// what its environment has besides the harness's own
     pub env: Vec<(String, String)>,
     /// how nodes reach each other
@@ -48,6 +50,7 @@ impl Default for ClusterConfig {
             folder: PathBuf::from("jepsen-cluster"),
             bin: PathBuf::from("."),
             program: "seriatim".to_owned(),
+            other: None,
             env: Vec::new(),
             network: NetworkMode::Auto,
             links: Links::Mtls,
@@ -56,6 +59,13 @@ impl Default for ClusterConfig {
             disk: DiskKind::Plain,
             bendable_clocks: false,
         }
+    }
+}
+
+impl ClusterConfig {
+    /// The binary of the other version.
+    pub(crate) fn other_program(&self) -> Option<PathBuf> {
+        self.other.as_ref().map(|folder| folder.join(&self.program))
     }
 }
 

@@ -44,6 +44,9 @@ pub(crate) fn check(config: &ClusterConfig) -> anyhow::Result<()> {
         let path = config.bin.join(program);
         ensure!(path.is_file(), "start a cluster: there is no binary {}", path.display());
     }
+    if let Some(path) = config.other_program() {
+        ensure!(path.is_file(), "start a cluster: there is no binary {}", path.display());
+    }
     ensure!(
         !config.bendable_clocks || Path::new(LIBFAKETIME).is_file(),
         "start a cluster with clocks that can be bent: {LIBFAKETIME} is missing (package faketime)"
@@ -59,19 +62,19 @@ pub fn clocks_can_be_bent() -> bool {
 /// With what words a node is started.
 pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes: &[NodeInfo], index: usize) -> Spec {
     let node = &nodes[index];
-    let mut command: Vec<String> = Vec::new();
+    let mut wrapper: Vec<String> = Vec::new();
     if let Some(file) = network.namespace_file(index) {
-        command.extend(["nsenter".to_owned(), format!("--net={}", file.display())]);
+        wrapper.extend(["nsenter".to_owned(), format!("--net={}", file.display())]);
     }
     if config.monotonic_offsets {
         // The same at every start: a node's clock does not change when its process does.
         let seconds = (OFFSET_STEP_S * (1 + index as u64) + config.seed % OFFSET_STEP_S).to_string();
-        command.extend(["unshare", "-T", "--monotonic", &seconds, "--boottime", &seconds].map(str::to_owned));
+        wrapper.extend(["unshare", "-T", "--monotonic", &seconds, "--boottime", &seconds].map(str::to_owned));
     }
     if config.bendable_clocks {
         let file = super::clock_file(&config.folder, &node.name);
         // The monotonic clock must stay true: with it faked, the runtime's timers hang.
-        command.extend([
+        wrapper.extend([
             "env".to_owned(),
             format!("LD_PRELOAD={LIBFAKETIME}"),
             format!("FAKETIME_TIMESTAMP_FILE={}", file.display()),
@@ -81,10 +84,10 @@ pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes
     }
     if config.program == CHAOS_PROGRAM {
         let file = super::boot_file(&config.folder, &node.name);
-        command.extend(["env".to_owned(), format!("{BOOT_VARIABLE}={}", file.display())]);
+        wrapper.extend(["env".to_owned(), format!("{BOOT_VARIABLE}={}", file.display())]);
     }
-    command.extend([config.bin.join(&config.program).display().to_string(), node.role.name().to_owned()]);
-    let mut flag = |name: &str, value: String| command.extend([format!("--{name}"), value]);
+    let mut arguments = vec![node.role.name().to_owned()];
+    let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
     let addresses = |role: Role| -> String {
         let listed = nodes.iter().filter(|node| node.role == role).map(|node| node.address.to_string());
         listed.collect::<Vec<_>>().join(",")
@@ -114,16 +117,17 @@ pub(crate) fn spec(config: &ClusterConfig, network: &Network, keys: &Keys, nodes
     }
     match keys.links_of(&node.name) {
         Some(files) => {
-            let mut flag = |name: &str, path: &Path| command.extend([format!("--{name}"), path.display().to_string()]);
+            let mut flag =
+                |name: &str, path: &Path| arguments.extend([format!("--{name}"), path.display().to_string()]);
             flag("tls-ca", &files.ca);
             flag("tls-cert", &files.certificate);
             flag("tls-key", &files.key);
         }
-        None => command.push("--insecure-plaintext".to_owned()),
+        None => arguments.push("--insecure-plaintext".to_owned()),
     }
-    command.push("--exit-with-parent".to_owned());
-    let log = super::log_path(&config.folder, &node.name);
-    Spec { name: node.name.clone(), command, env: config.env.clone(), log }
+    arguments.push("--exit-with-parent".to_owned());
+    let (program, log) = (config.bin.join(&config.program), super::log_path(&config.folder, &node.name));
+    Spec { name: node.name.clone(), wrapper, program, arguments, env: config.env.clone(), log }
 }
 
 /// Makes the folders of a run.

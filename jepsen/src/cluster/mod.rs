@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use futures_util::future::{join_all, try_join_all};
 
 pub use bad_disk::Mood;
@@ -123,7 +123,7 @@ impl Cluster {
     fn prepare(mut config: ClusterConfig) -> anyhow::Result<Cluster> {
         layout::check(&config)?;
         layout::make_folders(&config)?;
-        for path in [&mut config.folder, &mut config.bin] {
+        for path in [&mut config.folder, &mut config.bin].into_iter().chain(&mut config.other) {
             *path = path.canonicalize().with_context(|| format!("open {}", path.display()))?;
         }
         let network = Network::make(config.network, config.seed, layout::short_names(&config))?;
@@ -191,6 +191,18 @@ impl Cluster {
     /// The same, with other values of some variables of its environment, for this one process.
     pub async fn start_node_with(&self, name: &str, env: &[(String, String)]) -> anyhow::Result<()> {
         self.process(name)?.start_with(env).await
+    }
+
+    /// The same, of the other version, for this one process.
+    ///
+    /// # Errors
+    /// There is no other version; it does not start, or something else runs.
+    pub async fn start_node_as_other(&self, name: &str) -> anyhow::Result<()> {
+        let program = self.inner.config.other_program().context("there is no other version")?;
+        self.process(name)?.start_as(&program).await?;
+        let runs = self.pid(name).and_then(process::program_of).with_context(|| format!("{name} is gone"))?;
+        ensure!(runs == program.canonicalize()?, "{name} runs {} and not {}", runs.display(), program.display());
+        Ok(())
     }
 
     /// SIGTERM; returns when the process is gone. One that does not go in time is killed, and that is an error.

@@ -7,6 +7,7 @@
 //! Signals go through a pidfd, so none ever reaches a stranger that got the number of a dead node. The task that
 //! waits for the process holds its stdin: when the harness ends, however it ends, the pipe breaks and the node ends.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -37,8 +38,12 @@ const PROC_POLL: Duration = Duration::from_millis(2);
 pub(crate) struct Spec {
     /// of the node
     pub(crate) name: String,
-    /// program and arguments
-    pub(crate) command: Vec<String>,
+    /// programs that put it into its namespaces, with their arguments; each runs the next
+    pub(crate) wrapper: Vec<String>,
+    /// its own
+    pub(crate) program: PathBuf,
+    /// and its arguments
+    pub(crate) arguments: Vec<String>,
     /// what its environment has besides the harness's own
     pub(crate) env: Vec<(String, String)>,
     /// where its stderr goes
@@ -83,17 +88,26 @@ impl Process {
 
     /// Starts it; returns when it is ready.
     pub(crate) async fn start(self: &Arc<Self>) -> anyhow::Result<()> {
-        self.start_with(&[]).await
+        self.start_program(&self.spec.program, &[]).await
     }
 
     /// The same, with other values of some variables of its environment, this once.
     pub(crate) async fn start_with(self: &Arc<Self>, env: &[(String, String)]) -> anyhow::Result<()> {
+        self.start_program(&self.spec.program, env).await
+    }
+
+    /// The same, of another program with the same arguments, this once.
+    pub(crate) async fn start_as(self: &Arc<Self>, program: &Path) -> anyhow::Result<()> {
+        self.start_program(program, &[]).await
+    }
+
+    async fn start_program(self: &Arc<Self>, program: &Path, env: &[(String, String)]) -> anyhow::Result<()> {
         let name = self.spec.name.as_str();
         let ordered = self.order.lock().await;
         if let Some(live) = &self.state.borrow().live {
             bail!("start {name}: it runs already as process {}", live.pid);
         }
-        self.spawn(env).with_context(|| format!("start {name}"))?;
+        self.spawn(program, env).with_context(|| format!("start {name}"))?;
         // Not held while it gets ready: a node that cannot get ready must still be killable.
         drop(ordered);
         let mut seen = self.state.subscribe();
@@ -106,11 +120,14 @@ impl Process {
         }
     }
 
-    fn spawn(self: &Arc<Self>, env: &[(String, String)]) -> anyhow::Result<()> {
+    fn spawn(self: &Arc<Self>, program: &Path, env: &[(String, String)]) -> anyhow::Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.spec.log);
         let log = log.with_context(|| format!("open {}", self.spec.log.display()))?;
-        let mut child = Command::new(&self.spec.command[0])
-            .args(&self.spec.command[1..])
+        let wrapper = self.spec.wrapper.iter().map(OsStr::new);
+        let words: Vec<&OsStr> = wrapper.chain([program.as_os_str()]).collect();
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
+            .args(&self.spec.arguments)
             .envs(self.spec.env.iter().map(|(name, value)| (name, value)))
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
@@ -120,7 +137,7 @@ impl Process {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("run {}", self.spec.command.join(" ")))?;
+            .with_context(|| format!("run {}", words.join(OsStr::new(" ")).display()))?;
         let pid = child.id().context("it ended at once")?;
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).context("its process id is none")?;
         // The child is not waited for yet, so its number is still its own.
@@ -284,6 +301,11 @@ fn last_lines(path: &Path, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
+/// The file that a process runs, as the kernel says.
+pub(crate) fn program_of(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
 /// Does the kernel say that the process is stopped?
 fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -297,8 +319,14 @@ mod tests {
 
     fn shell(script: &str) -> (tempfile::TempDir, Arc<Process>) {
         let folder = tempfile::tempdir().unwrap();
-        let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let spec = Spec { name: "sh".to_owned(), command, env: Vec::new(), log: folder.path().join("log") };
+        let spec = Spec {
+            name: "sh".to_owned(),
+            wrapper: vec!["env".to_owned()],
+            program: PathBuf::from("sh"),
+            arguments: ["-c", script].map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            log: folder.path().join("log"),
+        };
         let process = Process::new(spec);
         (folder, process)
     }
@@ -340,6 +368,18 @@ mod tests {
         process.pause().await.unwrap();
         process.stop().await.unwrap();
         assert_eq!((process.pid(), process.own_ends()), (None, Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn another_program_is_started_once_and_then_its_own_again() {
+        let (folder, process) = shell("echo ready; read line");
+        let (bash, other) = (std::fs::canonicalize("/bin/bash").unwrap(), folder.path().join("other"));
+        std::os::unix::fs::symlink(&bash, &other).unwrap();
+        process.start_as(&other).await.unwrap();
+        assert_eq!(program_of(process.pid().unwrap()), Some(bash));
+        process.kill().await.unwrap();
+        process.start().await.unwrap();
+        assert_eq!(program_of(process.pid().unwrap()), std::fs::canonicalize("/bin/sh").ok());
     }
 
     #[tokio::test]

@@ -35,6 +35,15 @@ pub struct LogBounds {
     pub purged: u64,
 }
 
+/// Who leads a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Leadership {
+    /// name of the store
+    pub(crate) store: String,
+    /// since which election
+    pub(crate) term: u64,
+}
+
 impl Cluster {
     /// Runs `raftctl -o json` against all stores; an error unless it exits 0 or 10 (unhealthy, which has data too).
     pub async fn raftctl(&self, args: &[&str]) -> anyhow::Result<Value> {
@@ -45,7 +54,16 @@ impl Cluster {
 
     /// Runs `raftctl -o json` against all stores, whatever it exits with.
     pub async fn raftctl_answer(&self, args: &[&str]) -> anyhow::Result<RaftctlAnswer> {
-        self.raftctl_at(&self.store_addresses(), args).await
+        self.raftctl_answer_within(args, PATIENCE).await
+    }
+
+    /// The same, of something that takes its time.
+    pub(crate) async fn raftctl_answer_within(
+        &self,
+        args: &[&str],
+        patience: Duration,
+    ) -> anyhow::Result<RaftctlAnswer> {
+        self.raftctl_at(&self.store_addresses(), args, patience).await
     }
 
     fn store_addresses(&self) -> Vec<String> {
@@ -53,7 +71,7 @@ impl Cluster {
         stores.map(|node| node.address.to_string()).collect()
     }
 
-    async fn raftctl_at(&self, stores: &[String], args: &[&str]) -> anyhow::Result<RaftctlAnswer> {
+    async fn raftctl_at(&self, stores: &[String], args: &[&str], patience: Duration) -> anyhow::Result<RaftctlAnswer> {
         let keys = &self.inner.keys;
         let first_gateway = self.gateways().first().map(|(_, address)| address.to_string());
         let mut words: Vec<String> = args.iter().map(|word| (*word).to_owned()).collect();
@@ -65,13 +83,18 @@ impl Cluster {
         flag("dev-key", keys.token_key.display().to_string());
         words.extend(keys.operator_words());
         let program = self.config().bin.join("raftctl");
-        let ran = tool::run(&program, &words, PATIENCE).await?;
+        let ran = tool::run(&program, &words, patience).await?;
         let json = serde_json::from_str(&ran.stdout).unwrap_or(Value::Null);
         Ok(RaftctlAnswer { exit: ran.exit, json, stderr: ran.stderr })
     }
 
     /// Which store leads each group, as far as stores answer at once.
     pub async fn leaders(&self) -> BTreeMap<u32, String> {
+        self.leaderships().await.into_iter().map(|(group, leadership)| (group, leadership.store)).collect()
+    }
+
+    /// The same, with the terms.
+    pub(crate) async fn leaderships(&self) -> BTreeMap<u32, Leadership> {
         match self.raftctl(&["raft", "groups", "--timeout", GLANCE]).await {
             Ok(json) => leaders(&json, &self.stores_by_id().await),
             Err(_) => BTreeMap::new(),
@@ -108,7 +131,8 @@ impl Cluster {
         let mut orders = vec![vec!["cluster", "init", "--groups", &groups]];
         orders.extend(joiners.iter().map(|store| vec!["node", "join", store]));
         for order in orders {
-            let answer = self.raftctl_at(founders, &[order.as_slice(), &["--timeout", "30s"]].concat()).await?;
+            let words = [order.as_slice(), &["--timeout", "30s"]].concat();
+            let answer = self.raftctl_at(founders, &words, PATIENCE).await?;
             done(&order.join(" "), &answer)?;
         }
         Ok(())
@@ -149,8 +173,8 @@ fn stores_by_id(json: &Value, nodes: &[NodeInfo]) -> BTreeMap<u64, String> {
 }
 
 /// Of each group, the replica of the highest term that says it leads: an old leader may not know yet.
-fn leaders(json: &Value, names: &BTreeMap<u64, String>) -> BTreeMap<u32, String> {
-    let mut newest: BTreeMap<u32, (u64, String)> = BTreeMap::new();
+fn leaders(json: &Value, names: &BTreeMap<u64, String>) -> BTreeMap<u32, Leadership> {
+    let mut newest: BTreeMap<u32, Leadership> = BTreeMap::new();
     for item in items(json).filter(|item| item.get("role").and_then(Value::as_str) == Some("leader")) {
         let read = || -> anyhow::Result<(u32, u64, String)> {
             let group = u32::try_from(number(item, "group").context("group")?)?;
@@ -158,11 +182,11 @@ fn leaders(json: &Value, names: &BTreeMap<u64, String>) -> BTreeMap<u32, String>
             Ok((group, number(item, "term").context("term")?, names.get(&store).context("its name")?.clone()))
         };
         let Ok((group, term, name)) = read() else { continue };
-        if newest.get(&group).is_none_or(|(known, _)| *known < term) {
-            newest.insert(group, (term, name));
+        if newest.get(&group).is_none_or(|known| known.term < term) {
+            newest.insert(group, Leadership { store: name, term });
         }
     }
-    newest.into_iter().map(|(group, (_, name))| (group, name)).collect()
+    newest
 }
 
 fn logs(json: &Value, names: &BTreeMap<u64, String>) -> BTreeMap<(u32, String), LogBounds> {
@@ -187,7 +211,7 @@ mod tests {
         let item = |store: &str, term: &str| json!({"group": 3, "store": store, "role": "leader", "term": term});
         for items in [[item("1", "9"), item("2", "10")], [item("2", "10"), item("1", "9")]] {
             let found = leaders(&json!({ "items": items }), &names);
-            assert_eq!(found, BTreeMap::from([(3, "store-2".to_owned())]));
+            assert_eq!(found, BTreeMap::from([(3, Leadership { store: "store-2".to_owned(), term: 10 })]));
         }
     }
 

@@ -85,16 +85,20 @@ async fn restart(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
 async fn roll(cluster: &Cluster, names: &[String]) -> anyhow::Result<String> {
     for name in names {
         restart(cluster, name).await?;
-        let groups = cluster.config().groups as usize + 1;
-        let led = async {
-            while cluster.leaders().await.len() < groups {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        let waited = tokio::time::timeout(ROLL_PATIENCE, led).await;
-        waited.with_context(|| format!("wait after the restart of {name} until every group is led"))?;
+        all_led(cluster).await.with_context(|| format!("wait after the restart of {name}"))?;
     }
     Ok(format!("{} stores restarted, one after another", names.len()))
+}
+
+/// Waits until every group is led.
+pub(super) async fn all_led(cluster: &Cluster) -> anyhow::Result<()> {
+    let groups = cluster.config().groups as usize + 1;
+    let led = async {
+        while cluster.leaders().await.len() < groups {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(ROLL_PATIENCE, led).await.context("not every group is led")
 }
 
 async fn storm(cluster: &Cluster, name: &str) -> anyhow::Result<String> {

@@ -16,6 +16,7 @@ use super::partition::Partition;
 use super::pause::Pause;
 use super::shape::Shape;
 use super::targets::Target;
+use super::version::Version;
 use super::{Hold, Nemesis};
 use crate::cluster::{CHAOS_PROGRAM, Cluster, DiskKind, Links, NetworkKind, Role, clocks_can_be_bent};
 
@@ -50,6 +51,8 @@ pub enum Needs {
     ChaosBuild,
     /// nodes that show each other certificates
     Mtls,
+    /// a binary of another version
+    OtherVersion,
 }
 
 /// A kind of fault.
@@ -242,6 +245,16 @@ static SURVIVABLE: &[Kind] = kinds! { true
         "gateway-storm" Needs::Nothing, Hold::ms(0, 0), "a gateway is killed and started again and again"
             => Acting::boxed(Act::GatewayStorm);
     }
+    "version" {
+        "other-store" Needs::OtherVersion, Hold::ms(2_000, 20_000), "a store runs the other version for a while"
+            => Version::boxed(Target::One(Role::Store));
+        "other-logic" Needs::OtherVersion, Hold::ms(2_000, 20_000), "a logic node runs the other version for a while"
+            => Version::boxed(Target::One(Role::Logic));
+        "other-gateway" Needs::OtherVersion, Hold::ms(2_000, 20_000), "a gateway runs the other version for a while"
+            => Version::boxed(Target::One(Role::Gateway));
+        "roll-version" Needs::OtherVersion, Hold::ms(2_000, 10_000), "all nodes, one by one, to the other version and back"
+            => Version::boxed(Target::Everybody);
+    }
 };
 
 /// Kinds that today's product answers by refusing to start: nothing rebuilds a replica yet.
@@ -323,6 +336,9 @@ fn lack(needs: Needs, cluster: &Cluster) -> Option<String> {
         Needs::ChaosBuild => (config.program != CHAOS_PROGRAM)
             .then(|| "the nodes are no test build: they have no named points (--build chaos)".to_owned()),
         Needs::Mtls => (config.links != Links::Mtls).then(|| "the nodes speak plaintext (--links mtls)".to_owned()),
+        Needs::OtherVersion => {
+            config.other.is_none().then(|| "there is no other version to run beside it (--other FOLDER)".to_owned())
+        }
         Needs::BentClocks if config.bendable_clocks => None,
         Needs::BentClocks if clocks_can_be_bent() => Some("the cluster was started with true clocks".to_owned()),
         Needs::BentClocks => Some("libfaketime is not installed (package faketime)".to_owned()),

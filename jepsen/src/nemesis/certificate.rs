@@ -120,6 +120,7 @@ async fn took(cluster: &Cluster, before: &BTreeMap<String, Taken>) -> anyhow::Re
             return Ok(took);
         }
         if Instant::now() >= deadline {
+            ensure!(!waiting.is_empty(), "nobody who answered before is there any more, after {PATIENCE:?}");
             bail!("no new files were taken in {PATIENCE:?} by: {}", waiting.join(", "));
         }
         tokio::time::sleep(POLL).await;

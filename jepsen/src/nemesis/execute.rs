@@ -59,6 +59,10 @@ pub async fn run_schedule(
                 schedule.put_back(&planned);
             }
         }
+        if schedule.is_apart() {
+            while running.next().await.is_some() {}
+            due = Instant::now();
+        }
     }
     while running.next().await.is_some() {}
 }

@@ -31,6 +31,7 @@ mod pause;
 mod schedule;
 mod shape;
 mod targets;
+mod version;
 
 use std::time::Duration;
 

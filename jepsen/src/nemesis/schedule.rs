@@ -1,7 +1,8 @@
 //! Schedule: which faults, when and how long: pure, from a seed.
 //!
 //! Kinds are dealt from a shuffled deck, so that every kind comes before one comes again. A quarter of the steps is
-//! quiet; the others have one to three faults, which overlap with each other and with those of the steps before.
+//! quiet; the others have one to three faults, which overlap with each other and with those of the steps before. Or
+//! they are kept [apart](Schedule::apart), so that each recovery is measured by itself.
 
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use super::{Hold, Kind};
 const GAP: Hold = Hold::ms(2_000, 6_000);
 /// Of the steps, so many in a hundred do nothing, so that a cluster that recovers is seen too.
 const QUIET_PERCENT: u32 = 25;
+/// Between the healing of a fault and the next one, if they are kept apart: longer than what reports look at, and than
+/// stores take to give leadership back to whom it belongs (10 s, and a second for each group).
+const APART: Duration = Duration::from_secs(20);
 
 /// A fault to come.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,7 +34,7 @@ pub struct Planned {
 /// What comes next.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Step {
-    /// after the step before
+    /// after the step before; after all its faults are healed, if they are kept apart
     pub after: Duration,
     /// all at once; none in a quiet step
     pub faults: Vec<Planned>,
@@ -42,12 +46,23 @@ pub struct Schedule {
     kinds: Vec<&'static Kind>,
     deck: Vec<&'static Kind>,
     rng: StdRng,
+    apart: bool,
 }
 
 impl Schedule {
     /// A plan of these kinds.
     pub fn new(kinds: Vec<&'static Kind>, seed: u64) -> Self {
-        Self { kinds, deck: Vec::new(), rng: StdRng::seed_from_u64(seed) }
+        Self { kinds, deck: Vec::new(), rng: StdRng::seed_from_u64(seed), apart: false }
+    }
+
+    /// One fault at a time, each in a cluster that has had time to recover from the one before.
+    pub fn apart(self, apart: bool) -> Self {
+        Self { apart, ..self }
+    }
+
+    /// Does the next step begin only when the faults of this one are healed?
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart
     }
 
     /// Only the kinds of which this is true.
@@ -80,6 +95,9 @@ impl Iterator for Schedule {
     type Item = Step;
 
     fn next(&mut self) -> Option<Step> {
+        if self.apart {
+            return Some(Step { after: APART, faults: self.deal().into_iter().collect() });
+        }
         let after = between(&mut self.rng, GAP);
         let quiet = self.rng.random_range(0..100) < QUIET_PERCENT;
         let count = match self.rng.random_range(0..100) {
@@ -162,7 +180,14 @@ mod tests {
 
     #[test]
     fn no_kinds_are_a_plan_of_quiet_steps() {
-        let mut steps = Schedule::new(Vec::new(), 1).take(100);
-        assert!(steps.all(|step| step.faults.is_empty()));
+        for apart in [false, true] {
+            let mut steps = Schedule::new(Vec::new(), 1).apart(apart).take(100);
+            assert!(steps.all(|step| step.faults.is_empty()));
+        }
+    }
+
+    #[test]
+    fn faults_that_are_kept_apart_come_one_by_one() {
+        assert!(plan(5).apart(true).take(500).all(|step| step.faults.len() == 1 && step.after == APART));
     }
 }

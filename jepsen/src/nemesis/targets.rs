@@ -27,6 +27,8 @@ pub(super) enum Target {
     MinorityOfStores,
     /// every store
     AllStores,
+    /// every node
+    Everybody,
     /// the one store of this run whose files may be damaged
     Frail,
     /// the store that leads most groups
@@ -51,6 +53,7 @@ async fn pick_now(cluster: &Cluster, rng: &mut StdRng, target: Target) -> Result
         Target::One(role) => draw(cluster, rng, role, 1)?,
         Target::MinorityOfStores => draw(cluster, rng, Role::Store, minority(cluster))?,
         Target::AllStores => cluster.names(Role::Store),
+        Target::Everybody => cluster.nodes().iter().map(|node| node.name.clone()).collect(),
         Target::Frail => {
             let stores = cluster.names(Role::Store);
             let frail = one(rng, &stores).map(|drawn| cluster.frail(drawn).to_owned());

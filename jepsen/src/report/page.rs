@@ -1,14 +1,13 @@
 //! Page: the parts of the report, each from what is known of the run.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::around::{Around, VIOLATIONS_MAX};
 use super::chart::{Axis, Curve, Scale, clock, curves, effect_word, lanes};
 use super::html::{counted, escape, grouped, section, table, tile};
+use super::recovery::{Recoveries, Times};
 use super::series::{SECOND, Series};
-use super::span::{Span, recovery};
+use super::span::{Recovery, Span};
 use crate::check::{Outcome, Verdict};
 use crate::history::Effect;
 
@@ -136,37 +135,41 @@ pub(super) fn counts(verdict: &Verdict) -> String {
 }
 
 /// Faults by kind, and each with how the cluster came through.
-pub(super) fn faults(verdict: &Verdict, spans: &[Span], series: &Series, load_end: u64) -> String {
+pub(super) fn faults(verdict: &Verdict, spans: &[Span], recoveries: &[Option<Recovery>]) -> String {
     if verdict.faults.is_empty() && spans.is_empty() {
         return section("Faults", r#"<p class="note">Nothing was done to the cluster.</p>"#);
     }
-    let recoveries: Vec<_> = spans.iter().map(|span| recovery(span, &series.acked_at, load_end)).collect();
-    let mut by_kind: BTreeMap<&str, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
-    for (span, recovery) in spans.iter().zip(&recoveries) {
-        if let Some(recovery) = recovery.filter(|_| span.effect == Effect::Installed) {
-            let (gaps, backs) = by_kind.entry(&span.kind).or_default();
-            gaps.push(recovery.gap);
-            backs.extend(recovery.back_after);
-        }
-    }
+    let mut by_kind = Recoveries::default();
+    spans.iter().zip(recoveries).for_each(|(span, recovery)| by_kind.add(span, *recovery, &[]));
     let rows = verdict.faults.iter().map(|(kind, counts)| {
-        let (mut gaps, mut backs) = by_kind.remove(kind.as_str()).unwrap_or_default();
-        gaps.sort_unstable();
-        backs.sort_unstable();
-        let middle = |sorted: &[u64]| sorted.get(sorted.len() / 2).map_or_else(|| "–".to_owned(), |time| millis(*time));
-        let most = |sorted: &[u64]| sorted.last().map_or_else(|| "–".to_owned(), |time| millis(*time));
+        let seen = by_kind.of(kind);
+        let pair = |times: &Times| match seen.faults {
+            0 => ["–".to_owned(), "–".to_owned()],
+            _ => [50, 100].map(|percent| waited(times.percentile(percent))),
+        };
         let numbers = [counts.installed, counts.skipped, counts.indeterminate].map(grouped);
-        [vec![escape(kind)], numbers.to_vec(), vec![middle(&gaps), most(&gaps), middle(&backs), most(&backs)]].concat()
+        [&[escape(kind)][..], &numbers, &pair(&seen.silence), &pair(&seen.slowest), &pair(&seen.back)].concat()
     });
-    let head = ["kind", "took effect", "skipped", "unclear", "silence, median", "worst", "back after, median", "worst"];
-    let note = r#"<p class="note">Silence: the longest time without an answer within 15 s of the injection. Back after: from the injection until half a second has at least 80 % of the median rate of the 10 s before; 0 if it never fell below, while there was load and for a minute at most. Faults overlap, so that a number may speak of a neighbour.</p>"#;
+    let head = [
+        "kind",
+        "took effect",
+        "skipped",
+        "unclear",
+        "silence, median",
+        "worst",
+        "slowest key, median",
+        "worst",
+        "back after, median",
+        "worst",
+    ];
+    let note = r#"<p class="note">Silence: the longest time without an answer within 15 s of the injection. Slowest key: how long whoever wrote the conversation, counter or register that waited longest had to wait for an ack, from the injection or from when he asked. Back after: from the injection until half a second has at least 80 % of the median rate of the 10 s before; 0 if it never fell below, while there was load and for a minute at most. Faults overlap unless the run kept them apart, so that a number may speak of a neighbour.</p>"#;
     let mut out =
         section("Recovery by kind of fault", &format!("{note}{}", table(&head, 1, &rows.collect::<Vec<_>>())));
-    let rows = spans.iter().zip(&recoveries).take(FAULTS_MAX).map(|(span, recovery)| {
+    let rows = spans.iter().zip(recoveries).take(FAULTS_MAX).map(|(span, recovery)| {
         let word = effect_word(span.effect);
         let recovery = recovery.filter(|_| span.effect == Effect::Installed);
-        let gap = recovery.map_or_else(|| "–".to_owned(), |recovery| millis(recovery.gap));
-        let back = recovery.map(|recovery| recovery.back_after.map_or_else(|| "not while watched".to_owned(), millis));
+        let told =
+            |of: fn(Recovery) -> Option<u64>| recovery.map_or_else(|| "–".to_owned(), |recovery| waited(of(recovery)));
         vec![
             span.number.to_string(),
             escape(&span.kind),
@@ -175,12 +178,13 @@ pub(super) fn faults(verdict: &Verdict, spans: &[Span], series: &Series, load_en
             escape(&span.detail),
             clock(span.began),
             if span.healed { millis(span.ended.saturating_sub(span.began)) } else { "–".to_owned() },
-            gap,
-            back.unwrap_or_else(|| "–".to_owned()),
+            told(|recovery| Some(recovery.gap)),
+            told(|recovery| recovery.slowest),
+            told(|recovery| recovery.back_after),
         ]
     });
     let rows: Vec<_> = rows.collect();
-    let head = ["#", "kind", "targets", "effect", "detail", "at", "lasted", "silence", "back after"];
+    let head = ["#", "kind", "targets", "effect", "detail", "at", "lasted", "silence", "slowest key", "back after"];
     let summary = format!(
         "<details><summary>each of {}</summary>{}</details>",
         counted(spans.len() as u64, "fault"),
@@ -284,6 +288,11 @@ fn micros(value: f64) -> String {
 
 fn trimmed(value: f64) -> String {
     if value >= 100.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+/// What may not have come while it was watched for.
+fn waited(nanos: Option<u64>) -> String {
+    nanos.map_or_else(|| "not while watched".to_owned(), millis)
 }
 
 fn millis(nanos: u64) -> String {

@@ -1,10 +1,13 @@
 //! Series: a history over time, in buckets that fit a picture.
 //!
-//! Bounded: however long a run was, it has at most [`BUCKETS_MAX`] buckets; latencies are kept as histograms.
+//! Bounded: however long a run was, it has at most [`BUCKETS_MAX`] buckets; latencies are kept as histograms. Of each
+//! operation stay a few numbers.
+
+use std::collections::HashMap;
 
 use hdrhistogram::Histogram;
 
-use crate::history::{Ended, Op};
+use crate::history::{Ended, Function, Op};
 
 pub(super) const SECOND: u64 = 1_000_000_000;
 /// Buckets of a picture; a wider one would not fit a screen.
@@ -32,6 +35,40 @@ pub(super) struct Series {
     pub(super) latency: Histogram<u32>,
     /// when operations were acked, rising
     pub(super) acked_at: Vec<u64>,
+    /// sends and numbers, by conversation and counter. Registers are not among them: their writes are gathered, and
+    /// take up to a second by design
+    pub(super) writes: HashMap<String, Writes>,
+}
+
+/// The writes of a key.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// rising by call
+    pub(super) all: Vec<Write>,
+    /// the longest time that one took, ns
+    longest: u64,
+}
+
+impl Writes {
+    pub(super) fn of(mut all: Vec<Write>) -> Writes {
+        all.sort_unstable_by_key(|write| (write.call, write.ret));
+        let longest = all.iter().map(|write| write.ret.saturating_sub(write.call)).max().unwrap_or(0);
+        Writes { all, longest }
+    }
+
+    /// Those that may not be over at a moment, and all that were begun behind it.
+    pub(super) fn since(&self, moment: u64) -> &[Write] {
+        let first = self.all.partition_point(|write| write.call.saturating_add(self.longest) < moment);
+        &self.all[first..]
+    }
+}
+
+/// A write, however it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Write {
+    pub(super) call: u64,
+    pub(super) ret: u64,
+    pub(super) ended: Ended,
 }
 
 impl Series {
@@ -40,13 +77,22 @@ impl Series {
         let width = length.div_ceil(BUCKETS_MAX).div_ceil(SECOND).max(1) * SECOND;
         let count = usize::try_from(length / width + 1).expect("there are at most BUCKETS_MAX");
         let bucket = Bucket { ok: 0, fail: 0, info: 0, latency: histogram() };
-        Self { buckets: vec![bucket; count], width, latency: histogram(), acked_at: Vec::new() }
+        Self { buckets: vec![bucket; count], width, latency: histogram(), acked_at: Vec::new(), writes: HashMap::new() }
     }
 
     /// One operation more.
     pub(super) fn add(&mut self, op: &Op) {
         let last = self.buckets.len() - 1;
         let place = usize::try_from(op.ret / self.width).unwrap_or(last).min(last);
+        if matches!(op.f, Function::Append | Function::Next) {
+            let write = Write { call: op.call, ret: op.ret, ended: op.ended };
+            match self.writes.get_mut(&op.key) {
+                Some(writes) => writes.all.push(write),
+                None => {
+                    self.writes.insert(op.key.clone(), Writes { all: vec![write], longest: 0 });
+                }
+            }
+        }
         let bucket = &mut self.buckets[place];
         match op.ended {
             Ended::Fail => bucket.fail += 1,
@@ -64,6 +110,7 @@ impl Series {
     /// All operations were added.
     pub(super) fn finish(&mut self) {
         self.acked_at.sort_unstable();
+        self.writes.values_mut().for_each(|writes| *writes = Writes::of(std::mem::take(&mut writes.all)));
     }
 
     /// Seconds of a bucket.

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::counters::Counters;
+use super::reign::Reign;
 use super::verify::{self, Compared, Verification};
 use super::{Plan, RunOptions};
 use crate::cluster::{Cluster, OwnEnd};
@@ -56,7 +57,7 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
     workload.begin();
     let until = began + options.time();
     let heal_at = until - options.settle_time();
-    let schedule = Schedule::new(plan.kinds.clone(), options.seed);
+    let schedule = Schedule::new(plan.kinds.clone(), options.seed).apart(options.apart);
     let unwritten = Mutex::new(None);
     let passed_over = Mutex::new(PassedOver::default());
     let hurt = run_schedule(cluster, schedule, clock.origin(), heal_at, |fault| {
@@ -66,11 +67,24 @@ pub(crate) async fn act(cluster: &Cluster, options: &RunOptions, plan: &Plan, fo
             unwritten.lock().get_or_insert(error);
         }
     });
+    let reign =
+        options.apart.then(|| Reign::create(folder)).transpose().context("failed to make the file of leaders")?;
+    let counters = &acted.counters;
+    let watched = async {
+        match &reign {
+            Some(reign) => reign.watch(cluster, counters, clock).await,
+            None => {
+                counters.watch(cluster).await;
+                Ok(())
+            }
+        }
+    };
     tokio::select! {
         () = async { hurt.await; tokio::time::sleep_until(until.into()).await } => {}
         () = progress(&workload, began) => {}
-        () = acted.counters.watch(cluster) => {}
+        watched = watched => watched.context("failed to write down who leads")?,
     }
+    reign.map_or(Ok(()), |reign| reign.sync()).context("failed to write down who leads")?;
     unwritten
         .into_inner()
         .map_or(Ok(()), Err)
@@ -169,6 +183,12 @@ async fn progress(workload: &Workload, began: Instant) {
 impl Acted {
     fn phase(&mut self, name: &'static str, began: Instant) {
         self.phases.push((name, began.elapsed().as_secs_f64()));
+    }
+
+    /// For people.
+    pub(crate) fn phases_text(&self) -> String {
+        let told: Vec<String> = self.phases.iter().map(|(name, seconds)| format!("{name} {seconds:.1} s")).collect();
+        told.join(", ")
     }
 
     /// For `run.json`.

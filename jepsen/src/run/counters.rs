@@ -1,7 +1,7 @@
 //! Counters: what nodes count of themselves, added up over the run and over their restarts. For `run.json`: it tells
 //! whether the rare things happened at all. Only alarms, which no correct cluster raises, weigh in the verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -19,7 +19,7 @@ const COUNTED: [(&str, &str); 11] = [
     ("leases expired", "seriatim_store_lease_expiries_total"),
     ("leases lost", "seriatim_logic_leases_lost_total"),
     ("holders fenced or released", "seriatim_logic_holders_ended_total"),
-    ("claims", "seriatim_logic_claims_total"),
+    (CLAIMS, "seriatim_logic_claims_total"),
     ("batches without an outcome", "seriatim_logic_proposals_failed_total"),
     (ROT_FOUND, "seriatim_store_rot_found_total"),
     ("replicas rebuilt", "seriatim_store_rebuilt_replicas_total"),
@@ -27,6 +27,7 @@ const COUNTED: [(&str, &str); 11] = [
     ("calls refused by NOT_HOLDER", "seriatim_logic_refusals_total{code=\"NOT_HOLDER\"}"),
 ];
 const ALARMS: &str = "alarms";
+const CLAIMS: &str = "claims";
 const ROT_FOUND: &str = "rot found";
 
 /// Sums so far.
@@ -51,15 +52,18 @@ impl Counters {
         }
     }
 
-    /// Looks once. Who does not answer is left out.
-    pub(crate) async fn look(&self, cluster: &Cluster) {
+    /// Looks once, and says who answered. Who does not is left out.
+    pub(crate) async fn look(&self, cluster: &Cluster) -> BTreeSet<String> {
         let names = cluster.nodes().iter().map(|node| node.name.clone());
         let read = names.map(|name| async move { (cluster.metrics(&name).await, name) });
+        let mut answered = BTreeSet::new();
         for (metrics, name) in join_all(read).await {
             if let Ok(metrics) = metrics {
                 self.sums.lock().add(&name, &metrics);
+                answered.insert(name);
             }
         }
+        answered
     }
 
     /// How many alarms were raised.
@@ -70,6 +74,11 @@ impl Counters {
     /// How many rotten replicas stores found.
     pub(crate) fn rot_found(&self) -> u64 {
         self.sums.lock().sums.get(ROT_FOUND).map_or(0, |sum| *sum as u64)
+    }
+
+    /// How many slots were claimed.
+    pub(crate) fn claims(&self) -> u64 {
+        self.sums.lock().sums.get(CLAIMS).map_or(0, |sum| *sum as u64)
     }
 
     pub(crate) fn to_json(&self) -> Value {

@@ -7,15 +7,13 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use super::{Keep, RunOptions};
-use crate::check::Verdict;
+use crate::check::{VERDICT_FILE, Verdict};
 use crate::history::{CONVERSATION_FILE, HISTORY_FILE, INBOX_FILE, RUN_FILE};
 
 /// Where the cluster's own files are, within a run's folder.
 const CLUSTER: &str = "cluster";
 /// Within the cluster's folder: what its nodes said.
 const LOGS: &str = "logs";
-/// What the checkers said.
-const VERDICT_FILE: &str = "verdict.json";
 
 /// A run's folder.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tokio::process::Command;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known of the machine and of the program that the nodes run.
-pub(crate) async fn about(bin: &Path, program: &str) -> Map<String, Value> {
+pub(crate) async fn about(bin: &Path, other: Option<&Path>, program: &str) -> Map<String, Value> {
     let mut about = Map::new();
     let mut note = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -19,6 +19,9 @@ pub(crate) async fn about(bin: &Path, program: &str) -> Map<String, Value> {
     };
     note("harness", Some(env!("CARGO_PKG_VERSION").to_owned()));
     note("seriatim", said(&bin.join(program), &["--version"]).await);
+    if let Some(folder) = other {
+        note("other", said(&folder.join(program), &["--version"]).await);
+    }
     note("raftctl", said(&bin.join("raftctl"), &["--version"]).await);
     note("commit", said(Path::new("git"), &["describe", "--always", "--dirty", "--abbrev=12"]).await);
     note("kernel", std::fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|text| text.trim().to_owned()));

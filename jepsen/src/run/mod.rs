@@ -16,6 +16,7 @@ mod folder;
 mod machine;
 mod options;
 mod outcome;
+mod reign;
 mod stop;
 pub(crate) mod verify;
 
@@ -71,9 +72,9 @@ pub async fn run(options: &RunOptions, plan: &Plan, places: &Places) -> RunOutco
         Err(error) => return RunOutcome::broken(&error, &places.root),
     };
     match play(options, plan, places, &mut folder).await {
-        Ok((verdict, counted)) => {
+        Ok((verdict, acted)) => {
             let mut outcome = RunOutcome::of(&verdict, folder.path());
-            outcome.text.push_str(&format!("  nodes counted: {counted}\n"));
+            outcome.text.push_str(&format!("  took {}\n  nodes counted: {}\n", acted.phases_text(), acted.counters));
             if verdict.outcome == Outcome::Ok
                 && let Err(error) = folder.thin_out(places.keep)
             {
@@ -91,14 +92,15 @@ pub async fn run(options: &RunOptions, plan: &Plan, places: &Places) -> RunOutco
     }
 }
 
-/// The verdict, and what the nodes counted of themselves, for people.
+/// The verdict, and what it rests on besides the files.
 async fn play(
     options: &RunOptions,
     plan: &Plan,
     places: &Places,
     folder: &mut RunFolder,
-) -> anyhow::Result<(Verdict, String)> {
-    folder.note("made_with", Value::Object(machine::about(&places.bin, plan.build.program()).await));
+) -> anyhow::Result<(Verdict, Acted)> {
+    let other = options.other.as_deref();
+    folder.note("made_with", Value::Object(machine::about(&places.bin, other, plan.build.program()).await));
     let cluster = tokio::select! {
         started = Cluster::start(config(options, plan, places, folder)) => started?,
         interrupted = interrupted() => return Err(interrupted.into()),
@@ -129,7 +131,7 @@ async fn play(
     folder.save()?;
     folder.keep_verdict(&verdict)?;
     report::write_report(folder.path(), &verdict).context("write the report")?;
-    Ok((verdict, acted.counters.to_string()))
+    Ok((verdict, acted))
 }
 
 fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder) -> ClusterConfig {
@@ -142,6 +144,7 @@ fn config(options: &RunOptions, plan: &Plan, places: &Places, folder: &RunFolder
         folder: folder.cluster(),
         bin: places.bin.clone(),
         program: plan.build.program().to_owned(),
+        other: options.other.clone(),
         env: plan.build.env(options.seed),
         network: plan.network,
         links: plan.links,

@@ -1,6 +1,6 @@
 //! Options: everything that a run is told, as it stands in its `run.json`: enough to do it again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,12 @@ pub struct RunOptions {
     /// which build of the product: `product`, `chaos`, `chaos-low`
     #[serde(default = "product")]
     pub build: String,
+    /// one fault at a time, and who leads is watched: to measure recoveries
+    #[serde(default)]
+    pub apart: bool,
+    /// folder of another version of the build, beside which it must work
+    #[serde(default)]
+    pub other: Option<PathBuf>,
 }
 
 impl Default for RunOptions {
@@ -77,6 +83,8 @@ impl Default for RunOptions {
             links: "mtls".to_owned(),
             disk: "plain".to_owned(),
             build: product(),
+            apart: false,
+            other: None,
         }
     }
 }
@@ -151,6 +159,9 @@ impl RunOptions {
                     bin.display()
                 ));
             }
+        }
+        if let Some(folder) = self.other.as_ref().filter(|folder| !folder.join(build.program()).is_file()) {
+            return Err(format!("--other {}: there is no {} in it", folder.display(), build.program()));
         }
         Ok(Plan {
             workload,
@@ -246,6 +257,7 @@ mod tests {
             (RunOptions { disk: "tmpfs:0".to_owned(), ..good.clone() }, "--disk"),
             (RunOptions { build: "debug".to_owned(), ..good.clone() }, "--build"),
             (RunOptions { build: "chaos".to_owned(), ..good.clone() }, "seriatim-chaos"),
+            (RunOptions { other: Some(PathBuf::from("/nowhere")), ..good.clone() }, "--other"),
         ] {
             let refusal = bad.plan(bin.path()).unwrap_err();
             assert!(refusal.contains(said), "{refusal}");

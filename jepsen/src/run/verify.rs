@@ -20,8 +20,11 @@ const USERS_MAX: usize = 50;
 const VERIFYING: usize = 2;
 /// How long replicas may take to be readable after everything is healed.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long one comparison of all replicas may take.
-const COMPARISON: &str = "40s";
+/// How long one comparison of all replicas may take: a store makes its digests one behind the other at 2 MiB/s, and one
+/// that has a replica of every group has some fifty MiB after three minutes of the mix.
+const COMPARISON: &str = "120s";
+/// How long the tool may take for it in all.
+const COMPARISON_MAX: Duration = Duration::from_secs(150);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -66,7 +69,8 @@ pub(crate) enum Compared {
 pub(crate) async fn compare(cluster: &Cluster) -> Compared {
     let until = Instant::now() + PATIENCE;
     loop {
-        let compared = match cluster.raftctl_answer(&["check", "replicas", "--wait", COMPARISON]).await {
+        let words = ["check", "replicas", "--wait", COMPARISON];
+        let compared = match cluster.raftctl_answer_within(&words, COMPARISON_MAX).await {
             Ok(answer) => judge_comparison(&answer),
             Err(error) => Compared::Unknown(format!("{error:#}")),
         };

@@ -12,7 +12,7 @@ use seriatim_jepsen::cluster::{
 use seriatim_jepsen::history::{Act, Effect, Fault};
 use seriatim_jepsen::nemesis::{Catalogue, Done, Schedule, run_schedule};
 
-use super::{CONNECT_PATIENCE, PATIENCE, small, small_with};
+use super::{CONNECT_PATIENCE, PATIENCE, binaries, small, small_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_between_two_nodes_cuts_and_is_over_when_mended() {
@@ -146,6 +146,41 @@ async fn a_small_disk_fills_up_and_is_freed() {
     let config = ClusterConfig { disk: DiskKind::Tmpfs { mib: 256 }, ..ClusterConfig::default() };
     let Some((_folder, cluster)) = small_with(config).await else { return };
     inject_each(&cluster, &["disk-fill"]).await;
+    cluster.shutdown().await.unwrap();
+}
+
+/// The same program from another file: the kernel says which one runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_runs_another_version_and_gets_its_own_back() {
+    let Some(bin) = binaries() else { return };
+    let other = tempfile::tempdir().unwrap();
+    std::fs::copy(bin.join("seriatim"), other.path().join("seriatim")).unwrap();
+    let config = ClusterConfig { other: Some(other.path().to_owned()), ..ClusterConfig::default() };
+    let Some((_folder, cluster)) = small_with(config).await else { return };
+    inject_each(&cluster, &["version"]).await;
+    let runs = |name: &str| std::fs::read_link(format!("/proc/{}/exe", cluster.pid(name).unwrap())).unwrap();
+    for node in cluster.nodes() {
+        assert_eq!(runs(&node.name), bin.canonicalize().unwrap().join("seriatim"), "{}", node.name);
+    }
+    cluster.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_does_not_start_is_no_fault_that_took_effect() {
+    let other = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/bin/false", other.path().join("seriatim")).unwrap();
+    let config = ClusterConfig { other: Some(other.path().to_owned()), ..ClusterConfig::default() };
+    let Some((_folder, cluster)) = small_with(config).await else { return };
+    let kind = Catalogue::select(&["other-store"]).unwrap()[0];
+    let mut nemesis = (kind.make)();
+    let injected = nemesis.inject(&cluster, &mut StdRng::seed_from_u64(1)).await;
+    assert_eq!(injected.effect, Effect::Indeterminate, "{injected:?}");
+    assert!(injected.detail.contains("it ended before it was ready"), "{injected:?}");
+    let healed = nemesis.heal(&cluster).await;
+    assert_eq!((healed.effect, &healed.targets), (Effect::Installed, &injected.targets), "{healed:?}");
+    // Nobody ended it: the run in which it happens is not good.
+    assert_eq!(cluster.ended_by_themselves().len(), 1);
+    cluster.wait_until_serving(PATIENCE).await.unwrap();
     cluster.shutdown().await.unwrap();
 }
 
