@@ -10,6 +10,7 @@
 mod admin;
 mod client_ca;
 mod config;
+mod descriptors;
 mod ops;
 mod playground;
 mod role;

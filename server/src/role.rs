@@ -9,12 +9,12 @@ use seriatim_logic::LogicServer;
 use seriatim_store::StoreServer;
 
 use crate::config::{Common, GatewayOptions, LogicOptions, StoreOptions};
-use crate::{ops, stop};
+use crate::{descriptors, ops, stop};
 
 /// Runs a store until it is told to stop.
 pub(crate) async fn run_store(options: StoreOptions) -> anyhow::Result<()> {
     let common = options.common.clone();
-    let mut registry = Registry::with_prefix("seriatim");
+    let mut registry = registry();
     let server = StoreServer::start(options.checked(&mut registry)?, &mut registry).await.context("start the store")?;
     ready("store", (server.address(), None), &common, (registry, || true)).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a store")
@@ -23,7 +23,7 @@ pub(crate) async fn run_store(options: StoreOptions) -> anyhow::Result<()> {
 /// Runs a logic node until it is told to stop.
 pub(crate) async fn run_logic(options: LogicOptions) -> anyhow::Result<()> {
     let common = options.common.clone();
-    let mut registry = Registry::with_prefix("seriatim");
+    let mut registry = registry();
     let server = LogicServer::start(options.checked(&mut registry).await?, &mut registry)
         .await
         .context("start the logic node")?;
@@ -34,12 +34,19 @@ pub(crate) async fn run_logic(options: LogicOptions) -> anyhow::Result<()> {
 /// Runs a gateway until it is told to stop.
 pub(crate) async fn run_gateway(options: GatewayOptions) -> anyhow::Result<()> {
     let common = options.common.clone();
-    let mut registry = Registry::with_prefix("seriatim");
+    let mut registry = registry();
     let server = GatewayServer::start(options.checked(&mut registry).await?, &mut registry)
         .await
         .context("start the gateway")?;
     ready("gateway", (server.address(), server.operators()), &common, (registry, server.readiness())).await?;
     server.run(stop::wait(common.exit_with_parent)).await.context("go on as a gateway")
+}
+
+/// Of this process, with what every role says.
+fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("seriatim");
+    descriptors::raise(&mut registry);
+    registry
 }
 
 /// Serves the operators' endpoints and prints the ready line: from here on the role can be used.

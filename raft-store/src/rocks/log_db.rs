@@ -204,6 +204,7 @@ fn options(mode: DBRecoveryMode) -> Options {
     options.set_level_zero_stop_writes_trigger(60);
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(1 << 20);
+    options.set_max_open_files(super::files::most());
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(4 << 20);
     options

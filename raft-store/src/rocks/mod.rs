@@ -1,5 +1,6 @@
 //! Rocks: the only module that names RocksDB, with `watermark.rs` beside it for what must not depend on it.
 
+mod files;
 pub(crate) mod group_rows;
 pub(crate) mod log_db;
 pub(crate) mod state_db;

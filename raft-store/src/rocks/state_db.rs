@@ -526,7 +526,7 @@ fn options(tuning: &Tuning) -> Options {
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_bytes_per_sync(1 << 20);
     options.set_max_background_jobs(2);
-    options.set_max_open_files(-1);
+    options.set_max_open_files(super::files::most());
     options.set_keep_log_file_num(4);
     // What was trimmed or removed takes space until its deletions meet it: files full of them are compacted at once.
     options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_WINDOW / 2, 0.5);

@@ -12,6 +12,7 @@ mod browser;
 mod certificate;
 mod common;
 mod conformance;
+mod descriptors;
 mod full_disk;
 mod gateway_killed;
 mod message;
